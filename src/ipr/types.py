@@ -1,0 +1,259 @@
+"""The nouns. Everything else in the project is verbs on these types.
+
+Decided here: a trajectory never holds the instruction prompt or the in-context example (they belong to the
+environment, see `EnvSpec.prompt`), an action is the model's raw text, and a `Prefix` alone is enough to rebuild
+a state. Left out on purpose: tokens (see `ipr.training.tokens`) and files (see `ipr.store`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+Ending = Literal["terminated", "truncated", "overflow"]
+"""How an episode ended: by the environment, by the step limit, or because the context was full."""
+
+
+class IprError(Exception):
+    """Bad input from outside (config, file, model, server). Its text names the thing and the fix, in one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One chat message, in the field's format."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+    def as_dict(self) -> dict[str, str]:
+        return {"role": self.role, "content": self.content}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One turn: the agent's words and what the environment answered."""
+
+    action: str
+    """a_t, the model's raw text, usually "Thought: ...\\nAction: ..."."""
+    observation: str
+    """o_t, the environment's answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """e_{t-1}: a problem and the steps taken so far. Replaying it gives the state s_t. Hashable: a cache key."""
+
+    task_id: str
+    steps: tuple[Step, ...] = ()
+
+    def key(self) -> str:
+        """A digest of the problem and the steps' text, equal in every process."""
+        digest = hashlib.sha256(self.task_id.encode())
+        for step in self.steps:
+            for text in (step.action, step.observation):
+                digest.update(b"\x00" + text.encode())
+        return digest.hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """An episode from its first observation to its end, with its outcome reward."""
+
+    task_id: str
+    first_observation: str
+    steps: tuple[Step, ...]
+    reward: float
+    """r_o(u, e_n), the outcome reward, in [0, 1] (InterCodeSQL's can be slightly below 0)."""
+    ending: Ending
+    policy: str = ""
+    """Who played: "expert", or the agent's name (e.g. "iteration-2")."""
+    seed: int = 0
+    start: int = 0
+    """How many first steps were given (the prefix the episode was continued from); 0 for a whole episode."""
+
+    def prefix(self, t: int) -> Prefix:
+        """e_t: the problem and its first t steps, 0 <= t <= len(steps)."""
+        return Prefix(self.task_id, self.steps[:t])
+
+    def history(self, t: int) -> list[Message]:
+        """The chat messages an agent sees before its step t (0-based), without the environment's prompt."""
+        return messages(self.first_observation, self.steps[:t])
+
+    def continuation(self, t: int) -> list[Message]:
+        """e_{t:n} as chat messages: a_t, o_t, ..., a_n. The last observation ends the episode and is left out."""
+        turns = [m for s in self.steps[t:] for m in (Message("assistant", s.action), Message("user", s.observation))]
+        return turns[:-1]
+
+
+def messages(first_observation: str, steps: Sequence[Step]) -> list[Message]:
+    """First observation and steps as alternating user and assistant messages."""
+    turns = [Message("user", first_observation)]
+    for step in steps:
+        turns += [Message("assistant", step.action), Message("user", step.observation)]
+    return turns
+
+
+@dataclass(frozen=True, slots=True)
+class StepReward:
+    """r_s(s_t, a_t): the mean outcome of the scorer's rollouts that continue after the prefix's last action."""
+
+    prefix: Prefix
+    """Up to and with the action that is scored."""
+    mean: float
+    """The step reward, or the outcome reward itself when the action ends the episode (then n = 0)."""
+    n: int
+    """Rollouts played."""
+    samples: tuple[float, ...]
+    """Their outcome rewards, in the order of the sample index."""
+    planned: int
+    """Rollouts that were asked for (N)."""
+    source: Literal["monte_carlo", "outcome", "curtailed"] = "monte_carlo"
+    """"outcome": the action ended the episode. "curtailed": stopped early because the decision was fixed; the mean is censored."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreferencePair:
+    """Two ways to go on from the same history, one better than the other."""
+
+    task_id: str
+    t: int
+    """The step (0-based) at which the two part; 0 for outcome pairs."""
+    level: Literal["outcome", "step"]
+    prompt: tuple[Message, ...]
+    """e_{t-1} as chat messages, without the environment's prompt."""
+    chosen: tuple[Message, ...]
+    rejected: tuple[Message, ...]
+    """Remainders e_{t:n}; both start and end with an assistant message."""
+    margin: float
+    """The reward difference that made the pair: of outcomes, or of step rewards."""
+    winner: Literal["expert", "agent"] = "expert"
+    """Whose remainder is chosen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """A whole conversation to imitate (SFT)."""
+
+    task_id: str
+    messages: tuple[Message, ...]
+    source: str = "expert"
+
+
+# Playing -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What `Environment.step` returns."""
+
+    observation: str
+    reward: float
+    terminated: bool
+    """The episode reached an end of its own (success, purchase, submission)."""
+    truncated: bool
+    """The step limit was reached."""
+    valid: bool = True
+    """Whether the action was understood and possible; a malformed or impossible action is answered, never raised."""
+
+
+class Environment(Protocol):
+    """One episode's world. Deterministic given the task id. Never shared between threads."""
+
+    def reset(self, task_id: str) -> str:
+        """Start a problem; returns the first observation. Raises IprError for an unknown task id or a broken file."""
+        ...
+
+    def step(self, action: str) -> Outcome:
+        """Take the agent's raw text (thought and action)."""
+        ...
+
+    def snapshot(self) -> Any:
+        """The state, cheap to take (microseconds), usable by `restore` any number of times on any instance of the same spec."""
+        ...
+
+    def restore(self, state: Any) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """An environment by name: how to make it and what there is to play."""
+
+    name: str
+    make: Callable[[], Environment]
+    task_ids: Callable[[str], list[str]]
+    """Split name -> ids. Splits: "train", "dev", "seen", "unseen" (an environment may have more); raises IprError for others."""
+    prompt: tuple[Message, ...]
+    """Instruction (and, where asked for, the in-context example), put before every conversation."""
+    max_steps: int
+    expert: Callable[[str], Trajectory]
+    """The expert's trajectory for a task id: with thoughts, from what the expert has seen only."""
+    task_type: Callable[[str], str]
+    """The kind of problem, for tables (e.g. "pick_and_place_simple")."""
+    oracle: Callable[[Environment], float] | None = None
+    """A ground-truth value of the environment's present state, higher is better; None where there is none."""
+    version: str = "1"
+    """Changes whenever an observation or reward may change: part of cache keys and of the manifest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a policy picks tokens."""
+
+    temperature: float = 0.0
+    """0 is greedy; the scorer uses 1 (paper)."""
+    max_new_tokens: int = 96
+    """Per turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One answer of a policy."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish: Literal["stop", "length", "overflow"]
+    """"stop": end of turn; "length": max_new_tokens reached; "overflow": no room left in the context."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One request to a policy: a conversation that ends with a user message."""
+
+    conversation: tuple[Message, ...]
+    seed: int = 0
+    """Alone decides the sampled tokens, together with the conversation; never the place in the batch."""
+    session: Hashable = None
+    """An episode's name. A policy may keep the key-value cache of a session's earlier turns; None: no memory is kept."""
+    last: bool = False
+    """The caller will not come back to this session after this turn."""
+
+
+class Policy(Protocol):
+    """Anything that can act."""
+
+    name: str
+
+    def generate(self, turns: Sequence[Turn], sampling: Sampling) -> list[Completion]: ...
+
+    def close_session(self, session: Hashable) -> None:
+        """Forget a session's key-value cache (a no-op for policies without one, and for unknown sessions)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One episode to play: from a prefix, with a seed. The rollout engine's input."""
+
+    prefix: Prefix
+    seed: int = 0
+    """The episode's seed; turn k samples with derive_seed(seed, k)."""
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A 63-bit seed from (run seed, stage, iteration, task, sample), equal in every process."""
+    text = "\x1f".join(str(p) for p in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
