@@ -110,7 +110,7 @@ class StepReward:
     planned: int
     """Rollouts that were asked for (N)."""
     source: Literal["monte_carlo", "outcome", "curtailed"] = "monte_carlo"
-    """"outcome": the action ended the episode. "curtailed": stopped early because the decision was fixed; the mean is censored."""
+    """"outcome": the action ended the episode. "curtailed": stopped when the decision was fixed (censored)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +170,7 @@ class Environment(Protocol):
         ...
 
     def snapshot(self) -> Any:
-        """The state, cheap to take (microseconds), usable by `restore` any number of times on any instance of the same spec."""
+        """The state, taken in microseconds, for `restore` any number of times on any instance of the same spec."""
         ...
 
     def restore(self, state: Any) -> None: ...
@@ -185,7 +185,7 @@ class EnvSpec:
     name: str
     make: Callable[[], Environment]
     task_ids: Callable[[str], list[str]]
-    """Split name -> ids. Splits: "train", "dev", "seen", "unseen" (an environment may have more); raises IprError for others."""
+    """Split name ("train", "dev", "seen", "unseen", maybe more) -> ids; raises IprError for others."""
     prompt: tuple[Message, ...]
     """Instruction (and, where asked for, the in-context example), put before every conversation."""
     max_steps: int
@@ -227,7 +227,7 @@ class Turn:
     seed: int = 0
     """Alone decides the sampled tokens, together with the conversation; never the place in the batch."""
     session: Hashable = None
-    """An episode's name. A policy may keep the key-value cache of a session's earlier turns; None: no memory is kept."""
+    """An episode's name. A policy may keep the key-value cache of a session's earlier turns; None: keep nothing."""
     last: bool = False
     """The caller will not come back to this session after this turn."""
 

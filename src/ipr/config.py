@@ -1,0 +1,294 @@
+"""Every knob of a run, documented where it is declared.
+
+A run's config is: defaults (this file) < preset (`flows/configs/<preset>.yaml`, holding only what differs) or a YAML
+file of the user's < dotted overrides (`train.learning_rate=1e-4`). Unknown keys are refused with a suggestion.
+Left out on purpose: environment variables and interpolation. One file says what a run was: `<run>/config.yaml`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ipr.types import IprError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, frozen=True, protected_namespaces=())
+
+
+class EnvConfig(_Section):
+    name: str = "alfworld"
+    """Environment, one of `ipr.envs.names()`."""
+    data: str | None = None
+    """Folder of the real data set; null plays the generated world."""
+    max_steps: int | None = Field(None, ge=1)
+    """Step limit of an episode; null takes the environment's own (ALFWorld 20)."""
+    tasks: int = Field(2851, ge=1)
+    """Problems of the train split that have expert trajectories and are explored (fewer when there are fewer)."""
+
+
+class LoraConfig(_Section):
+    rank: int = Field(0, ge=0)
+    """Rank of the adapters; 0 trains the full model."""
+    alpha: int = Field(16, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: str | list[str] = "all-linear"
+    """Module names, or "all-linear", as in peft."""
+
+
+class ModelConfig(_Section):
+    path: str = "embedded"
+    """"embedded" (the small base model shipped with the package), a local folder, or a hub name, for transformers."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of the weights while playing; training keeps float32 weights where `train.mixed_precision` is set."""
+    device: str = "auto"
+    """"auto" (cuda where there is one, else cpu), "cpu", "cuda", "cuda:1"."""
+    max_length: int = Field(4096, ge=64)
+    """Longest conversation in tokens, playing and training; the model's own limit where that is smaller."""
+    lora: LoraConfig = LoraConfig()
+
+
+class TrainConfig(_Section):
+    """One training stage; `sft` and `train` are two of these."""
+
+    epochs: int = Field(3, ge=1)
+    batch_size: int = Field(48, ge=1)
+    """Examples per update (accumulated from micro batches, over all processes)."""
+    micro_batch_tokens: int = Field(16384, ge=256)
+    """Most tokens (padding included) in one forward pass of training."""
+    learning_rate: float = Field(2e-5, gt=0)
+    schedule: Literal["cosine", "constant", "linear"] = "cosine"
+    warmup: float = Field(0.03, ge=0, lt=1)
+    """Share of the updates with a rising learning rate."""
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    mixed_precision: Literal["no", "bf16"] = "no"
+    checkpoint_every: int = Field(50, ge=1)
+    """Updates between resumable checkpoints."""
+    observation_weight: float = Field(0.0, ge=0, le=1)
+    """SFT only: weight of the environment's tokens in the loss. 0 is the paper (agent tokens only)."""
+
+
+class PreferenceConfig(TrainConfig):
+    """The paper's third stage: L_outcome-DPO + L_step-DPO + L_SFT."""
+
+    learning_rate: float = Field(1e-5, gt=0)
+    beta: float = Field(0.1, gt=0)
+    """beta of DPO; paper 0.1 to 0.5."""
+    outcome_dpo: float = Field(1.0, ge=0)
+    """Weight of L_outcome-DPO (0 is the paper's ablation)."""
+    step_dpo: float = Field(1.0, ge=0)
+    """Weight of L_step-DPO (0 is ETO's loss)."""
+    sft: float = Field(1.0, ge=0)
+    """Weight of L_SFT."""
+    sft_on: Literal["outcome", "every"] = "outcome"
+    """Whose chosen remainders L_SFT is on: "outcome" pairs (paper) or "every" pair (released code)."""
+
+
+class AlgorithmConfig(_Section):
+    name: Literal["ipr", "eto", "rft"] = "ipr"
+    """"ipr"; "eto": outcome pairs only; "rft": the agent's own successes are imitated, no pairs."""
+    iterations: int = Field(4, ge=1)
+    """Paper: at most 4, a 5th made it worse."""
+    samples: int = Field(5, ge=1)
+    """N, rollouts of the scorer per step reward."""
+    temperature: float = Field(1.0, ge=0)
+    """Of the scorer's rollouts."""
+    explore_temperature: float = Field(0.0, ge=0)
+    """Of the exploring agent; the paper explores greedily."""
+    tau: float = Field(0.5, ge=0)
+    """Step pairs are kept when the difference of step rewards is above it. ALFWorld 0.5, WebShop 0.01, SQL 0.1."""
+    outcome_margin: float = Field(0.0, ge=0)
+    """Margin of the outcomes, kept when the difference is above it."""
+    agent_wins: bool = False
+    """Also take the pairs the other way round where the agent beats the expert by both margins (released code)."""
+    gate: bool = True
+    """Exact saving: no step reward is sampled where the outcomes already decide that there is no pair."""
+    skip_equal: bool = True
+    """Exact saving: no step reward is sampled where the agent's action equals the expert's."""
+    reuse: bool = True
+    """Exact saving: step rewards of earlier iterations are reused (the scorer never changes)."""
+    curtail: bool = False
+    """Exact saving: stop a step's samples as soon as the decision on its pair is fixed (its mean is then censored)."""
+
+
+class RolloutConfig(_Section):
+    slots: int = Field(128, ge=1)
+    """Episodes played at the same time."""
+    shard: int = Field(1024, ge=1)
+    """Episodes whose results are written together: what a killed run plays again at most."""
+    max_new_tokens: int = Field(256, ge=1)
+    """Per turn of the agent."""
+
+
+class EvalConfig(_Section):
+    games: int = Field(200, ge=1)
+    """Held-out test problems per split (fewer when there are fewer)."""
+    splits: list[str] = ["seen", "unseen"]
+    """Test splits; reported, never chosen by."""
+    dev_games: int = Field(200, ge=1)
+    """Problems of the dev split, by which the reported iteration is chosen."""
+    step_reward_games: int = Field(0, ge=0)
+    """Test problems on which the average step reward (by the scorer) is estimated; 0 leaves it out."""
+    bootstrap: int = Field(2000, ge=100)
+    """Resamples of the 95 % intervals."""
+
+
+class TrackConfig(_Section):
+    uri: str | None = None
+    """MLflow tracking server; null is sqlite in `mlflow/` of the project (or what MLFLOW_TRACKING_URI says)."""
+    experiment: str = "ipr"
+    registered_model: str = "ipr-agent"
+    """Name in the model registry; alias `champion` is moved only when a model is better on dev."""
+    enabled: bool = True
+
+
+class DataConfig(_Section):
+    publish: bool = True
+    """Copy the run's data sets to `data/`, `dvc add` and `dvc push` them."""
+    remote: str | None = None
+    """DVC remote to push to; null is the project's default remote."""
+
+
+class RunConfig(_Section):
+    seed: int = 0
+    env: EnvConfig = EnvConfig()
+    model: ModelConfig = ModelConfig()
+    sft: TrainConfig = TrainConfig()
+    algorithm: AlgorithmConfig = AlgorithmConfig()
+    train: PreferenceConfig = PreferenceConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    eval: EvalConfig = EvalConfig()
+    track: TrackConfig = TrackConfig()
+    data: DataConfig = DataConfig()
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(), sort_keys=False)
+
+    def hash(self) -> str:
+        """Digest of everything that decides the results (where they are tracked and published does not)."""
+        deciding = self.model_dump(exclude={"track", "data"})
+        return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def load(source: str | Path | None = None, overrides: Iterable[str] = (), presets: Path | None = None) -> RunConfig:
+    """The config of preset or YAML file `source` with dotted `overrides` ("train.beta=0.2").
+
+    Raises IprError naming the key or file and the fix.
+    """
+    tree: dict[str, Any] = {}
+    if source is not None:
+        path = _find(str(source), presets)
+        tree = read_yaml(path)
+    for override in overrides:
+        key, separator, value = override.partition("=")
+        if not separator or not key:
+            raise IprError(f"override '{override}' is not KEY=VALUE, e.g. train.learning_rate=1e-4")
+        _set(tree, key, _parse(value))
+    return validate(tree, str(source or "defaults"))
+
+
+def validate(tree: dict[str, Any], where: str) -> RunConfig:
+    """A RunConfig from nested dictionaries; `where` names their source in error messages."""
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(key, list(keys()), n=1, cutoff=0.5)
+            hint = f"; did you mean '{near[0]}'?" if near else "; see `ipr run --help-config` for all keys"
+            raise IprError(f"{where}: unknown key '{key}'{hint}") from None
+        raise IprError(f"{where}: {key}: {first['msg']} (got {first['input']!r})") from None
+
+
+def keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> dict[str, str]:
+    """Every dotted key with its documentation."""
+    found: dict[str, str] = {}
+    for name, info in model.model_fields.items():
+        kind = info.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            found |= keys(kind, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = " ".join((info.description or "").split())
+    return found
+
+
+def difference(old: RunConfig, new: RunConfig) -> list[str]:
+    """Lines "key: old -> new" for every deciding key in which the two differ."""
+    a, b = _flat(old.model_dump(exclude={"track", "data"})), _flat(new.model_dump(exclude={"track", "data"}))
+    return [f"{k}: {a.get(k)!r} -> {b.get(k)!r}" for k in b if a.get(k) != b.get(k)]
+
+
+def flat(config: RunConfig) -> dict[str, Any]:
+    """Dotted keys and values, e.g. for MLflow's params."""
+    return _flat(config.model_dump())
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping. Raises IprError naming the file."""
+    try:
+        tree = yaml.safe_load(path.read_text()) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise IprError(f"config {path}: {' '.join(str(error).split())}; fix the file") from None
+    if not isinstance(tree, dict):
+        raise IprError(f"config {path}: holds {type(tree).__name__}, not sections such as 'train:'; fix the file")
+    return tree
+
+
+def preset_names(presets: Path) -> list[str]:
+    return sorted(p.stem for p in presets.glob("*.yaml"))
+
+
+def _find(source: str, presets: Path | None) -> Path:
+    preset = presets / f"{source}.yaml" if presets else None
+    if preset and preset.is_file():
+        return preset
+    if Path(source).is_file():
+        return Path(source)
+    names = preset_names(presets) if presets else []
+    near = difflib.get_close_matches(source, names, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"presets: {', '.join(names)}; or give a YAML file"
+    raise IprError(f"no preset or file '{source}'; {hint}")
+
+
+def _parse(value: str) -> Any:
+    # YAML 1.1 reads 1e-4 as a string; Python's float reads it as everyone means it.
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        return value
+    if isinstance(parsed, str):
+        try:
+            return float(parsed)
+        except ValueError:
+            return parsed
+    return parsed
+
+
+def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    for part in parents:
+        child = tree.setdefault(part, {})
+        if not isinstance(child, dict):
+            raise IprError(f"override '{dotted}': '{part}' is a value, not a section")
+        tree = child
+    tree[last] = value
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    rows: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            rows |= _flat(value, f"{prefix}{key}.")
+        else:
+            rows[prefix + key] = value
+    return rows
