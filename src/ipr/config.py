@@ -29,17 +29,17 @@ class EnvConfig(_Section):
     """Environment, one of `ipr.envs.names()`."""
     data: str | None = None
     """Folder of the real data set; null plays the generated world."""
-    max_steps: int | None = Field(None, ge=1)
+    max_steps: int | None = Field(default=None, ge=1)
     """Step limit of an episode; null takes the environment's own (ALFWorld 20)."""
-    tasks: int = Field(2851, ge=1)
+    tasks: int = Field(default=2851, ge=1)
     """Problems of the train split that have expert trajectories and are explored (fewer when there are fewer)."""
 
 
 class LoraConfig(_Section):
-    rank: int = Field(0, ge=0)
+    rank: int = Field(default=0, ge=0)
     """Rank of the adapters; 0 trains the full model."""
-    alpha: int = Field(16, ge=1)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    alpha: int = Field(default=16, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     targets: str | list[str] = "all-linear"
     """Module names, or "all-linear", as in peft."""
 
@@ -51,7 +51,7 @@ class ModelConfig(_Section):
     """Type of the weights while playing; training keeps float32 weights where `train.mixed_precision` is set."""
     device: str = "auto"
     """"auto" (cuda where there is one, else cpu), "cpu", "cuda", "cuda:1"."""
-    max_length: int = Field(4096, ge=64)
+    max_length: int = Field(default=4096, ge=64)
     """Longest conversation in tokens, playing and training; the model's own limit where that is smaller."""
     lora: LoraConfig = LoraConfig()
 
@@ -59,35 +59,35 @@ class ModelConfig(_Section):
 class TrainConfig(_Section):
     """One training stage; `sft` and `train` are two of these."""
 
-    epochs: int = Field(3, ge=1)
-    batch_size: int = Field(48, ge=1)
+    epochs: int = Field(default=3, ge=1)
+    batch_size: int = Field(default=48, ge=1)
     """Examples per update (accumulated from micro batches, over all processes)."""
-    micro_batch_tokens: int = Field(16384, ge=256)
+    micro_batch_tokens: int = Field(default=16384, ge=256)
     """Most tokens (padding included) in one forward pass of training."""
-    learning_rate: float = Field(2e-5, gt=0)
+    learning_rate: float = Field(default=2e-5, gt=0)
     schedule: Literal["cosine", "constant", "linear"] = "cosine"
-    warmup: float = Field(0.03, ge=0, lt=1)
+    warmup: float = Field(default=0.03, ge=0, lt=1)
     """Share of the updates with a rising learning rate."""
-    weight_decay: float = Field(0.0, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
     mixed_precision: Literal["no", "bf16"] = "no"
-    checkpoint_every: int = Field(50, ge=1)
+    checkpoint_every: int = Field(default=50, ge=1)
     """Updates between resumable checkpoints."""
-    observation_weight: float = Field(0.0, ge=0, le=1)
+    observation_weight: float = Field(default=0.0, ge=0, le=1)
     """SFT only: weight of the environment's tokens in the loss. 0 is the paper (agent tokens only)."""
 
 
 class PreferenceConfig(TrainConfig):
     """The paper's third stage: L_outcome-DPO + L_step-DPO + L_SFT."""
 
-    learning_rate: float = Field(1e-5, gt=0)
-    beta: float = Field(0.1, gt=0)
+    learning_rate: float = Field(default=1e-5, gt=0)
+    beta: float = Field(default=0.1, gt=0)
     """beta of DPO; paper 0.1 to 0.5."""
-    outcome_dpo: float = Field(1.0, ge=0)
+    outcome_dpo: float = Field(default=1.0, ge=0)
     """Weight of L_outcome-DPO (0 is the paper's ablation)."""
-    step_dpo: float = Field(1.0, ge=0)
+    step_dpo: float = Field(default=1.0, ge=0)
     """Weight of L_step-DPO (0 is ETO's loss)."""
-    sft: float = Field(1.0, ge=0)
+    sft: float = Field(default=1.0, ge=0)
     """Weight of L_SFT."""
     sft_on: Literal["outcome", "every"] = "outcome"
     """Whose chosen remainders L_SFT is on: "outcome" pairs (paper) or "every" pair (released code)."""
@@ -96,17 +96,17 @@ class PreferenceConfig(TrainConfig):
 class AlgorithmConfig(_Section):
     name: Literal["ipr", "eto", "rft"] = "ipr"
     """"ipr"; "eto": outcome pairs only; "rft": the agent's own successes are imitated, no pairs."""
-    iterations: int = Field(4, ge=1)
+    iterations: int = Field(default=4, ge=1)
     """Paper: at most 4, a 5th made it worse."""
-    samples: int = Field(5, ge=1)
+    samples: int = Field(default=5, ge=1)
     """N, rollouts of the scorer per step reward."""
-    temperature: float = Field(1.0, ge=0)
+    temperature: float = Field(default=1.0, ge=0)
     """Of the scorer's rollouts."""
-    explore_temperature: float = Field(0.0, ge=0)
+    explore_temperature: float = Field(default=0.0, ge=0)
     """Of the exploring agent; the paper explores greedily."""
-    tau: float = Field(0.5, ge=0)
+    tau: float = Field(default=0.5, ge=0)
     """Step pairs are kept when the difference of step rewards is above it. ALFWorld 0.5, WebShop 0.01, SQL 0.1."""
-    outcome_margin: float = Field(0.0, ge=0)
+    outcome_margin: float = Field(default=0.0, ge=0)
     """Margin of the outcomes, kept when the difference is above it."""
     agent_wins: bool = False
     """Also take the pairs the other way round where the agent beats the expert by both margins (released code)."""
@@ -121,24 +121,24 @@ class AlgorithmConfig(_Section):
 
 
 class RolloutConfig(_Section):
-    slots: int = Field(128, ge=1)
+    slots: int = Field(default=128, ge=1)
     """Episodes played at the same time."""
-    shard: int = Field(1024, ge=1)
+    shard: int = Field(default=1024, ge=1)
     """Episodes whose results are written together: what a killed run plays again at most."""
-    max_new_tokens: int = Field(256, ge=1)
+    max_new_tokens: int = Field(default=256, ge=1)
     """Per turn of the agent."""
 
 
 class EvalConfig(_Section):
-    games: int = Field(200, ge=1)
+    games: int = Field(default=200, ge=1)
     """Held-out test problems per split (fewer when there are fewer)."""
     splits: list[str] = ["seen", "unseen"]
     """Test splits; reported, never chosen by."""
-    dev_games: int = Field(200, ge=1)
+    dev_games: int = Field(default=200, ge=1)
     """Problems of the dev split, by which the reported iteration is chosen."""
-    step_reward_games: int = Field(0, ge=0)
+    step_reward_games: int = Field(default=0, ge=0)
     """Test problems on which the average step reward (by the scorer) is estimated; 0 leaves it out."""
-    bootstrap: int = Field(2000, ge=100)
+    bootstrap: int = Field(default=2000, ge=100)
     """Resamples of the 95 % intervals."""
 
 

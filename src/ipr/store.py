@@ -32,6 +32,7 @@ SCHEMAS: dict[type, pa.Schema] = {
             ("policy", pa.string()),
             ("seed", pa.int64()),
             ("start", pa.int32()),
+            ("invalid", pa.int32()),
         ]
     ),
     StepReward: pa.schema(
@@ -150,8 +151,8 @@ def _jsonable(value: Any) -> Any:
         return asdict(value)
     if isinstance(value, Path):
         return str(value)
-    if hasattr(value, "item"):
-        return value.item()
+    if hasattr(value, "tolist"):  # numpy scalars and arrays
+        return value.tolist()
     raise TypeError(f"not JSON: {type(value).__name__}")
 
 

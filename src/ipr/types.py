@@ -72,6 +72,8 @@ class Trajectory:
     seed: int = 0
     start: int = 0
     """How many first steps were given (the prefix the episode was continued from); 0 for a whole episode."""
+    invalid: int = 0
+    """Actions from `start` on that the environment could not carry out (see `Outcome.valid`)."""
 
     def prefix(self, t: int) -> Prefix:
         """e_t: the problem and its first t steps, 0 <= t <= len(steps)."""

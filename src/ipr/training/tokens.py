@@ -44,7 +44,8 @@ class ChatTokens:
         marks = _learn_marks(tokenizer)
         self._user_open, self._user_close, self._agent_open, agent_close, self._bos = marks
         close_ids = self._encode(agent_close)
-        ends = [i for i, token in enumerate(close_ids) if token in tokenizer.all_special_ids]
+        special = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        ends = [i for i, token in enumerate(close_ids) if token in special]
         if not ends:
             raise IprError(f"chat template of {self.name} has no special token at the end of the agent's turn")
         self.end_id: int = close_ids[ends[0]]
