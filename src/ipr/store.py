@@ -151,8 +151,8 @@ def _jsonable(value: Any) -> Any:
         return asdict(value)
     if isinstance(value, Path):
         return str(value)
-    if hasattr(value, "tolist"):  # numpy scalars and arrays
-        return value.tolist()
+    if callable(getattr(value, "tolist", None)):  # numpy scalars and arrays
+        return getattr(value, "tolist")()
     raise TypeError(f"not JSON: {type(value).__name__}")
 
 

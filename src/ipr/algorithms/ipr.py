@@ -1,0 +1,68 @@
+"""IPR (arXiv 2406.11176): outcome pairs and step pairs from exploring every prefix of the expert trajectories."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from ipr.algorithms import Contrast, Examples, Settings, Wanted
+from ipr.algorithms.pairs import has_action, outcome_pairs, pair, together, winner_by_outcome
+from ipr.types import Prefix, StepReward, Trajectory
+
+
+class IPR:
+    loss: Literal["preference", "sft"] = "preference"
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+
+    def explore(self, experts: Sequence[Trajectory]) -> list[Prefix]:
+        """e_{t-1} for every expert trajectory and every t."""
+        return [expert.prefix(t) for expert in experts for t in range(len(expert.steps))]
+
+    def score(self, experts: Sequence[Trajectory], explored: Sequence[Trajectory]) -> Wanted:
+        """a_t and â_t wherever the two could become a step pair.
+
+        Both savings are exact. A pair needs the outcome margin, and outcomes are known before any sampling (gate). An
+        equal action leads to an equal state, hence to the same step reward, and a difference of 0 is never above tau.
+        """
+        wanted = Wanted()
+        for expert, agent in together(experts, explored):
+            t = agent.start
+            if not has_action(agent):
+                continue
+            if self.settings.skip_equal and agent.steps[t].action == expert.steps[t].action:
+                wanted.saved["equal"] = wanted.saved.get("equal", 0) + 1
+            elif self.settings.gate and winner_by_outcome(expert, agent, self.settings) is None:
+                wanted.saved["gated"] = wanted.saved.get("gated", 0) + 1
+            else:
+                a, a_hat = expert.prefix(t + 1), agent.prefix(t + 1)
+                ahead_is_agent = winner_by_outcome(expert, agent, self.settings) == "agent"
+                wanted.contrasts.append(Contrast(a_hat, a) if ahead_is_agent else Contrast(a, a_hat))
+        return wanted
+
+    def examples(
+        self,
+        experts: Sequence[Trajectory],
+        explored: Sequence[Trajectory],
+        rewards: Mapping[Prefix, StepReward],
+    ) -> Examples:
+        """D_t and D_s (paper, section 3.4)."""
+        found = outcome_pairs(experts, explored, self.settings)
+        for expert, agent in together(experts, explored):
+            t = agent.start
+            if not has_action(agent):
+                found.drop("step: context was full")
+            elif agent.steps[t].action == expert.steps[t].action:
+                found.drop("step: same action")
+            elif (winner := winner_by_outcome(expert, agent, self.settings)) is None:
+                found.drop("step: no outcome margin")
+            else:
+                r_expert, r_agent = rewards[expert.prefix(t + 1)].mean, rewards[agent.prefix(t + 1)].mean
+                # r_s(s_t, a_t) - r_s(s_t, â_t) > tau, and the other way round where the agent wins.
+                margin = r_expert - r_agent if winner == "expert" else r_agent - r_expert
+                if margin > self.settings.tau:
+                    found.pairs.append(pair("step", expert, agent, t, margin, winner))
+                else:
+                    found.drop("step: no step-reward margin")
+        return found

@@ -1,0 +1,66 @@
+"""Pairs of an expert and an agent trajectory, shared by the methods that train on preferences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+from ipr.algorithms import Examples, Settings
+from ipr.types import PreferencePair, Trajectory
+
+
+def outcome_pairs(experts: Sequence[Trajectory], explored: Sequence[Trajectory], settings: Settings) -> Examples:
+    """D_t: from t = 1, whole trajectories, ordered by r_o."""
+    found = Examples()
+    for expert, agent in together(experts, explored):
+        if agent.start > 0:
+            continue
+        if not has_action(agent):
+            found.drop("outcome: context was full")
+        elif (winner := winner_by_outcome(expert, agent, settings)) is None:
+            found.drop("outcome: no margin")
+        else:
+            found.pairs.append(pair("outcome", expert, agent, 0, abs(expert.reward - agent.reward), winner))
+    return found
+
+
+def winner_by_outcome(expert: Trajectory, agent: Trajectory, settings: Settings) -> Literal["expert", "agent"] | None:
+    """Who is ahead in outcome reward by more than the margin; the agent counts only where the settings let it win."""
+    if expert.reward - agent.reward > settings.outcome_margin:
+        return "expert"
+    if settings.agent_wins and agent.reward - expert.reward > settings.outcome_margin:
+        return "agent"
+    return None
+
+
+def pair(
+    level: Literal["outcome", "step"],
+    expert: Trajectory,
+    agent: Trajectory,
+    t: int,
+    margin: float,
+    winner: Literal["expert", "agent"],
+) -> PreferencePair:
+    """Prompt e_{t-1}; the winner's remainder is chosen, the other's rejected."""
+    chosen, rejected = (expert, agent) if winner == "expert" else (agent, expert)
+    return PreferencePair(
+        task_id=expert.task_id,
+        t=t,
+        level=level,
+        prompt=tuple(expert.history(t)),
+        chosen=tuple(chosen.continuation(t)),
+        rejected=tuple(rejected.continuation(t)),
+        margin=margin,
+        winner=winner,
+    )
+
+
+def has_action(agent: Trajectory) -> bool:
+    """False where the context was full before the agent could act."""
+    return len(agent.steps) > agent.start
+
+
+def together(experts: Sequence[Trajectory], explored: Sequence[Trajectory]) -> Iterator[tuple[Trajectory, Trajectory]]:
+    by_task = {expert.task_id: expert for expert in experts}
+    for agent in explored:
+        yield by_task[agent.task_id], agent
