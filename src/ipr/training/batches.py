@@ -1,0 +1,145 @@
+"""Conversations become rows of numbers, rows become updates, updates become padded micro batches.
+
+Decided here: an update is `batch_size` examples whatever their length; a micro batch is as many of an update's examples
+as fit the token budget, sorted by length so that little is padding. A pair is never split: its two rows are
+needed for one loss. Padding is on the right, where a causal model cannot see it, so no attention mask is needed
+and any id will do. What is longer than the limit is dropped (both sides of a pair: a cut-off on one side biases
+DPO) and counted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from ipr.training.tokens import ChatTokens
+from ipr.types import Demonstration, Message, PreferencePair, derive_seed
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One conversation of T tokens."""
+
+    ids: Tensor
+    """[T] int64."""
+    agent: Tensor
+    """[T] bool: the agent's tokens that are trained; never those of the environment's prompt or a pair's history."""
+    weights: Tensor
+    """[T] float32: weight in the loss; 1 for the agent's tokens, `observation_weight` for the environment's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """What is never split between micro batches: a demonstration (1 row) or a pair (chosen, rejected)."""
+
+    rows: tuple[Row, ...]
+    step: bool = False
+    """A pair of D_s (step level)."""
+    reference: tuple[float, float] = (0.0, 0.0)
+    """log pi_ref of chosen and rejected."""
+
+    @property
+    def length(self) -> int:
+        return max(len(row.ids) for row in self.rows)
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(row.ids) for row in self.rows)
+
+    @property
+    def agent_tokens(self) -> int:
+        return sum(int(row.agent.sum()) for row in self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Padded rows, each tensor [B, T]; padding has weight 0."""
+
+    ids: Tensor
+    agent: Tensor
+    weights: Tensor
+
+
+def demonstration_example(
+    chat: ChatTokens, prompt: Sequence[Message], demonstration: Demonstration, observation_weight: float = 0.0
+) -> Example:
+    return Example((_row(chat, prompt, demonstration.messages, observation_weight),))
+
+
+def pair_example(
+    chat: ChatTokens, prompt: Sequence[Message], pair: PreferencePair, reference: tuple[float, float] = (0.0, 0.0)
+) -> Example:
+    """The two remainders, each after the same history e_{t-1}, whose tokens (the agent's too) are not trained."""
+    history = (*prompt, *pair.prompt)
+    rows = (_row(chat, history, pair.chosen), _row(chat, history, pair.rejected))
+    return Example(rows, pair.level == "step", reference)
+
+
+def _row(
+    chat: ChatTokens, given: Sequence[Message], trained: Sequence[Message], observation_weight: float = 0.0
+) -> Row:
+    tokens = chat.conversation([*given, *trained])
+    # Rendering is append-only, so what is given takes the same ids with and without what follows.
+    start = len(chat.conversation(given).ids) if given else 1
+    ids, agent = torch.tensor(tokens.ids), torch.tensor(tokens.mask, dtype=torch.bool)
+    agent[:start] = False
+    weights = torch.where(agent, 1.0, observation_weight)
+    weights[:start] = 0.0
+    return Row(ids, agent, weights)
+
+
+def updates(examples: Sequence[Example], batch_size: int, epochs: int, seed: int) -> list[list[int]]:
+    """Indices of the examples of every update; every epoch in another order, decided by the seed alone.
+
+    Outcome and step pairs are shuffled each and then interleaved evenly, so that every update holds both in the
+    proportion of the whole (a term with a single pair in an update would weigh that pair too much).
+    """
+    plan: list[list[int]] = []
+    for epoch in range(epochs):
+        rng = random.Random(derive_seed(seed, "order", epoch))
+        order: list[tuple[float, int]] = []
+        for step in (False, True):
+            level = [i for i, example in enumerate(examples) if example.step == step]
+            rng.shuffle(level)
+            order += [((k + rng.random()) / len(level), i) for k, i in enumerate(level)]
+        indices = [i for _, i in sorted(order)]
+        plan += [indices[k : k + batch_size] for k in range(0, len(indices), batch_size)]
+    return plan
+
+
+def micro_batches(examples: Sequence[Example], indices: Iterable[int], most_tokens: int) -> list[list[int]]:
+    """The indices, longest first, cut so that rows x longest row <= most_tokens (one example always goes in)."""
+    batches: list[list[int]] = []
+    room = 0
+    for i in sorted(indices, key=lambda i: (-examples[i].length, i)):
+        if room < len(examples[i].rows):
+            batches.append([])
+            room = most_tokens // examples[i].length
+        batches[-1].append(i)
+        room -= len(examples[i].rows)
+    return batches
+
+
+def collate(rows: Sequence[Row], device: torch.device | str = "cpu") -> Batch:
+    """Rows padded on the right to the longest."""
+    ids, agent, weights = (
+        pad_sequence([getattr(row, name) for row in rows], batch_first=True).to(device)
+        for name in ("ids", "agent", "weights")
+    )
+    return Batch(ids, agent, weights)
+
+
+def digest(examples: Iterable[Example], *more: object) -> str:
+    """Of all that decides a training: equal for the same rows and the same `more`."""
+    found = hashlib.sha256(repr(more).encode())
+    for example in examples:
+        found.update(repr((example.step, example.reference, len(example.rows))).encode())
+        for row in example.rows:
+            found.update(row.ids.numpy().tobytes() + row.weights.numpy().tobytes())
+    return found.hexdigest()[:32]

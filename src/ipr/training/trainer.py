@@ -1,0 +1,389 @@
+"""One training loop, for imitation (SFT) and for preferences (the paper's third stage).
+
+Decided here:
+- Everything that varies is a pure function of the seed and the update's number (order of the examples, learning rate,
+  dropout), so a checkpoint is weights, optimizer state and a number, and a training that was killed goes on exactly.
+- Every process holds the whole model. Gradients are added up by hand, once an update, after the last micro batch: as
+  each loss is already divided by the counts of the whole update, the sum is exact for any split over processes.
+- The output layer sees only the positions that are trained, for any causal model (see `_trained_positions_only`).
+- Reference log-probabilities are computed once, before the training (`reference_logps`), not in every update.
+
+Left out on purpose: sharded training (FSDP), saving on SIGTERM (SIGKILL is survived, so SIGTERM is), evaluation within
+training (the flow plays games instead), exact prefix sharing between chosen and rejected.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ipr import models, store
+from ipr.config import PreferenceConfig, TrainConfig
+from ipr.training import losses
+from ipr.training.batches import (
+    Batch,
+    Example,
+    collate,
+    demonstration_example,
+    digest,
+    micro_batches,
+    pair_example,
+    updates,
+)
+from ipr.training.tokens import ChatTokens
+from ipr.types import Demonstration, IprError, Message, PreferencePair, derive_seed
+
+Log = Callable[[int, dict[str, float]], None]
+"""Called with (updates done, metrics) after every update, in the main process."""
+Progress = Callable[[int, int], None]
+"""Called with (updates done, updates in all)."""
+
+CHECKPOINT = "checkpoint.pt"
+
+
+@dataclass(slots=True)
+class TrainResult:
+    updates: int
+    examples: int
+    """Trained on (per epoch)."""
+    dropped: int
+    """Too long, so left out."""
+    tokens: int
+    """Gone through in all epochs, padding left out."""
+    agent_tokens: int
+    """Of these the agent's that were trained."""
+    seconds: float
+    """Of training, over all restarts."""
+    history: list[dict[str, float]] = field(default_factory=list)
+    """One row per update: loss, its terms, learning_rate, grad_norm. A term is absent where it had no pairs."""
+    final: dict[str, float] = field(default_factory=dict)
+    """Means of the last epoch."""
+
+    def facts(self) -> dict[str, float]:
+        """All but the history, flat."""
+        numbers: dict[str, float] = {n: v for n, v in asdict(self).items() if isinstance(v, int | float)}
+        return numbers | self.final
+
+
+def train_sft(
+    model: Any,
+    chat: ChatTokens,
+    demonstrations: Sequence[Demonstration],
+    prompt: Sequence[Message],
+    config: TrainConfig,
+    *,
+    max_length: int,
+    seed: int,
+    out: Path,
+    log: Log | None = None,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Imitate: -log pi, mean over the update's agent tokens (and the environment's, by `config.observation_weight`).
+
+    `model` is trained in place (its parameters that require gradients). `out` holds the checkpoint while it lasts: the
+    same call goes on from there. Raises IprError where nothing fits max_length, the checkpoint is of another training,
+    or the loss is no longer finite.
+    """
+    examples = [demonstration_example(chat, prompt, d, config.observation_weight) for d in demonstrations]
+
+    def objective(micro: list[Example], batch: list[Example]) -> tuple[Tensor, dict[str, Tensor]]:
+        rows = collate([example.rows[0] for example in micro], model.device)
+        logps, _ = _token_logps(model, rows)
+        chosen = rows.weights[:, 1:] > 0
+        loss = losses.sft_loss(logps, rows.weights[:, 1:][chosen], sum(float(e.rows[0].weights.sum()) for e in batch))
+        agent = rows.agent[:, 1:][chosen]
+        return loss, {"agent_nll": -logps.detach()[agent].sum() / max(1, sum(e.agent_tokens for e in batch))}
+
+    return _train(model, examples, objective, config, max_length, seed, out, log, progress)
+
+
+def train_preference(
+    model: Any,
+    chat: ChatTokens,
+    pairs: Sequence[PreferencePair],
+    prompt: Sequence[Message],
+    config: PreferenceConfig,
+    *,
+    reference: tuple[Sequence[float] | Tensor, Sequence[float] | Tensor],
+    max_length: int,
+    seed: int,
+    out: Path,
+    log: Log | None = None,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """The paper's third stage, see `losses.ipr_loss`; `reference` is what `reference_logps` gave for these pairs.
+
+    Pairs that no term of the loss is on (weight 0) are left out. Otherwise as `train_sft`.
+    """
+    references = list(zip((float(x) for x in reference[0]), (float(x) for x in reference[1]), strict=True))
+    if len(references) != len(pairs):
+        raise ValueError(f"{len(references)} reference log-probabilities for {len(pairs)} pairs")
+    examples = [
+        pair_example(chat, prompt, pair, logps)
+        for pair, logps in zip(pairs, references, strict=True)
+        if (config.step_dpo if pair.level == "step" else config.outcome_dpo)
+        or (config.sft and (config.sft_on == "every" or pair.level == "outcome"))
+    ]
+
+    def objective(micro: list[Example], batch: list[Example]) -> tuple[Tensor, dict[str, Tensor]]:
+        chosen, rejected = _pair_logps(model, micro)
+        reference = torch.tensor([e.reference for e in micro], device=chosen.device)
+        step = torch.tensor([e.step for e in micro], device=chosen.device)
+        n_step = sum(e.step for e in batch)
+        return losses.ipr_loss(
+            chosen, rejected, reference[:, 0], reference[:, 1], step, config, len(batch) - n_step, n_step
+        )
+
+    return _train(model, examples, objective, config, max_length, seed, out, log, progress)
+
+
+def reference_logps(
+    model: Any,
+    chat: ChatTokens,
+    pairs: Sequence[PreferencePair],
+    prompt: Sequence[Message],
+    config: PreferenceConfig,
+    *,
+    max_length: int,
+    progress: Progress | None = None,
+) -> tuple[Tensor, Tensor]:
+    """log pi_ref of every pair's chosen and rejected remainder: two float32 tensors [n]; nan for pairs too long.
+
+    Load `model` as it is loaded for training and pass the same config: in another precision the policy would not
+    start at a margin of 0.
+    """
+    examples = [pair_example(chat, prompt, pair) for pair in pairs]
+    limit = _limit(model, max_length)
+    plan = micro_batches(examples, [i for i, e in enumerate(examples) if e.length <= limit], config.micro_batch_tokens)
+    found = torch.full((len(pairs), 2), torch.nan)
+    state = _processes(model)
+    model.eval()
+    with torch.no_grad(), _precision(model, config):
+        for done, indices in enumerate(plan):
+            if done % state.num_processes == state.process_index:
+                found[indices] = torch.stack(_pair_logps(model, [examples[i] for i in indices]), 1).float().cpu()
+            if progress and state.is_main_process:
+                progress(done + 1, len(plan))
+    if state.num_processes > 1:
+        from accelerate.utils import gather_object
+
+        for part in gather_object([found]):
+            found = torch.where(part.isnan(), found, part)
+    return found[:, 0], found[:, 1]
+
+
+def learning_rate(update: int, total: int, config: TrainConfig) -> float:
+    """Of update 0..total-1: linear up during the warm-up, then by the schedule down towards 0 (or constant)."""
+    warmup = round(config.warmup * total)
+    if update < warmup:
+        return config.learning_rate * (update + 1) / (warmup + 1)
+    done = (update - warmup) / max(1, total - warmup)
+    shape = {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 * (1.0 + math.cos(math.pi * done))}
+    return config.learning_rate * shape[config.schedule]
+
+
+def _train(
+    model: Any,
+    examples: list[Example],
+    objective: Callable[[list[Example], list[Example]], tuple[Tensor, dict[str, Tensor]]],
+    config: TrainConfig,
+    max_length: int,
+    seed: int,
+    out: Path,
+    log: Log | None,
+    progress: Progress | None,
+) -> TrainResult:
+    """The loop. `objective(micro, batch)`: the share of the examples `micro` in the loss of the update `batch`, and
+    of its metrics; both add up to the update's."""
+    limit = _limit(model, max_length)
+    kept = [e for e in examples if e.length <= limit and e.agent_tokens]
+    if not kept:
+        raise IprError(
+            f"nothing to train on: {len(examples)} examples, none with an agent's words and at most {limit} tokens;"
+            " raise model.max_length or make more data"
+        )
+    plan = updates(kept, config.batch_size, config.epochs, seed)
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    # Fused: one pass over the parameters (the default's many small operations are a tenth of an update on a CPU).
+    optimizer = torch.optim.AdamW(
+        parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
+    state = _processes(model)
+    result = TrainResult(
+        updates=len(plan),
+        examples=len(kept),
+        dropped=len(examples) - len(kept),
+        tokens=config.epochs * sum(e.tokens for e in kept),
+        agent_tokens=config.epochs * sum(e.agent_tokens for e in kept),
+        seconds=0.0,
+    )
+    checkpoint = _Checkpoint(Path(out), digest(kept, config.model_dump(), seed), parameters, optimizer, result)
+    first = checkpoint.load()
+    start = time.monotonic() - result.seconds
+    model.train()
+    for update in range(first, len(plan)):
+        batch = [kept[i] for i in plan[update]]
+        rate = learning_rate(update, len(plan), config)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        torch.manual_seed(derive_seed(seed, "dropout", update, state.process_index))
+        optimizer.zero_grad(set_to_none=False)
+        padded = sum(len(e.rows) for e in batch) * max(e.length for e in batch)
+        most = min(config.micro_batch_tokens, -(-padded // state.num_processes))  # so that every process has work
+        shares: list[dict[str, Tensor]] = []
+        for indices in micro_batches(batch, range(len(batch)), most)[state.process_index :: state.num_processes]:
+            with _precision(model, config):
+                loss, parts = objective([batch[i] for i in indices], batch)
+            loss.backward()
+            shares.append({"loss": loss.detach(), **parts})
+        metrics = _sum_over_processes(shares, parameters.values(), state)
+        norm = float(nn.utils.clip_grad_norm_(parameters.values(), config.max_grad_norm))
+        if not math.isfinite(norm):
+            raise IprError(
+                f"gradient of update {update + 1} is {norm} (loss {metrics['loss']}); lower the learning_rate or"
+                f" set mixed_precision to no, and delete {checkpoint.path}"
+            )
+        optimizer.step()
+        result.history.append({**metrics, "learning_rate": rate, "grad_norm": norm})
+        result.seconds = time.monotonic() - start
+        done = update + 1
+        if state.is_main_process:
+            if done % config.checkpoint_every == 0 and done < len(plan):
+                checkpoint.save(done)
+            if log:
+                log(done, result.history[-1])
+            if progress:
+                progress(done, len(plan))
+    model.eval()
+    model.zero_grad(set_to_none=True)
+    result.final = _means(result.history[-(len(plan) // max(1, config.epochs)) :])
+    state.wait_for_everyone()
+    if state.is_main_process:
+        checkpoint.path.unlink(missing_ok=True)
+    return result
+
+
+def _pair_logps(model: Any, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+    """log pi of the chosen and of the rejected remainders, each [n], summed over the agent's tokens."""
+    n = len(examples)
+    batch = collate([e.rows[0] for e in examples] + [e.rows[1] for e in examples], model.device)
+    logps, rows = _token_logps(model, batch)
+    sums = losses.sum_by_row(logps, rows, 2 * n)
+    return sums[:n], sums[n:]
+
+
+def _token_logps(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    """log pi of the K tokens with a weight, row by row: (logps [K], their rows [K])."""
+    where = batch.weights[:, 1:] > 0
+    with _trained_positions_only(model, where):
+        logits = model(input_ids=batch.ids[:, :-1], use_cache=False).logits[0]
+    return losses.token_logps(logits, batch.ids[:, 1:][where]), where.nonzero()[:, 0]
+
+
+@contextmanager
+def _trained_positions_only(model: Any, where: Tensor) -> Iterator[None]:
+    """Let the output layer see only the hidden states `where` [B, T] is true: logits become [1, K, V].
+
+    Done by a hook on the layer, so that whatever a model does to its logits (scaling, soft capping) stays in place and
+    adapters need no special case. Logits of untrained positions are most of the memory for large vocabularies.
+    """
+    hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0][where].unsqueeze(0),))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _precision(model: Any, config: TrainConfig) -> torch.autocast:
+    return torch.autocast(model.device.type, torch.bfloat16, enabled=config.mixed_precision == "bf16")
+
+
+def _limit(model: Any, max_length: int) -> int:
+    """The longest example in tokens: max_length, or the model's own limit where that is smaller."""
+    return min(max_length, models.longest(model.config))
+
+
+def _processes(model: Any) -> Any:
+    """This process among those of `accelerate launch` (or alone)."""
+    from accelerate import PartialState
+
+    return PartialState(cpu=model.device.type == "cpu")
+
+
+def _sum_over_processes(shares: list[dict[str, Tensor]], parameters: Any, state: Any) -> dict[str, float]:
+    """Adds up the gradients over the processes, in place; returns the sums of the metrics."""
+    if state.num_processes > 1:
+        from accelerate.utils import gather_object
+
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            torch.distributed.all_reduce(parameter.grad)
+        shares = gather_object([{k: v.cpu() for k, v in share.items()} for share in shares])
+    return {name: float(sum(share[name] for share in shares)) for name in shares[0]}
+
+
+def _means(rows: list[dict[str, float]]) -> dict[str, float]:
+    names = dict.fromkeys(name for row in rows for name in row)
+    values = {name: [row[name] for row in rows if name in row] for name in names}
+    return {name: sum(v) / len(v) for name, v in values.items()}
+
+
+class _Checkpoint:
+    """`out`/checkpoint.pt: trained parameters, optimizer state, updates done, history. Whole or not there."""
+
+    def __init__(
+        self,
+        out: Path,
+        digest: str,
+        parameters: dict[str, nn.Parameter],
+        optimizer: torch.optim.Optimizer,
+        result: TrainResult,
+    ):
+        # The first values of every tensor tell another base model from this one.
+        starts = [(name, tuple(p.shape), p.detach().flatten()[:8].tolist()) for name, p in parameters.items()]
+        self.path = out / CHECKPOINT
+        self._digest = f"{digest} {derive_seed(repr(starts))}"
+        self._parameters, self._optimizer, self._result = parameters, optimizer, result
+
+    def save(self, done: int) -> None:
+        content = {
+            "digest": self._digest,
+            "done": done,
+            "parameters": {name: p.detach() for name, p in self._parameters.items()},
+            "optimizer": self._optimizer.state_dict(),
+            "history": self._result.history,
+            "seconds": self._result.seconds,
+        }
+        store.replace(self.path, lambda path: torch.save(content, path))
+
+    def load(self) -> int:
+        """Puts everything back where there is a checkpoint; returns the updates done."""
+        if not self.path.exists():
+            return 0
+        try:
+            content = torch.load(self.path, map_location="cpu", weights_only=True)
+            other = content["digest"] != self._digest
+        except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError):
+            raise IprError(f"{self.path}: not a readable checkpoint; delete it to train from the start") from None
+        if other:
+            raise IprError(
+                f"{self.path.parent}: holds the checkpoint of a training with another config, data or base model;"
+                " choose another folder or delete it"
+            )
+        with torch.no_grad():
+            for name, parameter in self._parameters.items():
+                parameter.copy_(content["parameters"][name])
+        self._optimizer.load_state_dict(content["optimizer"])
+        self._result.history = content["history"]
+        self._result.seconds = content["seconds"]
+        return content["done"]
