@@ -312,14 +312,18 @@ def _new_adapter(model: Any, path: str | Path, config: ModelConfig) -> Any:
 
 
 def _base_of(folder: Path) -> dict[str, Any]:
-    """Base of an adapter: {"path", "revision", "hash"}; no hash where the folder was not made by us."""
+    """Base of an adapter: {"path", "revision", "hash"}; no hash where it is on the hub or the folder is not ours."""
     config = store.read_json(folder / "adapter_config.json")
     noted = store.read_json(folder / "base.json") if (folder / "base.json").exists() else {}
-    return {
-        "path": config.get("base_model_name_or_path"),
-        "revision": config.get("revision"),
-        "hash": noted.get("hash"),
-    }
+    path = config.get("base_model_name_or_path") or "./no-base-named"
+    try:
+        resolve(path)
+    except IprError:
+        raise IprError(
+            f"adapter {folder}: its base model {path} is missing; put it back, or name another place for it"
+            " (base_model_name_or_path in adapter_config.json)"
+        ) from None
+    return {"path": path, "revision": config.get("revision"), "hash": noted.get("hash")}
 
 
 def _hash_of_base(path: str) -> str | None:

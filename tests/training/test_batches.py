@@ -1,0 +1,89 @@
+"""Rows, updates and micro batches, on toy conversations."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import pytest
+import torch
+
+from ipr.training.batches import Example, Row, collate, demonstration_example, micro_batches, pair_example, updates
+from tests.training import tiny
+
+
+@pytest.fixture(scope="module")
+def chat():
+    return tiny.make_chat()
+
+
+def trained_text(chat, row: Row) -> str:
+    return chat.tokenizer.decode(row.ids[row.agent])
+
+
+def example(length: int, step: bool = False, rows: int = 1) -> Example:
+    row = Row(torch.arange(length), torch.ones(length, dtype=torch.bool), torch.ones(length))
+    return Example((row,) * rows, step)
+
+
+def test_only_the_remainder_of_a_pair_is_trained(chat):
+    pair = tiny.make_pairs()[2]
+    assert any(m.role == "assistant" for m in pair.prompt)
+    chosen, rejected = pair_example(chat, tiny.PROMPT, pair).rows
+    for row, side in ((chosen, pair.chosen), (rejected, pair.rejected)):
+        words = "".join(m.content + "<|end|>" for m in side if m.role == "assistant")
+        assert trained_text(chat, row) == words
+        assert torch.equal(row.weights, row.agent.float())
+    history = chat.conversation([*tiny.PROMPT, *pair.prompt]).ids
+    assert chosen.ids[: len(history)].tolist() == rejected.ids[: len(history)].tolist() == history
+
+
+def test_demonstration_trains_the_agent_but_never_the_prompts_example(chat):
+    demonstration = tiny.make_demonstrations()[0]
+    row = demonstration_example(chat, tiny.PROMPT, demonstration).rows[0]
+    words = "".join(m.content + "<|end|>" for m in demonstration.messages if m.role == "assistant")
+    assert trained_text(chat, row) == words
+    assert "OK" not in words
+
+
+def test_observation_weight_is_on_the_environments_words_after_the_prompt(chat):
+    demonstration = tiny.make_demonstrations()[0]
+    row = demonstration_example(chat, tiny.PROMPT, demonstration, 0.25).rows[0]
+    start = len(chat.conversation(tiny.PROMPT).ids)
+    assert row.weights[:start].eq(0).all()
+    assert row.weights[start:].eq(torch.where(row.agent[start:], 1.0, 0.25)).all()
+    # Without a prompt the very first token is not predicted from anything.
+    assert demonstration_example(chat, (), demonstration, 0.25).rows[0].weights[0] == 0
+
+
+def test_updates_use_every_example_once_per_epoch_in_an_order_of_the_seed():
+    examples = [example(3, step=i < 20) for i in range(50)]
+    plan = updates(examples, 8, 2, seed=1)
+    assert [len(u) for u in plan] == [8, 8, 8, 8, 8, 8, 2] * 2
+    first, second = list(chain(*plan[:7])), list(chain(*plan[7:]))
+    assert sorted(first) == sorted(second) == list(range(50))
+    assert first != second
+    assert plan == updates(examples, 8, 2, seed=1) != updates(examples, 8, 2, seed=2)
+
+
+def test_every_update_holds_both_levels_in_proportion():
+    examples = [example(3, step=i < 60) for i in range(100)]
+    for update in updates(examples, 20, 3, seed=0):
+        assert abs(sum(examples[i].step for i in update) - 12) <= 2
+
+
+def test_micro_batches_fit_the_budget_and_lose_nothing():
+    lengths = [5, 90, 40, 41, 7, 300, 12]
+    examples = [example(n, rows=2) for n in lengths]
+    batches = micro_batches(examples, range(len(examples)), 200)
+    assert sorted(chain(*batches)) == list(range(len(examples)))
+    for batch in batches:
+        padded = 2 * len(batch) * max(lengths[i] for i in batch)
+        assert padded <= 200 or len(batch) == 1
+    assert micro_batches(examples, range(len(examples)), 1 << 20) == [sorted(range(7), key=lambda i: -lengths[i])]
+
+
+def test_collate_pads_on_the_right_without_weight():
+    batch = collate([example(2).rows[0], example(4).rows[0]])
+    assert batch.ids.tolist() == [[0, 1, 0, 0], [0, 1, 2, 3]]
+    assert batch.weights.tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]
+    assert batch.agent.tolist() == [[True, True, False, False], [True] * 4]

@@ -1,0 +1,164 @@
+"""The losses against closed forms, hand-written numbers and TRL."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from ipr.config import PreferenceConfig
+from ipr.training import losses
+from ipr.training.batches import pair_example
+from ipr.training.trainer import _pair_logps
+from ipr.types import PreferencePair
+from tests.training import tiny
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+def test_sequence_logps_by_hand():
+    # Two tokens, p = (3/4, 1/4) after every position: log-odds log 3.
+    logits = torch.tensor([math.log(3.0), 0.0]).expand(2, 4, 2)
+    ids = torch.tensor([[1, 0, 1, 1], [0, 0, 0, 0]])
+    mask = torch.tensor([[0, 1, 1, 0], [1, 1, 1, 1]])
+    # Row 0: tokens 0 and 1. Row 1: three times 0; the first token is never predicted.
+    expected = [math.log(3 / 4) + math.log(1 / 4), 3 * math.log(3 / 4)]
+    assert losses.sequence_logps(logits, ids, mask).tolist() == pytest.approx(expected)
+
+
+def test_a_row_without_agent_tokens_is_zero():
+    found = losses.sequence_logps(torch.randn(2, 3, 5), torch.zeros(2, 3, dtype=torch.long), torch.zeros(2, 3))
+    assert found.tolist() == [0.0, 0.0]
+
+
+def test_only_the_agents_tokens_contribute():
+    torch.manual_seed(0)
+    logits, ids = torch.randn(3, 8, 11), torch.randint(11, (3, 8))
+    mask = torch.rand(3, 8) < 0.5
+    other = torch.where(mask, ids, (ids + 1) % 11)
+    assert torch.equal(losses.sequence_logps(logits, ids, mask), losses.sequence_logps(logits, other, mask))
+
+
+def test_preference_loss_closed_form():
+    one = torch.ones(1)
+    # Policy equal to the reference: log 2 and no reward.
+    loss, chosen, rejected = losses.preference_loss(-3 * one, -7 * one, -3 * one, -7 * one, beta=0.3)
+    assert (loss.item(), chosen.item(), rejected.item()) == pytest.approx((math.log(2), 0, 0))
+    # Chosen 2 nats up, rejected 1 nat down: margin beta * 3.
+    loss, chosen, rejected = losses.preference_loss(-1 * one, -8 * one, -3 * one, -7 * one, beta=0.5)
+    assert (loss.item(), chosen.item(), rejected.item()) == pytest.approx((-math.log(sigmoid(1.5)), 1.0, -0.5))
+
+
+def test_preference_gradient_closed_form():
+    chosen = torch.tensor([-1.0], requires_grad=True)
+    rejected = torch.tensor([-8.0], requires_grad=True)
+    losses.preference_loss(chosen, rejected, torch.tensor([-3.0]), torch.tensor([-7.0]), 0.5)[0].sum().backward()
+    # d/d chosen = -beta sigmoid(-margin), the opposite for rejected.
+    assert chosen.grad is not None
+    assert rejected.grad is not None
+    assert chosen.grad.item() == pytest.approx(-0.5 * sigmoid(-1.5))
+    assert rejected.grad.item() == pytest.approx(0.5 * sigmoid(-1.5))
+
+
+def test_sft_loss_is_a_weighted_token_mean():
+    logps, weights = torch.tensor([-1.0, -2.0, -4.0]), torch.tensor([1.0, 1.0, 0.5])
+    assert losses.sft_loss(logps, weights).item() == pytest.approx((1 + 2 + 2) / 2.5)
+    assert losses.sft_loss(logps, weights, 10.0).item() == pytest.approx(0.5)
+
+
+C, R = torch.tensor([-10.0, -20.0, -30.0]), torch.tensor([-11.0, -19.0, -35.0])
+REF_C, REF_R = torch.tensor([-12.0, -20.0, -28.0]), torch.tensor([-11.0, -20.0, -30.0])
+STEP = torch.tensor([False, True, False])
+MARGINS = [0.2, -0.1, 0.3]  # at beta 0.1
+
+
+@pytest.mark.parametrize(
+    ("config", "terms"),
+    [
+        (PreferenceConfig(beta=0.1), (1, 1, 1, 20.0)),
+        (PreferenceConfig(beta=0.1, sft_on="every"), (1, 1, 1, 20.0)),
+        (PreferenceConfig(beta=0.1, outcome_dpo=0.0, sft=0.5), (0, 1, 0.5, 20.0)),
+        (PreferenceConfig(beta=0.1, step_dpo=2.0, sft=0.0), (1, 2, 0, 20.0)),
+    ],
+)
+def test_ipr_loss_by_hand(config, terms):
+    dpo = [-math.log(sigmoid(m)) for m in MARGINS]
+    outcome, step, sft, nll = terms
+    loss, parts = losses.ipr_loss(C, R, REF_C, REF_R, STEP, config)
+    assert loss.item() == pytest.approx(outcome * (dpo[0] + dpo[2]) / 2 + step * dpo[1] + sft * nll)
+    assert parts["outcome_dpo"].item() == pytest.approx((dpo[0] + dpo[2]) / 2)
+    assert parts["step_dpo"].item() == pytest.approx(dpo[1])
+    assert parts["sft"].item() == pytest.approx(20.0)
+    assert parts["reward_margin"].item() == pytest.approx(sum(MARGINS) / 3)
+    assert parts["accuracy"].item() == pytest.approx(2 / 3)
+
+
+def test_sft_on_every_pair():
+    chosen = torch.tensor([-10.0, -60.0])
+    step = torch.tensor([False, True])
+    zero = torch.zeros(2)
+    outcome = losses.ipr_loss(chosen, zero, chosen, zero, step, PreferenceConfig())[1]["sft"].item()
+    every = losses.ipr_loss(chosen, zero, chosen, zero, step, PreferenceConfig(sft_on="every"))[1]["sft"].item()
+    assert (outcome, every) == (10.0, 35.0)
+
+
+def test_ipr_loss_of_parts_adds_up_to_the_whole():
+    config = PreferenceConfig(beta=0.1, sft=0.3)
+    whole, parts = losses.ipr_loss(C, R, REF_C, REF_R, STEP, config)
+    pieces = [
+        losses.ipr_loss(C[s], R[s], REF_C[s], REF_R[s], STEP[s], config, n_outcome=2, n_step=1)
+        for s in (slice(0, 2), slice(2, 3))
+    ]
+    assert sum(loss.item() for loss, _ in pieces) == pytest.approx(whole.item())
+    for name, value in parts.items():
+        assert sum(p[name].item() for _, p in pieces) == pytest.approx(value.item()), name
+
+
+def test_a_term_without_pairs_is_left_out():
+    loss, parts = losses.ipr_loss(C[1:2], R[1:2], REF_C[1:2], REF_R[1:2], STEP[1:2], PreferenceConfig(beta=0.1))
+    assert {"outcome_dpo", "sft"}.isdisjoint(parts)
+    assert loss.item() == pytest.approx(parts["step_dpo"].item())
+
+
+def test_dpo_equals_trl_on_single_turn_pairs(tmp_path: Path):
+    trl = pytest.importorskip("trl")
+    datasets = pytest.importorskip("datasets")
+    chat = tiny.make_chat()
+    policy, reference = tiny.make_model(chat, 1), tiny.make_model(chat, 2)
+    pairs = [
+        PreferencePair(
+            str(i),
+            0,
+            "outcome",
+            (tiny.user(f"You see mug {i}." + " More." * i),),
+            (tiny.agent(f"Action: take mug {i}"),),
+            (tiny.agent("Thought: hm\nAction: look" + " again" * i),),
+            1.0,
+        )
+        for i in range(4)
+    ]
+    rows = [
+        {name: [m.as_dict() for m in getattr(pair, name)] for name in ("prompt", "chosen", "rejected")}
+        for pair in pairs
+    ]
+    args = trl.DPOConfig(
+        output_dir=str(tmp_path), beta=0.3, per_device_train_batch_size=4, report_to=[], use_cpu=True, bf16=False
+    )
+    trainer = trl.DPOTrainer(
+        model=policy,
+        ref_model=reference,
+        args=args,
+        train_dataset=datasets.Dataset.from_list(rows),
+        processing_class=chat.tokenizer,
+    )
+    policy.eval()
+    with torch.no_grad():
+        theirs = trainer.compute_loss(policy, next(iter(trainer.get_train_dataloader())))
+        examples = [pair_example(chat, (), pair) for pair in pairs]
+        ours = losses.preference_loss(*_pair_logps(policy, examples), *_pair_logps(reference, examples), beta=0.3)[0]
+    assert ours.mean().item() == pytest.approx(theirs.item(), rel=1e-5)
+    assert ours.mean().item() != pytest.approx(math.log(2), rel=1e-3)

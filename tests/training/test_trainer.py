@@ -1,0 +1,343 @@
+"""The loop on a tiny model: exact means, padding, dropping, learning, resuming, processes."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from ipr.config import LoraConfig, ModelConfig, PreferenceConfig, TrainConfig
+from ipr.models import load_model, save_model
+from ipr.training import losses, trainer
+from ipr.training.batches import collate, pair_example
+from ipr.training.trainer import CHECKPOINT, learning_rate, reference_logps, train_sft
+from ipr.types import IprError
+from tests.training import tiny
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def chat():
+    return tiny.make_chat()
+
+
+def weights(model) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def sft(model, chat, out, config, demonstrations=None, **more):
+    more = {"max_length": 512, "seed": 3, **more}
+    demonstrations = demonstrations or tiny.make_demonstrations()
+    return train_sft(model, chat, demonstrations, tiny.PROMPT, config, out=out, **more)
+
+
+# The loss --------------------------------------------------------------------------------------------------------
+
+
+def test_logps_are_those_of_the_whole_logits(chat):
+    """Selecting hidden states before the output layer, padding and no attention mask change nothing."""
+    model = tiny.make_model(chat)
+    examples = [pair_example(chat, tiny.PROMPT, pair) for pair in tiny.make_pairs()]
+    with torch.no_grad():
+        chosen, rejected = trainer._pair_logps(model, examples)
+        for i, example in enumerate(examples):
+            for found, row in zip((chosen[i], rejected[i]), example.rows, strict=True):
+                alone = collate([row])
+                logits = model(input_ids=alone.ids, attention_mask=torch.ones_like(alone.ids)).logits
+                whole = losses.sequence_logps(logits, alone.ids, alone.agent)
+                assert found.item() == pytest.approx(whole.item(), rel=1e-5)
+    assert model(torch.arange(5)[None]).logits.shape == (1, 5, len(chat.tokenizer)), "the hook is gone"
+
+
+def test_reference_is_the_models_own_logps_and_nan_where_too_long(chat):
+    model, pairs = tiny.make_model(chat), tiny.make_pairs()
+    longest = [pair_example(chat, tiny.PROMPT, pair).length for pair in pairs]
+    limit = sorted(longest)[5]
+    chosen, rejected = reference_logps(model, chat, pairs, tiny.PROMPT, tiny.CONFIG, max_length=limit)
+    assert chosen.isnan().tolist() == rejected.isnan().tolist() == [n > limit for n in longest]
+    assert (chosen[~chosen.isnan()] < 0).all()
+
+
+@pytest.mark.parametrize("stage", ["sft", "preference"])
+def test_micro_batches_do_not_change_an_update(chat, tmp_path, stage):
+    """One update of 10 examples in one pass or in many: the same loss, terms and gradients."""
+    passes: list[int] = []
+    gradients: list[list[torch.Tensor]] = []
+
+    def look(optimizer, *_):
+        gradients.append([p.grad.clone() for group in optimizer.param_groups for p in group["params"]])
+
+    histories = []
+    for i, tokens in enumerate((1 << 20, 256)):
+        model = tiny.make_model(chat, 7)
+        passes.append(0)
+        model.get_output_embeddings().register_forward_hook(lambda *_, i=i: passes.__setitem__(i, passes[i] + 1))
+        watch = register_optimizer_step_pre_hook(look)
+        same: dict[str, Any] = {"epochs": 1, "batch_size": 10, "micro_batch_tokens": tokens}
+        if stage == "sft":
+            result = sft(model, chat, tmp_path, TrainConfig(observation_weight=0.3, **same))
+        else:
+            result = tiny.prefer(model, tmp_path, tiny.CONFIG.model_copy(update=same))
+        watch.remove()
+        histories.append(result.history)
+    assert passes[0] == 1
+    assert passes[1] >= 3
+    assert [len(rows) for rows in histories] == [1, 1]
+    assert histories[1][0] == pytest.approx(histories[0][0], rel=1e-4)
+    for whole, parts in zip(*gradients, strict=True):
+        assert torch.allclose(whole, parts, rtol=1e-4, atol=1e-6)
+
+
+def test_term_means_of_a_mixed_update_are_exact(chat, tmp_path):
+    """Against every pair scored alone: each term is the mean over its own pairs of the update."""
+    model, reference = tiny.make_model(chat, 7), tiny.make_model(chat)
+    config = PreferenceConfig(batch_size=10, epochs=1, micro_batch_tokens=256, beta=0.2, sft=0.5, step_dpo=2.0)
+    terms: dict[str, list[float]] = {"outcome_dpo": [], "step_dpo": [], "sft": []}
+    for pair in tiny.make_pairs():
+        example = pair_example(chat, tiny.PROMPT, pair)
+        with torch.no_grad():
+            c, r = trainer._pair_logps(model, [example])
+            dpo = losses.preference_loss(c, r, *trainer._pair_logps(reference, [example]), beta=0.2)[0].item()
+        terms[f"{pair.level}_dpo"].append(dpo)
+        if pair.level == "outcome":
+            terms["sft"].append(-c.item())
+    means = {name: sum(values) / len(values) for name, values in terms.items()}
+    row = tiny.prefer(model, tmp_path, config).history[0]
+    assert {name: row[name] for name in means} == pytest.approx(means, rel=1e-4)
+    assert row["loss"] == pytest.approx(means["outcome_dpo"] + 2 * means["step_dpo"] + 0.5 * means["sft"], rel=1e-4)
+
+
+def test_training_starts_at_no_margin(chat, tmp_path):
+    row = tiny.prefer(tiny.make_model(chat), tmp_path).history[0]
+    assert row["outcome_dpo"] == pytest.approx(math.log(2), abs=1e-5)
+    assert row["reward_margin"] == pytest.approx(0, abs=1e-4)
+
+
+# Learning --------------------------------------------------------------------------------------------------------
+
+
+def test_preference_training_raises_the_margin(chat, tmp_path):
+    config = tiny.CONFIG.model_copy(update={"epochs": 15, "learning_rate": 3e-3})
+    result = tiny.prefer(tiny.make_model(chat), tmp_path, config)
+    assert result.updates == len(result.history) == 45
+    assert result.final["accuracy"] == 1.0
+    assert result.final["reward_margin"] > 1.0
+    assert result.final["sft"] < 0.7 * result.history[0]["sft"]
+    assert not (tmp_path / CHECKPOINT).exists()
+
+
+def test_sft_learns_and_counts(chat, tmp_path):
+    model = tiny.make_model(chat)
+    seen: list[tuple[int, int]] = []
+    config = TrainConfig(learning_rate=1e-2, epochs=15, batch_size=5)
+    result = sft(model, chat, tmp_path, config, progress=lambda *at: seen.append(at))
+    assert result.final["loss"] < 0.5 * result.history[0]["loss"]
+    assert result.final["loss"] == pytest.approx(result.final["agent_nll"], rel=1e-5)
+    assert (result.examples, result.dropped, result.updates) == (10, 0, 30)
+    tokens = [chat.conversation([*tiny.PROMPT, *d.messages]) for d in tiny.make_demonstrations()]
+    assert result.tokens == 15 * sum(len(t.ids) for t in tokens)
+    assert result.agent_tokens == 15 * sum(sum(t.mask) - len(chat.agent("OK")) for t in tokens)
+    assert seen == [(k + 1, 30) for k in range(30)]
+    assert not model.training
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_too_long_is_dropped_on_both_sides_and_counted(chat, tmp_path):
+    pairs = [pair_example(chat, tiny.PROMPT, pair) for pair in tiny.make_pairs()]
+    # The rejected sides are the longer ones here, so a limit on them must drop the chosen sides too.
+    limit = sorted(e.length for e in pairs)[6]
+    chat_, reference = tiny.make_chat(), tiny.make_model(chat)
+    logps = reference_logps(reference, chat_, tiny.make_pairs(), tiny.PROMPT, tiny.CONFIG, max_length=limit)
+    result = trainer.train_preference(
+        tiny.make_model(chat),
+        chat,
+        tiny.make_pairs(),
+        tiny.PROMPT,
+        tiny.CONFIG,
+        reference=logps,
+        max_length=limit,
+        seed=0,
+        out=tmp_path,
+    )
+    expected = sum(e.length > limit for e in pairs)
+    assert result.dropped == expected > 0
+    assert result.examples == len(pairs) - expected
+    assert all(math.isfinite(value) for row in result.history for value in row.values())
+
+
+def test_the_models_own_limit_counts_where_it_is_smaller(chat, tmp_path):
+    model = tiny.make_model(chat)
+    lengths = [len(chat.conversation([*tiny.PROMPT, *d.messages]).ids) for d in tiny.make_demonstrations()]
+    model.config.max_position_embeddings = min(lengths)
+    result = sft(model, chat, tmp_path, TrainConfig(epochs=1), max_length=4096)
+    assert result.dropped == sum(n > min(lengths) for n in lengths) > 0
+
+
+def test_nothing_to_train_on_is_said(chat, tmp_path):
+    with pytest.raises(IprError, match=r"10 examples.*at most 8 tokens.*model\.max_length"):
+        sft(tiny.make_model(chat), chat, tmp_path, TrainConfig(), [tiny.make_demonstrations()[0]] * 10, max_length=8)
+
+
+def test_pairs_without_a_term_are_left_out(chat, tmp_path):
+    config = tiny.CONFIG.model_copy(update={"step_dpo": 0.0})
+    assert tiny.prefer(tiny.make_model(chat), tmp_path, config).examples == 7
+    config = config.model_copy(update={"sft_on": "every"})
+    assert tiny.prefer(tiny.make_model(chat), tmp_path, config).examples == 10
+
+
+def test_not_finite_is_an_error_and_not_a_ruined_model(chat, tmp_path):
+    model = tiny.make_model(chat)
+    with torch.no_grad():
+        model.model.norm.weight.fill_(torch.inf)
+    with pytest.raises(IprError, match=r"update 1.*lower the learning_rate"):
+        sft(model, chat, tmp_path, TrainConfig())
+
+
+def test_bf16_runs_with_float32_weights(chat, tmp_path):
+    config = tiny.CONFIG.model_copy(update={"mixed_precision": "bf16"})
+    model = tiny.make_model(chat)
+    result = tiny.prefer(model, tmp_path, config)
+    assert result.history[0]["reward_margin"] == pytest.approx(0, abs=1e-3), "the reference is in bf16 as well"
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert math.isfinite(result.final["loss"])
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+def test_learning_rate(schedule):
+    config = TrainConfig(learning_rate=1.0, schedule=schedule, warmup=0.1)
+    rates = [learning_rate(u, 100, config) for u in range(100)]
+    assert rates[0] == pytest.approx(1 / 11)
+    assert rates == [*sorted(rates[:10]), *sorted(rates[10:], reverse=True)]
+    assert rates[10] == 1.0
+    assert rates[55] == pytest.approx({"cosine": 0.5, "linear": 0.5, "constant": 1.0}[schedule])
+    assert rates[99] == pytest.approx(
+        {"cosine": 0.5 * (1 + math.cos(math.pi * 89 / 90)), "linear": 1 / 90}.get(schedule, 1)
+    )
+
+
+# Resuming --------------------------------------------------------------------------------------------------------
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_stopped_anywhere_and_restarted_ends_with_the_same_bits(chat, tmp_path, rank):
+    config = ModelConfig(device="cpu", lora=LoraConfig(rank=rank, dropout=0.2))
+    save_model(tiny.make_model(chat), chat.tokenizer, tmp_path / "base")
+    whole = load_model(tmp_path / "base", config, training=True)
+    result = tiny.prefer(whole, tmp_path / "whole")
+    assert result.updates == 9
+
+    again = whole
+    for at in (1, 2, 3, 6, 9):  # checkpoints are after 2, 4, 6, 8
+
+        def die(update: int, _: object, at: int = at) -> None:
+            if update == at:
+                raise Killed
+
+        again = load_model(tmp_path / "base", config, training=True)
+        with pytest.raises(Killed):
+            tiny.prefer(again, tmp_path / "again", log=die)
+    again = load_model(tmp_path / "base", config, training=True)
+    resumed = tiny.prefer(again, tmp_path / "again")
+    assert same(weights(whole), weights(again))
+    assert resumed.history == result.history
+    assert not (tmp_path / "again" / CHECKPOINT).exists()
+
+
+@pytest.mark.integration
+def test_killed_with_sigkill_and_restarted_ends_with_the_same_bits(chat, tmp_path):
+    whole = tiny.make_model(chat)
+    tiny.prefer(whole, tmp_path / "whole")
+    command = [sys.executable, tiny.__file__, str(tmp_path / "out"), str(tmp_path / "weights.pt")]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")])}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.strip() == "5":
+                process.send_signal(signal.SIGKILL)
+                break
+    assert process.wait() == -signal.SIGKILL
+    assert (tmp_path / "out" / CHECKPOINT).exists()
+    assert not (tmp_path / "weights.pt").exists()
+    finished = subprocess.run(command, capture_output=True, text=True, env=env, check=True)
+    assert int(finished.stdout.split()[0]) > 1, "it went on from a checkpoint"
+    assert same(weights(whole), torch.load(tmp_path / "weights.pt"))
+
+
+def test_killed_while_writing_a_checkpoint_keeps_the_one_before(chat, tmp_path, monkeypatch):
+    whole, saved = tiny.make_model(chat), torch.save
+    tiny.prefer(whole, tmp_path / "whole")
+    calls = itertools.count(1)
+
+    def half(content, path):
+        saved(content, path)
+        if next(calls) == 3:
+            path.write_bytes(path.read_bytes()[:100])
+            raise Killed
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(Killed):
+        tiny.prefer(tiny.make_model(chat), tmp_path / "again")
+    assert torch.load(tmp_path / "again" / CHECKPOINT)["done"] == 4
+    again = tiny.make_model(chat)
+    tiny.prefer(again, tmp_path / "again")
+    assert same(weights(whole), weights(again))
+
+
+def test_a_foreign_or_broken_checkpoint_is_refused(chat, tmp_path):
+    def die(update: int, _: object) -> None:
+        if update == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        tiny.prefer(tiny.make_model(chat), tmp_path, log=die)
+    for model, config in (
+        (tiny.make_model(chat), tiny.CONFIG.model_copy(update={"learning_rate": 1e-4})),
+        (tiny.make_model(chat, seed=1), tiny.CONFIG),
+    ):
+        with pytest.raises(IprError, match=str(tmp_path)):
+            tiny.prefer(model, tmp_path, config)
+    path = tmp_path / CHECKPOINT
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(IprError, match="not a readable checkpoint; delete it"):
+        tiny.prefer(tiny.make_model(chat), tmp_path)
+
+
+# Processes -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.integration
+def test_two_processes_give_the_weights_of_one(chat, tmp_path):
+    alone = tiny.make_model(chat)
+    result = tiny.prefer(alone, tmp_path / "alone")
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")]), "OMP_NUM_THREADS": "1"}
+    subprocess.run(
+        [*command, tiny.__file__, str(tmp_path / "out"), str(tmp_path / "weights.pt")],
+        check=True,
+        env=env,
+        capture_output=True,
+        timeout=300,
+    )
+    both = torch.load(tmp_path / "weights.pt")
+    assert result.updates == 9
+    for name, parameter in weights(alone).items():
+        assert torch.allclose(parameter, both[name], atol=1e-4), name

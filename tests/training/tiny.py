@@ -1,0 +1,82 @@
+"""A model of 20,000 parameters, a tokenizer and toy data, the same in every process. Run: one training, for kill tests.
+
+`python tiny.py <out folder> <weights file>` trains on the toy pairs and writes the weights.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ipr import models
+from ipr.config import PreferenceConfig
+from ipr.training.tokens import ChatTokens
+from ipr.training.trainer import TrainResult, reference_logps, train_preference
+from ipr.types import Demonstration, Message, PreferencePair
+
+PROMPT = (Message("user", "Find it."), Message("assistant", "OK"))
+CONFIG = PreferenceConfig(
+    learning_rate=1e-3, batch_size=4, epochs=3, micro_batch_tokens=256, checkpoint_every=2, warmup=0.1
+)
+
+
+def user(text: str) -> Message:
+    return Message("user", text)
+
+
+def agent(text: str) -> Message:
+    return Message("assistant", text)
+
+
+def make_chat() -> ChatTokens:
+    tokenizer = models.train_tokenizer(
+        ["Thought: look\nAction: go to shelf 1", "You see a mug 2. Nothing happens."], 300
+    )
+    return ChatTokens(tokenizer)
+
+
+def make_model(chat: ChatTokens, seed: int = 0) -> Any:
+    size = len(chat.tokenizer)
+    return models.new_base_model(size, hidden=24, layers=2, heads=2, kv_heads=1, max_length=512, seed=seed).eval()
+
+
+def make_pairs(n: int = 10) -> list[PreferencePair]:
+    """Pairs of different lengths: a third step pairs with a history that holds an agent's turn."""
+    pairs = []
+    for i in range(n):
+        step = i % 3 == 2
+        first = (user(f"You see a mug {i}."),)
+        history = (*first, agent(f"Action: open drawer {i}"), user("It is open.")) if step else first
+        chosen = (agent(f"Action: take mug {i}"), user("You take it."), agent("Thought: done\nAction: stop"))
+        rejected = (agent(f"Action: go to shelf {i + 1}"),) + (user("Nothing happens."), agent("Action: look")) * (
+            i % 4
+        )
+        level = "step" if step else "outcome"
+        pairs.append(PreferencePair(str(i), int(step), level, history, chosen, rejected, 1.0))
+    return pairs
+
+
+def make_demonstrations(n: int = 10) -> list[Demonstration]:
+    return [Demonstration(p.task_id, (*p.prompt, *p.chosen)) for p in make_pairs(n)]
+
+
+def prefer(model: Any, out: Path, config: PreferenceConfig = CONFIG, **more: Any) -> TrainResult:
+    """Preference training on the toy pairs, the untrained model (seed 0) as reference."""
+    chat = make_chat()
+    reference = reference_logps(make_model(chat), chat, make_pairs(), PROMPT, config, max_length=512)
+    return train_preference(
+        model, chat, make_pairs(), PROMPT, config, reference=reference, max_length=512, seed=5, out=out, **more
+    )
+
+
+def main(out: str, weights: str) -> None:
+    model = make_model(make_chat())
+    prefer(model, Path(out), log=lambda update, _: print(update, flush=True))
+    torch.save(model.state_dict(), weights)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
