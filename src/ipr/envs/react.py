@@ -1,0 +1,38 @@
+"""The form in which an agent writes a turn: "Thought: ...\\nAction: ..." (ReAct). Read and written here only.
+
+Decided here: the action is everything after the last "Action:" (any case), so that a model may think aloud as long as
+it likes; an answer without "Action:" is malformed, and so is one with nothing after it. Left out: repairing anything.
+"""
+
+from __future__ import annotations
+
+import re
+
+_ACTION = re.compile(r"\baction\s*:", re.IGNORECASE)
+_THOUGHT = re.compile(r"^\s*thought\s*:", re.IGNORECASE)
+
+
+def compose(thought: str, action: str) -> str:
+    """A turn in ReAct form."""
+    return f"Thought: {thought}\nAction: {action}"
+
+
+def action_of(text: str) -> str | None:
+    """The action of a turn, stripped; None when the turn is malformed."""
+    last = None
+    for last in _ACTION.finditer(text):
+        pass
+    return (text[last.end() :].strip() or None) if last else None
+
+
+def thought_of(text: str) -> str:
+    """The thought of a turn, stripped; "" when there is none."""
+    head = _ACTION.split(text, maxsplit=1)[0]
+    found = _THOUGHT.match(head)
+    return head[found.end() :].strip() if found else ""
+
+
+def one_line(action: str) -> str:
+    """An action of plain words as an engine reads it: first line, lower case, single blanks, no quotes or end stops."""
+    line = action.strip().split("\n", 1)[0]
+    return " ".join(line.lower().split()).strip("\"'`*[]<> ").rstrip(".!,;: \"'`")
