@@ -8,6 +8,8 @@ be a name on the hub.
 from __future__ import annotations
 
 import os
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 
@@ -52,3 +54,14 @@ def defaults(root: Path) -> None:
 
 def default_tracking_uri(root: Path) -> str:
     return f"sqlite:///{root.resolve()}/mlflow/mlflow.db"
+
+
+def answers(url: str, timeout: float = 5.0) -> bool:
+    """Whether an HTTP server answers at all, whatever it says: clients with retries take minutes to find out."""
+    try:
+        with urllib.request.urlopen(url, timeout=timeout):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except (OSError, ValueError):
+        return False
