@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -160,6 +161,16 @@ def test_new_base_model_is_of_its_seed(chat):
     assert torch.equal(logits(a), logits(b))
     assert not torch.equal(logits(a), logits(c))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_fast_products_are_float32():
+    a, b = torch.randn(300, 200), torch.randn(100, 200)
+    onednn: Any = torch.backends.mkldnn
+    before = onednn.matmul.fp32_precision
+    with models.fast_products():
+        fast = a @ b.T
+    assert torch.allclose(fast.double(), a.double() @ b.double().T, atol=1e-4), "bfloat16 would be off by 0.1"
+    assert onednn.matmul.fp32_precision == before
 
 
 # LoRA ------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,8 @@ import os
 import re
 import shutil
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,6 +138,27 @@ def device(config: ModelConfig) -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     return torch.device("cpu")
+
+
+@contextmanager
+def fast_products() -> Iterator[None]:
+    """float32 matrix products by oneDNN instead of MKL on CPUs where that is faster and still float32.
+
+    MKL runs at half speed on AMD: 190 against 430 GFLOP/s on two cores of an EPYC with AVX-512 (with 16 rows or more;
+    below, MKL is faster). torch takes oneDNN when bfloat16 is allowed, but oneDNN rounds to bfloat16 only where there
+    is AMX (or ARM), so there it is left alone.
+    """
+    import torch
+
+    onednn: Any = torch.backends.mkldnn
+    setting, cpu = onednn.matmul, torch.cpu.get_capabilities()
+    before = setting.fp32_precision
+    if cpu.get("avx512_f") and not cpu.get("amx_tile"):
+        setting.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        setting.fp32_precision = before
 
 
 def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Path:

@@ -167,7 +167,7 @@ def reference_logps(
     found = torch.full((len(pairs), 2), torch.nan)
     state = _processes(model)
     model.eval()
-    with torch.no_grad(), _precision(model, config):
+    with torch.no_grad(), models.fast_products(), _precision(model, config):
         for done, indices in enumerate(plan):
             if done % state.num_processes == state.process_index:
                 found[indices] = torch.stack(_pair_logps(model, [examples[i] for i in indices]), 1).float().cpu()
@@ -191,6 +191,7 @@ def learning_rate(update: int, total: int, config: TrainConfig) -> float:
     return config.learning_rate * shape[config.schedule]
 
 
+@models.fast_products()
 def _train(
     model: Any,
     examples: list[Example],
