@@ -19,10 +19,8 @@ def compose(thought: str, action: str) -> str:
 
 def action_of(text: str) -> str | None:
     """The action of a turn, stripped; None when the turn is malformed."""
-    last = None
-    for last in _ACTION.finditer(text):
-        pass
-    return (text[last.end() :].strip() or None) if last else None
+    parts = _ACTION.split(text)
+    return (parts[-1].strip() or None) if len(parts) > 1 else None
 
 
 def thought_of(text: str) -> str:

@@ -380,7 +380,9 @@ class Game:
         lying = state >> self._floor + place * n
         # Listed once for every receptacle of this place from which it was taken, as in the stock engine.
         aside = [o for o in _bits(lying & self.all_objects) for r in here if state & self._was_in(o, r)]
-        return f"You are facing the {names}. Next to it, you see {_listed([f'a {self.object_names[o]}' for o in aside])}."
+        return (
+            f"You are facing the {names}. Next to it, you see {_listed([f'a {self.object_names[o]}' for o in aside])}."
+        )
 
     def _inventory(self, state: int) -> str:
         o = self.held(state)
@@ -426,7 +428,7 @@ def wording_of(grammar: str) -> Wording:
         put=put,
         put_done=done.replace(".name}", "}"),
         arrive="" if "{lend}" in arrive else arrive,
-        help=json.loads(f'"{helped[1]}"') if helped else "",
+        help=json.loads(f'"{helped[1]}"').lstrip() if helped else "",
     )
 
 
@@ -504,7 +506,8 @@ def _parse(text: str) -> list[Any]:
 def _ground(goal: list[Any], game: Game) -> tuple[Goal, ...]:
     """Every way to reach a goal made of `and`, `exists`, facts and `not (= a b)`: a join over the constant facts."""
     variables: dict[str, str] = {}
-    atoms, unequal = [], []
+    atoms: list[Fact] = []
+    unequal: list[tuple[str, str]] = []
 
     def flatten(expression: list[Any], names: Mapping[str, str]) -> None:
         match expression:
@@ -539,7 +542,7 @@ def _ground(goal: list[Any], game: Game) -> tuple[Goal, ...]:
         for full in _enumerate(free, binding, variables, domains):
             if any(full[a] == full[b] for a, b in unequal):
                 continue
-            facts = tuple((a[0], *(full.get(x, x) for x in a[1:])) for a in atoms if a[0] in _CHANGING)
+            facts = tuple(tuple(full.get(word, word) for word in atom) for atom in atoms if atom[0] in _CHANGING)
             mask = 0
             for fact in facts:
                 mask |= game.bit(fact)

@@ -1,194 +1,282 @@
-"""The expert: searches likely places first, from what it has seen only, and says in a few words why it acts.
+"""An expert for the household that knows only what it has been shown.
 
-Decided here: the expert reads observations like an agent does; the only thing it knows beforehand is where things
-usually are (`rooms.PLACES`), as a person would. Real games have their recorded transcripts instead.
+Decided here: it reads the observations' text, keeps what it saw where, looks first where such a thing is usually found
+(`rooms.PLACES`, what anybody knows about homes), and says in one short sentence why it does what it does. Its words are
+drawn from the task id, so that it always plays a game in the same way. Left out: planning of shortest ways, for which
+one would have to know what is hidden.
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 
-from ipr.envs.alfworld import rooms
 from ipr.envs.alfworld.engine import NOTHING, Game
-from ipr.types import Step, derive_seed
+from ipr.envs.alfworld.rooms import PLACES
+from ipr.envs.react import compose
+from ipr.types import Step, Trajectory, derive_seed
 
 MAX_STEPS = 20
+"""Within so many steps the expert wins every generated game."""
 
-_SEARCH = (
-    "I need a {o}. A {o} is often in {p}.",
-    "I am looking for a {o}. I check {p}.",
-    "A {o} could be in {p}, so I look there.",
+_USUAL = {thing.lower(): {r.lower(): n for r, n in where.items()} for thing, where in PLACES.items()}
+_TOOL = {"clean": "sinkbasin", "heat": "microwave", "cool": "fridge"}
+_TASKS = (
+    (r"(clean|heat|cool) some (?P<o>\w+) and put it in (?P<r>\w+)", 1),
+    (r"put a (clean|hot|cool) (?P<o>\w+) in (?P<r>\w+)", 1),
+    (r"(?:look at|examine) (?:the )?(?P<o>\w+) (?:under|with) the (?P<light>\w+)", 1),
+    (r"(?:find|put) two (?P<o>\w+) (?:and put them )?in (?P<r>\w+)", 2),
+    (r"put (?:some|a) (?P<o>\w+) (?:on|in) (?P<r>\w+)", 1),
 )
-_OPEN = ("{p} is closed, so I open it.", "I open {p} to look inside.")
-_TAKE = ("I see {x}. I take it.", "There is {x} here. I take it.")
-_TOOL = {
-    "clean": "I have {x}. Now I clean it in {p}.",
-    "heat": "I have {x}. Now I heat it in {p}.",
-    "cool": "I have {x}. Now I cool it in {p}.",
+_THING = re.compile(r"\ba (\w+ \d+)")
+
+_SAYINGS: Mapping[str, tuple[str, ...]] = {
+    "search": (
+        "I need a {o}, so I look at the {r}.",
+        "A {o} is often found there, so I check the {r}.",
+        "Next I look for a {o} at the {r}.",
+        "There may be a {o} at the {r}.",
+    ),
+    "search more": (
+        "No {o} here, so I check the {r}.",
+        "There is no {o} here. I look at the {r} next.",
+        "I still need a {o}. It may be at the {r}.",
+    ),
+    "search second": (
+        "I need one more {o}, so I check the {r}.",
+        "One {o} is done. I look for another at the {r}.",
+    ),
+    "open": (
+        "The {r} is closed, so I open it.",
+        "I open the {r} to look for a {o}.",
+    ),
+    "open to put": ("The {r} is closed, so I open it for the {o}.",),
+    "take": (
+        "I see the {o} at the {r}, so I take it.",
+        "There is the {o} that I need. I take it.",
+        "I found the {o}, so I take it from the {r}.",
+    ),
+    "go back": (
+        "I saw the {o} at the {r}, so I go back.",
+        "I remember the {o} at the {r}, so I go there.",
+    ),
+    "to tool": (
+        "I have the {o}. Now I {verb} it with the {r}.",
+        "To {verb} the {o}, I go to the {r}.",
+    ),
+    "treat": (
+        "I am at the {r}, so I {verb} the {o}.",
+        "Now I {verb} the {o} with the {r}.",
+    ),
+    "bring": (
+        "I have the {o}. Now I bring it to the {r}.",
+        "The {o} must go to the {r}, so I go there.",
+    ),
+    "bring treated": (
+        "The {o} is {done} now, so I bring it to the {r}.",
+        "The {o} is {done}. Now I go to the {r}.",
+    ),
+    "bring back": (
+        "I saw the {r} before, so I bring the {o} there.",
+        "I remember the {r}, so I go there with the {o}.",
+    ),
+    "put": (
+        "I am at the {r}, so I put the {o} there.",
+        "This is the {r}. I put the {o} here.",
+    ),
+    "search light": (
+        "I have the {o}. There may be a {light} at the {r}.",
+        "I need a {light} now, so I check the {r}.",
+    ),
+    "to light": (
+        "I saw the {light} at the {r}, so I go there.",
+        "I have the {o}. The {light} is at the {r}.",
+    ),
+    "light": (
+        "The {light} is here, so I use it to see the {o}.",
+        "I have the {o}. Now I use the {light}.",
+    ),
+    "look again": ("I am at the same place, so I look at the {r}.",),
+    "lost": ("I have looked everywhere, so I look around again.",),
 }
-_TREAT = "I am at {p}, so I {verb} {x}."
-_CARRY = ("{x} is ready. I bring it to {p}.", "Now I put {x} in {p}, so I go there.")
-_PUT = ("I am at {p}. I put {x} here.", "This is the place for {x}.")
-_MORE = "One {o} is placed. I need another one from {p}."
-_LAMP = "I hold {x}. I look for a desklamp at {p}."
-_USE = "{x} is here. I turn it on."
-
-_GOALS = (
-    (re.compile(r"(?:put|find) two (\w+) (?:and put them )?in (\w+)\."), "two"),
-    (re.compile(r"(?:look at|examine the) (\w+) (?:under|with) the (\w+)\."), "look"),
-    (re.compile(r"(?:clean some (\w+) and put it|put a clean (\w+)) in (\w+)\."), "clean"),
-    (re.compile(r"(?:heat some (\w+) and put it|put a hot (\w+)) in (\w+)\."), "heat"),
-    (re.compile(r"(?:cool some (\w+) and put it|put a cool (\w+)) in (\w+)\."), "cool"),
-    (re.compile(r"put (?:a|some) (\w+) (?:in|on) (\w+)\."), "place"),
-)
+_DONE = {"clean": "clean", "heat": "hot", "cool": "cool"}
 
 
-def goal_of(task: str) -> tuple[str, str, str]:
-    """(kind, object, target) of a generated game's goal in words."""
-    for pattern, kind in _GOALS:
-        if found := pattern.search(task):
-            object_, target = (g for g in found.groups() if g)
-            return kind, object_, target
-    raise ValueError(f"not a goal the expert knows: {task}")
+class Expert:
+    """Plays one game from its observations. `act()` gives a turn, `see(observation)` takes the answer to it."""
+
+    def __init__(self, first_observation: str, put: str, seed: int) -> None:
+        """`put` is the wording's template for putting something down, e.g. "put {o} in/on {r}"."""
+        self._rng = random.Random(seed)
+        self._put = put
+        room, _, task = first_observation.partition("Your task is to: ")
+        self._receptacles = _THING.findall(room)
+        self._verb, self._thing, self._target, self._light, self._count = _understand(task)
+        self._seen: dict[str, list[str]] = {}  # receptacle -> what it holds, as last seen
+        self._closed: set[str] = set()
+        self._here: str | None = None
+        self._held: str | None = None
+        self._treated = False
+        self._placed: list[str] = []
+        self._chosen: str | None = None  # the receptacle of the first of two
+        self._order = self._search_order(self._thing)
+        self.last_command = ""
+
+    def act(self) -> str:
+        saying, command, names = self._decide()
+        self.last_command = command
+        usual = {"o": self._thing, "light": self._light or "", "verb": self._verb or "", "r": ""}
+        words = self._rng.choice(_SAYINGS[saying]).format(**{**usual, "done": _DONE.get(self._verb or "", ""), **names})
+        return compose(words, command)
+
+    def see(self, observation: str) -> None:
+        words = self.last_command.split()
+        name = " ".join(words[-2:])
+        failed = observation == NOTHING
+        match words[0]:
+            case "go":  # where two receptacles share a place, going from one to the other fails
+                self._here = name
+                if not failed:
+                    self._note(name, observation)
+            case "open" | "examine" if not failed:
+                self._closed.discard(name)
+                self._note(name, observation)
+            case "take":
+                thing = f"{words[1]} {words[2]}"
+                if thing in self._seen[name]:
+                    self._seen[name].remove(thing)  # also when it failed: not to try for ever
+                if not failed:
+                    self._held, self._treated = thing, False
+            case "clean" | "heat" | "cool":
+                self._treated = True
+            case "put" | "move" if not failed and self._held:
+                self._seen.setdefault(name, []).append(self._held)
+                self._placed.append(self._held)
+                self._held, self._chosen = None, name
+
+    # Remembering ---------------------------------------------------------------------------------------------
+
+    def _note(self, receptacle: str, observation: str) -> None:
+        if observation.endswith("is closed."):
+            self._closed.add(receptacle)
+        else:
+            self._seen[receptacle] = _THING.findall(observation)
+
+    def _where(self, kind: str) -> tuple[str, str] | None:
+        """A thing of a kind that was seen and is still wanted, and where; here rather than elsewhere."""
+        found = [(thing, r) for r, things in self._seen.items() for thing in things if _kind(thing) == kind]
+        if self._count == 2 and kind == self._thing:
+            done = self._chosen or next((r for _, r in found if _kind(r) == self._target), None)
+            found = [(thing, r) for thing, r in found if r != done and thing not in self._placed]
+            self._chosen = self._chosen or done
+        return min(found, key=lambda pair: pair[1] != self._here, default=None)
+
+    def _search_order(self, kind: str) -> list[str]:
+        """The receptacles, likeliest first; those of a type in the order of their numbers."""
+        usual = _USUAL.get(kind, {})
+        return sorted(self._receptacles, key=lambda r: (-usual.get(_kind(r), -1), _kind(r), int(r.split()[1])))
+
+    # Deciding ------------------------------------------------------------------------------------------------
+
+    def _decide(self) -> tuple[str, str, dict[str, str]]:
+        """Saying, command, and the names that the saying mentions."""
+        if self._held is None:
+            return self._fetch()
+        if self._light:
+            return self._use_light(self._held)
+        if self._verb and not self._treated:
+            tools = [r for r in self._receptacles if _kind(r) == _TOOL[self._verb]]
+            tool = tools[-1] if tools else self._receptacles[0]  # listed downwards: the last is number 1
+            names = {"o": self._held, "r": tool}
+            if self._here != tool:
+                return "to tool", f"go to {tool}", names
+            return "treat", f"{self._verb} {self._held} with {tool}", names
+        return self._deliver(self._held)
+
+    def _fetch(self) -> tuple[str, str, dict[str, str]]:
+        if found := self._where(self._thing):
+            thing, r = found
+            names = {"o": thing, "r": r}
+            if self._here != r:
+                return "go back", f"go to {r}", names
+            return "take", f"take {thing} from {r}", names
+        more = "search second" if self._placed else "search more" if self._seen else "search"
+        return self._search(more, self._order)
+
+    def _search(self, saying: str, order: list[str]) -> tuple[str, str, dict[str, str]]:
+        here = self._here
+        if here and here not in self._seen:
+            if here in self._closed:
+                return "open", f"open {here}", {"r": here}
+            return "look again", f"examine {here}", {"r": here}
+        unseen = [r for r in order if r not in self._seen]
+        if not unseen:
+            return "lost", "look", {}
+        return saying, f"go to {unseen[0]}", {"r": unseen[0], **({"o": self._held} if self._held else {})}
+
+    def _use_light(self, held: str) -> tuple[str, str, dict[str, str]]:
+        assert self._light
+        if found := self._where(self._light):
+            lamp, r = found
+            names = {"o": held, "r": r, "light": lamp}
+            if self._here != r:
+                return "to light", f"go to {r}", names
+            return "light", f"use {lamp}", names
+        return self._search("search light", self._search_order(self._light))
+
+    def _deliver(self, held: str) -> tuple[str, str, dict[str, str]]:
+        targets = [r for r in self._receptacles if _kind(r) == self._target] or self._receptacles
+        targets.sort(key=lambda r: int(r.split()[1]))
+        known = [r for r in targets if r in self._seen]
+        here = [r for r in targets if r == self._here]
+        target = self._chosen or next(iter([*here, *known, *targets]))
+        names = {"o": held, "r": target}
+        if self._here != target:
+            saying = "bring back" if target in self._seen else "bring treated" if self._treated else "bring"
+            return saying, f"go to {target}", names
+        if target in self._closed:
+            return "open to put", f"open {target}", names
+        return "put", self._put.format(o=held, r=target), names
 
 
-@dataclass
-class _Memory:
-    """What has been seen."""
-
-    places: list[str]
-    contents: dict[str, list[str]] = field(default_factory=dict)
-    closed: set[str] = field(default_factory=set)
-
-    def read(self, place: str, observation: str) -> None:
-        if "is closed" in observation:
-            self.closed.add(place)
-        elif "you see" in observation:
-            self.closed.discard(place)
-            self.contents[place] = re.findall(r"(?:a|an) (\w+ \d+)", observation.split("you see", 1)[1])
-
-
-def solve(game: Game, task_id: str, max_steps: int = MAX_STEPS) -> list[Step] | None:
+def solve(game: Game, task_id: str, max_steps: int = MAX_STEPS) -> tuple[Step, ...] | None:
     """The expert's steps, or None where it does not win within `max_steps`."""
-    steps: list[Step] = []
-    state = game.start
-    try:
-        plan = _plan(game, random.Random(derive_seed("expert", task_id)), game.first)
-        thought, command = next(plan)
-        while len(steps) < max_steps:
-            state, answer = game.play(state, command)
-            words = f"Thought: {thought[0].upper()}{thought[1:]}\nAction: {command}"
-            steps.append(Step(words, NOTHING if answer is None else answer))
-            if game.won(state):
-                return steps
-            thought, command = plan.send(steps[-1].observation)
-    except (StopIteration, ValueError):
-        return None
-    return None
+    played = play(game, task_id, max_steps)
+    return played.steps if played.reward else None
 
 
-def _plan(game: Game, random_: random.Random, first: str) -> Iterator[tuple[str, str]]:  # type: ignore[misc]
-    """Yields (thought, command), is sent the observation."""
-    room, task = first.split("\n\n", 1)
-    kind, wanted, target = goal_of(task)
-    memory = _Memory(re.findall(r"(?:a|an) (\w+ \d+)", room.split("you see", 1)[1]))
-    placed: list[str] = []
-    goal_place: str | None = None
-
-    def visit(place: str, thought: str):  # noqa: ANN202 (a generator of the same kind)
-        memory.read(place, (yield thought.format(p=_the(place)), f"go to {place}"))
-        if place in memory.closed:
-            memory.read(place, (yield random_.choice(_OPEN).format(p=_the(place)), f"open {place}"))
-
-    here: str | None = None
-    for _ in range(2 if kind == "two" else 1):
-        # Find one that is not yet where it belongs.
-        found: str | None = None
-        while found is None:
-            options = [
-                (o, p) for p, os in memory.contents.items() for o in os if o.startswith(wanted + " ") and o not in placed
-            ]
-            if options:
-                found, place = options[0]
-                if place != here:
-                    text = _MORE if placed else _SEARCH[1]
-                    yield from visit(place, text.replace("{o}", wanted))
-                    here = place
-                break
-            place = _next_place(memory, wanted, random_)
-            if place is None:
-                return
-            yield from visit(place, random_.choice(_SEARCH).replace("{o}", wanted))
-            here = place
-        assert found is not None
-        assert here is not None
-        yield random_.choice(_TAKE).format(x=_the(found)), f"take {found} from {here}"
-        memory.contents[here].remove(found)
-        if kind == "look":
-            while True:
-                lamp_at = next((p for p, os in memory.contents.items() if any(o.startswith(target) for o in os)), None)
-                place = lamp_at or _next_place(memory, target, random_)
-                if place is None:
-                    return
-                if place != here:
-                    yield from visit(place, _LAMP.replace("{x}", _the(found)))
-                    here = place
-                lamps = [o for o in memory.contents.get(place, []) if o.startswith(target)]
-                if lamps:
-                    yield _USE.format(x=_the(lamps[0])), f"use {lamps[0]}"
-                    return
-        tools = {"clean": "sinkbasin", "heat": "microwave", "cool": "fridge"}
-        if kind in tools:
-            tool = next((p for p in memory.places if p.startswith(tools[kind] + " ")), None)
-            if tool is None:
-                return
-            if here != tool:
-                observation = yield _TOOL[kind].format(x=_the(found), p=_the(tool)), f"go to {tool}"
-                memory.read(tool, observation)
-                here = tool
-            yield _TREAT.format(p=_the(tool), verb=kind, x=_the(found)), f"{kind} {found} with {tool}"
-        if goal_place is None:
-            candidates = [p for p in memory.places if p.startswith(target + " ")]
-            if not candidates:
-                return
-            # One that is known to be open, or whose number comes first.
-            goal_place = min(candidates, key=lambda p: (p not in memory.contents, int(p.split()[1])))
-        if here != goal_place:
-            yield from visit(goal_place, random_.choice(_CARRY).replace("{x}", _the(found)))
-            here = goal_place
-        yield random_.choice(_PUT).format(p=_the(goal_place), x=_the(found)), f"put {found} in/on {goal_place}"
-        placed.append(found)
-        memory.contents.setdefault(goal_place, []).append(found)
-
-
-def _next_place(memory: _Memory, wanted: str, random_: random.Random) -> str | None:
-    """An unseen place, by how usual the wanted thing is there; among equals by number."""
-    unseen = [p for p in memory.places if p not in memory.contents]
-    if not unseen:
-        return None
-    likely = likelihood(wanted)
-    counts = {p.split()[0]: sum(q.split()[0] == p.split()[0] for q in memory.places) for p in unseen}
-    return max(
-        unseen, key=lambda p: (round(likely.get(p.split()[0], 0.0) / counts[p.split()[0]], 6), -int(p.split()[1]), p)
+def play(game: Game, task_id: str, max_steps: int = MAX_STEPS) -> Trajectory:
+    """The expert's trajectory, of at most `max_steps` steps."""
+    expert = Expert(game.first, game.wording.put, derive_seed("alfworld", "expert", task_id))
+    state, steps, invalid = game.start, [], 0
+    while len(steps) < max_steps and not (steps and game.won(state)):
+        turn = expert.act()
+        state, answer = game.play(state, expert.last_command)
+        invalid += answer is None
+        steps.append(Step(turn, answer or NOTHING))
+        expert.see(steps[-1].observation)
+    won = game.won(state)
+    return Trajectory(
+        task_id=task_id,
+        first_observation=game.first,
+        steps=tuple(steps),
+        reward=float(won),
+        ending="terminated" if won else "truncated",
+        policy="expert",
+        invalid=invalid,
     )
 
 
-def likelihood(wanted: str) -> dict[str, float]:
-    """Receptacle kind -> how usual an object of this kind is there, over all rooms."""
-    if not _USUAL:
-        for room in rooms.PLACES.values():
-            for otype, where in room.items():
-                table = _USUAL.setdefault(otype.lower(), {})
-                for rtype, weight in where.items():
-                    table[rtype.lower()] = max(table.get(rtype.lower(), 0.0), float(weight))
-    return _USUAL.get(wanted, {})
+def _kind(name: str) -> str:
+    return name.split()[0]
 
 
-_USUAL: dict[str, dict[str, float]] = {}
-
-
-def _the(name: str) -> str:
-    return f"the {name}"
+def _understand(task: str) -> tuple[str | None, str, str | None, str | None, int]:
+    """What a task sentence asks: verb, thing, target receptacle, light, and how many."""
+    for pattern, count in _TASKS:
+        if found := re.match(pattern, task):
+            parts = found.groupdict()
+            verb = found[1] if found[1] in ("clean", "heat", "cool", "hot") else None
+            return "heat" if verb == "hot" else verb, parts["o"], parts.get("r"), parts.get("light"), count
+    raise ValueError(f"a task of an unknown form: {task}")

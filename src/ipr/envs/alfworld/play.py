@@ -71,8 +71,9 @@ def _turns(game: Game, random_: random.Random) -> Iterator[tuple[str, str]]:  # 
         verb = _tool(place)
         if held is not None:
             if verb and random_.random() < 0.7:
-                yield random_.choice(_TREAT).format(p=f"the {place}", verb=verb, x=f"the {held}"), (
-                    f"{verb} {held} with {place}"
+                yield (
+                    random_.choice(_TREAT).format(p=f"the {place}", verb=verb, x=f"the {held}"),
+                    (f"{verb} {held} with {place}"),
                 )
                 if random_.random() < 0.6:
                     continue

@@ -1,0 +1,68 @@
+"""Games of the real data set, from its folder json_2.1.1.
+
+Decided here: task ids are the folders of the games; dev is a twentieth of the train games, by a hash of the id, and
+train is the rest. Left out, as in the published counts: unsolvable games, and the tasks with movable or sliced things.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+
+from ipr.envs.alfworld.engine import Game
+from ipr.types import IprError, derive_seed
+
+_DIRECTORIES: Mapping[str, str] = {"train": "train", "dev": "train", "seen": "valid_seen", "unseen": "valid_unseen"}
+
+
+class Folder:
+    """A folder of real games: `<split dir>/<type>-<object>-None-<receptacle>-<scene>/<trial>/game.tw-pddl`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        fix = "give the folder json_2.1.1 of the ALFWorld data (with train, valid_seen, valid_unseen)"
+        if not folder.is_dir():
+            raise IprError(f"{folder}: no such folder; {fix}")
+        if not any(self.task_ids(split) for split in _DIRECTORIES):
+            raise IprError(f"{folder} holds no train/*/*/game.tw-pddl nor any of the other splits; {fix}")
+
+    @lru_cache(maxsize=8)  # noqa: B019 - one object a run
+    def task_ids(self, split: str) -> list[str]:
+        if split not in _DIRECTORIES:
+            raise IprError(f"alfworld has no split '{split}'; there are {', '.join(_DIRECTORIES)}")
+        top = _DIRECTORIES[split]
+        found = [p.parent for p in sorted((self.folder / top).glob("*/*/game.tw-pddl")) if _playable(p)]
+        ids = [p.relative_to(self.folder).as_posix() for p in found]
+        if top != "train":
+            return ids
+        return [i for i in ids if (derive_seed("alfworld", "dev", i) % 20 == 0) == (split == "dev")]
+
+    @lru_cache(maxsize=1024)  # noqa: B019
+    def game(self, task_id: str) -> Game:
+        return read(self.folder / task_id / "game.tw-pddl")
+
+    def task_type(self, task_id: str) -> str:
+        return task_id.split("/")[1].split("-")[0]
+
+
+def read(file: Path) -> Game:
+    """A game file, parsed; IprError where it is missing or broken."""
+    try:
+        data = json.loads(file.read_text())
+    except OSError as error:
+        raise IprError(f"{file}: {error.strerror}; is this a task id of this data set?") from error
+    except ValueError as error:
+        raise IprError(f"{file} is not JSON ({error}); fetch the file again") from error
+    return Game(data, str(file))
+
+
+def _playable(file: Path) -> bool:
+    """The real folder also holds games that the data set leaves out: unsolvable ones, and two kinds of task."""
+    if "movable" in file.parts[-3] or "Sliced" in file.parts[-3]:
+        return False
+    with file.open("rb") as opened:  # the flag stands at the very end of a large file
+        opened.seek(max(0, file.stat().st_size - 100))
+        return not re.search(rb'"solvable"\s*:\s*false', opened.read())
