@@ -111,7 +111,7 @@ class Expert:
         self._rng = random.Random(seed)
         self._put = put
         room, _, task = first_observation.partition("Your task is to: ")
-        self._receptacles = _THING.findall(room)
+        self._receptacles = things_in(room)
         self._verb, self._thing, self._target, self._light, self._count = _understand(task)
         self._seen: dict[str, list[str]] = {}  # receptacle -> what it holds, as last seen
         self._closed: set[str] = set()
@@ -161,13 +161,13 @@ class Expert:
         if observation.endswith("is closed."):
             self._closed.add(receptacle)
         else:
-            self._seen[receptacle] = _THING.findall(observation)
+            self._seen[receptacle] = things_in(observation)
 
     def _where(self, kind: str) -> tuple[str, str] | None:
         """A thing of a kind that was seen and is still wanted, and where; here rather than elsewhere."""
-        found = [(thing, r) for r, things in self._seen.items() for thing in things if _kind(thing) == kind]
+        found = [(thing, r) for r, things in self._seen.items() for thing in things if kind_of(thing) == kind]
         if self._count == 2 and kind == self._thing:
-            done = self._chosen or next((r for _, r in found if _kind(r) == self._target), None)
+            done = self._chosen or next((r for _, r in found if kind_of(r) == self._target), None)
             found = [(thing, r) for thing, r in found if r != done and thing not in self._placed]
             self._chosen = self._chosen or done
         return min(found, key=lambda pair: pair[1] != self._here, default=None)
@@ -175,7 +175,7 @@ class Expert:
     def _search_order(self, kind: str) -> list[str]:
         """The receptacles, likeliest first; those of a type in the order of their numbers."""
         usual = _USUAL.get(kind, {})
-        return sorted(self._receptacles, key=lambda r: (-usual.get(_kind(r), -1), _kind(r), int(r.split()[1])))
+        return sorted(self._receptacles, key=lambda r: (-usual.get(kind_of(r), -1), kind_of(r), int(r.split()[1])))
 
     # Deciding ------------------------------------------------------------------------------------------------
 
@@ -186,7 +186,7 @@ class Expert:
         if self._light:
             return self._use_light(self._held)
         if self._verb and not self._treated:
-            tools = [r for r in self._receptacles if _kind(r) == _TOOL[self._verb]]
+            tools = [r for r in self._receptacles if kind_of(r) == _TOOL[self._verb]]
             tool = tools[-1] if tools else self._receptacles[0]  # listed downwards: the last is number 1
             names = {"o": self._held, "r": tool}
             if self._here != tool:
@@ -226,7 +226,7 @@ class Expert:
         return self._search("search light", self._search_order(self._light))
 
     def _deliver(self, held: str) -> tuple[str, str, dict[str, str]]:
-        targets = [r for r in self._receptacles if _kind(r) == self._target] or self._receptacles
+        targets = [r for r in self._receptacles if kind_of(r) == self._target] or self._receptacles
         targets.sort(key=lambda r: int(r.split()[1]))
         known = [r for r in targets if r in self._seen]
         here = [r for r in targets if r == self._here]
@@ -268,8 +268,14 @@ def play(game: Game, task_id: str, max_steps: int = MAX_STEPS) -> Trajectory:
     )
 
 
-def _kind(name: str) -> str:
+def kind_of(name: str) -> str:
+    """The kind of a named thing: "mug 1" is a "mug"."""
     return name.split()[0]
+
+
+def things_in(observation: str) -> list[str]:
+    """The names that an observation lists ("a mug 1, and a pen 2")."""
+    return _THING.findall(observation)
 
 
 def _understand(task: str) -> tuple[str | None, str, str | None, str | None, int]:

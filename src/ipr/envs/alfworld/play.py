@@ -1,104 +1,286 @@
-"""The wanderer: plays around in generated rooms without a goal. Its words teach a base model the world, not the task.
+"""The wanderer: plays around in a room without a goal. Its text teaches a base model the world, not the task.
 
-Every thought says what is done next and with which thing, so that a reader learns to copy names and to act on what was
-just seen; which place or thing is chosen is chance. No decision of an expert is in it.
+Decided here: it follows small wishes drawn by chance (look somewhere, get a thing that it saw or thinks of, carry it,
+clean or heat it, try a lamp), and every thought says what is done next and why, with the exact names, so that a reader
+learns to copy names and to act on what was just seen. It looks in any order, never reads the task, and now and then
+tries what cannot be done, so that "Nothing happens." is known too. No decision of an expert is in it.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
 
 from ipr.envs.alfworld import games
 from ipr.envs.alfworld.engine import NOTHING, Game
+from ipr.envs.alfworld.expert import kind_of, things_in
+from ipr.envs.alfworld.rooms import FIXED, PLACES
+from ipr.envs.react import compose
 from ipr.types import Step, Trajectory, derive_seed
 
-_GO = (
-    "I have not looked at {p} yet, so I go there.",
-    "I want to see what is in {p}.",
-    "Let me look at {p}.",
-    "I check {p}.",
-    "I look for something in {p}.",
+Turns = Generator[tuple[str, str], str, None]
+"""Yields thought and command, is sent the observation."""
+
+_TOOLS = {"sinkbasin": "clean", "microwave": "heat", "fridge": "cool"}
+_FIXED = frozenset(thing.lower() for thing in FIXED)
+_KINDS = [thing.lower() for thing in PLACES if thing not in FIXED]
+
+_LOOK = (
+    "I have not been at the {r} yet, so I go there.",
+    "I want to see what is at the {r}.",
+    "The {r} is next, so I look there.",
+    "Let me look at the {r} now.",
+    "I wonder what is at the {r}.",
 )
-_OPEN = ("{p} is closed, so I open it.", "I open {p} to look inside.", "I can not see into {p}. I open it.")
-_TAKE = ("I see {x}. I take it.", "There is {x} here. I take it.", "I would like to have {x}.")
-_CARRY = ("I hold {x}. I bring it to {p}.", "I go to {p} with {x}.", "Now I put {x} in {p}, so I go there.")
-_PUT = ("I am at {p}. I put {x} here.", "I leave {x} in {p}.")
-_TREAT = ("I am at {p}, so I {verb} {x}.", "I can {verb} {x} with {p}.")
-_USE = ("{x} is here. I turn it on.", "I try {x}.")
-_OTHER = (
-    ("What do I carry?", "inventory"),
-    ("I look around.", "look"),
+_WISH = (
+    "I would like a {k}, so I try the {r}.",
+    "Maybe there is a {k} at the {r}.",
+    "I want to find a {k}. I go to the {r}.",
 )
+_WISH_ON = (
+    "I do not see a {k} here, so I try the {r}.",
+    "Still no {k}. I go on to the {r}.",
+    "The {k} is not here. Maybe it is at the {r}.",
+)
+_OPEN = (
+    "The {r} is closed, so I open it.",
+    "I cannot see into the {r}, so I open it.",
+    "I open the {r} to see what is inside.",
+)
+_CLOSE = ("I am done with the {r}, so I close it.", "The {r} is open, and I close it again.")
+_TAKE = (
+    "I see the {o} at the {r}, so I take it.",
+    "The {o} is here, and I take it.",
+    "There is the {o} at the {r}. I pick it up.",
+    "I like the {o}, so I take it from the {r}.",
+)
+_BACK = (
+    "I saw the {o} at the {r}, so I go there.",
+    "The {o} was at the {r}. I go and get it.",
+    "I think of the {o} at the {r} and go there.",
+)
+_CARRY = (
+    "I hold the {o}, and I carry it to the {r}.",
+    "I go to the {r} with the {o}.",
+    "The {o} could be at the {r}, so I bring it there.",
+)
+_PUT = (
+    "I am at the {r}, so I put the {o} here.",
+    "I leave the {o} at the {r}.",
+    "I do not need the {o} any more, so I put it down.",
+)
+_TO_TOOL = ("I could {v} the {o}, so I go to the {r}.", "The {r} can {v} things. I bring the {o}.")
+_TREAT = ("I am at the {r}, so I {v} the {o}.", "Now I {v} the {o} with the {r}.")
+_LAMP = ("The {o} is here, so I turn it on.", "I see the {o}, and I try it.")
+_EXAMINE = ("I hold the {o}, so I look at it closely.", "I want to see how the {o} is.")
+_AGAIN = ("I am at the {r} and look at it again.", "I want to be sure what is at the {r}.")
+_INVENTORY = ("I want to know what I carry.", "Let me see what is in my hands.")
+_AROUND = ("I look around to see where I am.", "I want to know what I am facing.")
+_FAR = ("I remember the {o} and try to take it from here.", "I try to take the {o} from the {r}.")
+_FULL = ("I see the {o} too, so I try to take it.", "My hand is full, but I try to take the {o}.")
+_EMPTY = ("I try to put the {o} at the {r}.", "I hold nothing, but I try to put the {o} here.")
+_SAME = ("I am at the {r}, and I try to go there.",)
 
 
 def wander(task_id: str, seed: int, steps: int) -> Trajectory:
-    """`steps` turns of aimless play in the game `task_id`."""
+    """At most `steps` turns of aimless play in a game; fewer only where it is won by chance."""
     game = games.game(task_id)
-    random_ = random.Random(derive_seed("wander", task_id, seed))
-    turns = _turns(game, random_)
+    turns = _Wanderer(game, random.Random(derive_seed("alfworld", "wander", task_id, seed))).turns()
+    state, played, invalid = game.start, [], 0
     thought, command = next(turns)
-    state, done = game.start, []
     while True:
         state, answer = game.play(state, command)
-        words = f"Thought: {thought[0].upper()}{thought[1:]}\nAction: {command}"
-        done.append(Step(words, NOTHING if answer is None else answer))
-        if len(done) == steps or game.won(state):
+        invalid += answer is None
+        played.append(Step(compose(thought, command), NOTHING if answer is None else answer))
+        won = game.won(state)
+        if won or len(played) >= steps:
             break
-        thought, command = turns.send(done[-1].observation)
-    won = game.won(state)
+        thought, command = turns.send(played[-1].observation)
     return Trajectory(
-        task_id, game.first, tuple(done), float(won), "terminated" if won else "truncated", "wanderer", seed
+        task_id=task_id,
+        first_observation=game.first,
+        steps=tuple(played),
+        reward=float(won),
+        ending="terminated" if won else "truncated",
+        policy="wanderer",
+        seed=seed,
+        invalid=invalid,
     )
 
 
-def _turns(game: Game, random_: random.Random) -> Iterator[tuple[str, str]]:  # type: ignore[misc]
-    """Yields (thought, command) for ever, is sent the observation."""
-    places = [f"{name}" for name in game.receptacle_names]
-    held: str | None = None
-    while True:
-        if random_.random() < 0.04:
-            yield random_.choice(_OTHER)
-        place = random_.choice(places)
-        if held is None:
-            thought = random_.choice(_GO).format(p=f"the {place}")
-        else:
-            thought = random_.choice(_CARRY).format(p=f"the {place}", x=f"the {held}")
-        seen = yield thought, f"go to {place}"
-        if "is closed" in seen and (held is None or random_.random() < 0.8):
-            seen = yield random_.choice(_OPEN).format(p=f"the {place}"), f"open {place}"
-        things = _things(seen)
-        verb = _tool(place)
-        if held is not None:
-            if verb and random_.random() < 0.7:
-                yield (
-                    random_.choice(_TREAT).format(p=f"the {place}", verb=verb, x=f"the {held}"),
-                    (f"{verb} {held} with {place}"),
+class _Wanderer:
+    """What it has seen, and its wishes."""
+
+    def __init__(self, game: Game, rng: random.Random) -> None:
+        self._rng = rng
+        self._put = game.wording.put
+        self._places = list(game.receptacle_names)
+        self._kinds = [kind_of(o) for o in game.object_names if kind_of(o) not in _FIXED]
+        self._seen: dict[str, list[str]] = {}
+        self._closed: set[str] = set()
+        self._opened: set[str] = set()
+        self._here: str | None = None
+        self._held: str | None = None
+
+    def turns(self) -> Turns:
+        while True:
+            if self._held is None:
+                wish = self._pick(
+                    (self._look, 4), (self._fetch, 5), (self._search, 3), (self._small, 1), (self._wrong, 1)
                 )
-                if random_.random() < 0.6:
-                    continue
-            lamps = [x for x in things if x.startswith("desklamp")]
-            if lamps and random_.random() < 0.7:
-                yield random_.choice(_USE).format(x=f"the {lamps[0]}"), f"use {lamps[0]}"
-            if random_.random() < 0.75:
-                put = random_.choice(_PUT).format(p=f"the {place}", x=f"the {held}")
-                answer = yield put, f"put {held} in/on {place}"
-                held = held if answer == NOTHING else None
-        elif things and random_.random() < 0.8:
-            thing = random_.choice(things)
-            if thing.startswith("desklamp"):
-                yield random_.choice(_USE).format(x=f"the {thing}"), f"use {thing}"
-                continue
-            answer = yield random_.choice(_TAKE).format(x=f"the {thing}"), f"take {thing} from {place}"
-            held = None if answer == NOTHING else thing
+            else:
+                wish = self._pick(
+                    (self._carry, 5), (self._treat, 4), (self._light, 2), (self._small, 1), (self._wrong, 1)
+                )
+            yield from wish()
 
+    # Wishes --------------------------------------------------------------------------------------------------
 
-def _things(seen: str) -> list[str]:
-    _, found, listed = seen.partition("you see ")
-    if not found or listed.startswith("nothing"):
-        return []
-    return [item.removeprefix("and ").removeprefix("a ").rstrip(".") for item in listed.split(", ")]
+    def _look(self) -> Turns:
+        """Go somewhere, rather where it has not been; look inside; perhaps take what is seen."""
+        fresh = [r for r in self._places if r not in self._seen and r != self._here]
+        others = [r for r in self._places if r != self._here]
+        yield from self._visit(self._rng.choice(fresh if fresh and self._rng.random() < 0.8 else others), _LOOK)
+        lamps = [o for o in self._seen.get(self._here or "", []) if kind_of(o).endswith("lamp")]
+        if lamps and self._rng.random() < 0.5:
+            yield self._say(_LAMP, o=lamps[0]), f"use {lamps[0]}"
+        elif self._rng.random() < 0.5:
+            yield from self._take_something()
 
+    def _search(self) -> Turns:
+        """Think of a kind of thing and look for it in a few places, in any order."""
+        # Mostly of what this room has, so that looking is often rewarded.
+        kind = self._rng.choice(self._kinds if self._rng.random() < 0.7 else _KINDS)
+        fresh = [r for r in self._places if r not in self._seen and r != self._here]
+        sayings = _WISH
+        for r in self._rng.sample(fresh, min(len(fresh), self._rng.randint(1, 5))):
+            yield from self._visit(r, sayings, k=kind)
+            sayings = _WISH_ON
+            if found := [o for o in self._seen.get(r, []) if kind_of(o) == kind]:
+                yield from self._take(found[0], r)
+                return
 
-def _tool(place: str) -> str | None:
-    return {"sinkbasin": "clean", "microwave": "heat", "fridge": "cool"}.get(place.split()[0])
+    def _fetch(self) -> Turns:
+        """Get a thing that was seen."""
+        known = [(o, r) for r, things in self._seen.items() for o in things if kind_of(o) not in _FIXED]
+        if not known:
+            yield from self._look()
+            return
+        near = [pair for pair in known if pair[1] == self._here]
+        thing, r = self._rng.choice(near if near and self._rng.random() < 0.6 else known)
+        yield from self._visit(r, _BACK, o=thing)
+        yield from self._take(thing, r)
+
+    def _carry(self) -> Turns:
+        """Bring what is held to some place and put it there."""
+        assert self._held
+        here = self._here
+        if here is None or here in self._closed or self._rng.random() < 0.85:
+            here = self._rng.choice([r for r in self._places if r != self._here])
+            yield from self._visit(here, _CARRY, o=self._held, open_always=self._rng.random() < 0.9)
+        yield from self._put_down(here)
+
+    def _treat(self) -> Turns:
+        """Clean, heat or cool what is held, whether or not that can be done."""
+        assert self._held
+        tools = [r for r in self._places if kind_of(r) in _TOOLS]
+        if not tools:
+            yield from self._carry()
+            return
+        r = self._rng.choice(tools)
+        verb = _TOOLS[kind_of(r)]
+        if self._here != r:  # these work closed, so they stay closed
+            self._note(r, (yield self._say(_TO_TOOL, o=self._held, r=r, v=verb), f"go to {r}"))
+        answer = yield self._say(_TREAT, o=self._held, r=r, v=verb), f"{verb} {self._held} with {r}"
+        if answer == NOTHING:
+            yield from self._carry()
+
+    def _light(self) -> Turns:
+        """Go to a lamp that was seen, and turn it on."""
+        lamps = [(o, r) for r, things in self._seen.items() for o in things if kind_of(o).endswith("lamp")]
+        if not lamps:
+            yield from self._carry()
+            return
+        lamp, r = self._rng.choice(lamps)
+        yield from self._visit(r, _BACK, o=lamp)
+        yield self._say(_LAMP, o=lamp), f"use {lamp}"
+
+    def _small(self) -> Turns:
+        """One look at things that changes nothing, or closing what was opened."""
+        choices = [(_INVENTORY, "inventory"), (_AROUND, "look")]
+        if self._here:
+            choices.append((_AGAIN, f"examine {self._here}"))
+        if self._held:
+            choices.append((_EXAMINE, f"examine {self._held}"))
+        if self._here in self._opened:
+            choices += [(_CLOSE, f"close {self._here}")] * 2
+        sayings, command = self._rng.choice(choices)
+        yield self._say(sayings, o=self._held or "", r=self._here or ""), command
+        if command.startswith("close") and self._here:
+            self._opened.discard(self._here)
+            self._closed.add(self._here)
+
+    def _wrong(self) -> Turns:
+        """Try what cannot be done."""
+        far = [(o, r) for r, things in self._seen.items() if r != self._here for o in things]
+        near = [(o, r) for r, things in self._seen.items() if r == self._here for o in things]
+        choices: list[tuple[tuple[str, ...], str, str, str]] = []
+        if self._here:
+            choices.append((_SAME, "", self._here, f"go to {self._here}"))
+        if far and not self._held:
+            o, r = self._rng.choice(far)
+            choices.append((_FAR, o, r, f"take {o} from {r}"))
+        if near and self._held:
+            o, r = self._rng.choice(near)
+            choices.append((_FULL, o, r, f"take {o} from {r}"))
+        if near and not self._held:
+            o, r = self._rng.choice(near)
+            choices.append((_EMPTY, o, r, self._put.format(o=o, r=r)))
+        if not choices:
+            yield from self._look()
+            return
+        sayings, o, r, command = self._rng.choice(choices)
+        yield self._say(sayings, o=o, r=r), command
+
+    # Moves ---------------------------------------------------------------------------------------------------
+
+    def _visit(self, r: str, sayings: tuple[str, ...], open_always: bool = False, **names: str) -> Turns:
+        if self._here != r:
+            self._note(r, (yield self._say(sayings, r=r, **names), f"go to {r}"))
+        if r in self._closed and (open_always or self._rng.random() < 0.9):
+            self._note(r, (yield self._say(_OPEN, r=r), f"open {r}"))
+            self._opened.add(r)
+
+    def _take_something(self) -> Turns:
+        things = [o for o in self._seen.get(self._here or "", []) if kind_of(o) not in _FIXED]
+        if things and self._here and self._here not in self._closed:
+            yield from self._take(self._rng.choice(things), self._here)
+
+    def _take(self, thing: str, r: str) -> Turns:
+        answer = yield self._say(_TAKE, o=thing, r=r), f"take {thing} from {r}"
+        if answer != NOTHING:
+            self._held = thing
+            self._seen[r].remove(thing)
+
+    def _put_down(self, r: str) -> Turns:
+        assert self._held
+        answer = yield self._say(_PUT, o=self._held, r=r), self._put.format(o=self._held, r=r)
+        if answer != NOTHING:
+            self._seen.setdefault(r, []).append(self._held)
+            self._held = None
+
+    def _note(self, r: str, observation: str) -> None:
+        if observation == NOTHING:
+            return
+        self._here = r
+        if observation.endswith("is closed."):
+            self._closed.add(r)
+        else:
+            self._closed.discard(r)
+            self._seen[r] = things_in(observation)
+
+    def _say(self, sayings: tuple[str, ...], **names: str) -> str:
+        return self._rng.choice(sayings).format(**names)
+
+    def _pick(self, *wishes: tuple[Callable[[], Turns], int]) -> Callable[[], Turns]:
+        return self._rng.choices([w for w, _ in wishes], [n for _, n in wishes])[0]
