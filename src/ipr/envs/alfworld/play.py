@@ -116,6 +116,7 @@ class _Wanderer:
         self._put = game.wording.put
         self._places = list(game.receptacle_names)
         self._kinds = [kind_of(o) for o in game.object_names if kind_of(o) not in _FIXED]
+        self._kinds += ["desklamp"] * (len(self._kinds) // 3) if "desklamp 1" in game.object_names else []
         self._seen: dict[str, list[str]] = {}
         self._closed: set[str] = set()
         self._opened: set[str] = set()
@@ -130,7 +131,7 @@ class _Wanderer:
                 )
             else:
                 wish = self._pick(
-                    (self._carry, 5), (self._treat, 4), (self._light, 2), (self._small, 1), (self._wrong, 1)
+                    (self._carry, 5), (self._treat, 4), (self._light, 3), (self._small, 1), (self._wrong, 1)
                 )
             yield from wish()
 
@@ -157,7 +158,10 @@ class _Wanderer:
             yield from self._visit(r, sayings, k=kind)
             sayings = _WISH_ON
             if found := [o for o in self._seen.get(r, []) if kind_of(o) == kind]:
-                yield from self._take(found[0], r)
+                if kind == "desklamp":
+                    yield self._say(_LAMP, o=found[0]), f"use {found[0]}"
+                else:
+                    yield from self._take(found[0], r)
                 return
 
     def _fetch(self) -> Turns:
