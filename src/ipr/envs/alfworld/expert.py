@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import random
 import re
+from collections import Counter
 from collections.abc import Mapping
 
 from ipr.envs.alfworld.engine import NOTHING, Game
-from ipr.envs.alfworld.rooms import PLACES
+from ipr.envs.alfworld.rooms import OPENABLE, PLACES
 from ipr.envs.react import compose
 from ipr.types import Step, Trajectory, derive_seed
 
@@ -21,6 +22,7 @@ MAX_STEPS = 20
 """Within so many steps the expert wins every generated game."""
 
 _USUAL = {thing.lower(): {r.lower(): n for r, n in where.items()} for thing, where in PLACES.items()}
+_CLOSED = frozenset(r.lower() for r in OPENABLE)
 _TOOL = {"clean": "sinkbasin", "heat": "microwave", "cool": "fridge"}
 _TASKS = (
     (r"(clean|heat|cool) some (?P<o>\w+) and put it in (?P<r>\w+)", 1),
@@ -173,9 +175,13 @@ class Expert:
         return min(found, key=lambda pair: pair[1] != self._here, default=None)
 
     def _search_order(self, kind: str) -> list[str]:
-        """The receptacles, likeliest first; those of a type in the order of their numbers."""
-        usual = _USUAL.get(kind, {})
-        return sorted(self._receptacles, key=lambda r: (-usual.get(kind_of(r), -1), kind_of(r), int(r.split()[1])))
+        """The receptacles, likeliest for its effort first: one of many cabinets is less likely, and must be opened."""
+        usual, count = _USUAL.get(kind, {}), Counter(map(kind_of, self._receptacles))
+
+        def promise(r: str) -> float:
+            return usual.get(kind_of(r), 0) / count[kind_of(r)] / (2 if kind_of(r) in _CLOSED else 1)
+
+        return sorted(self._receptacles, key=lambda r: (-promise(r), kind_of(r), int(r.split()[1])))
 
     # Deciding ------------------------------------------------------------------------------------------------
 
