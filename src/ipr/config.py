@@ -59,7 +59,8 @@ class ModelConfig(_Section):
 class TrainConfig(_Section):
     """One training stage; `sft` and `train` are two of these."""
 
-    epochs: int = Field(default=3, ge=1)
+    epochs: int = Field(default=3, ge=0)
+    """Passes over the examples. `sft.epochs=0`: the base model is the SFT agent as it is."""
     batch_size: int = Field(default=48, ge=1)
     """Examples per update (accumulated from micro batches, over all processes)."""
     micro_batch_tokens: int = Field(default=16384, ge=256)

@@ -27,23 +27,24 @@ def sample_jobs(prefix: Prefix, seed: int, indices: Iterable[int]) -> list[Job]:
 
 
 def estimate(
-    contrasts: Sequence[Contrast],
+    prefixes: Iterable[Prefix],
     play: Callable[[list[Job]], list[Trajectory]],
     *,
     samples: int,
     seed: int,
     known: Mapping[Prefix, float],
     reuse: Mapping[Prefix, StepReward] | None = None,
+    contrasts: Sequence[Contrast] = (),
     curtail_at: float | None = None,
 ) -> tuple[dict[Prefix, StepReward], Counter[str]]:
-    """The step reward of every action in `contrasts`, and the rollouts "played", "reused", "outcome", "curtailed".
+    """The step reward of every prefix's last action, and the rollouts "played", "reused", "outcome", "curtailed".
 
     `play` plays jobs with the scorer. `known` are outcomes of finished episodes, `reuse` earlier estimates.
-    `curtail_at` = tau stops the samples of a contrast when no remaining outcome in [0, 1] can change whether the
-    difference of the two means is above tau: the decisions are those of the full N.
+    `curtail_at` = tau, where every prefix is part of a contrast, stops the samples of a contrast when no remaining
+    outcome in [0, 1] can change whether the difference of the two means is above tau: the decisions are those of N.
     """
     reuse = {p: r for p, r in (reuse or {}).items() if r.source != "curtailed" and r.n in (0, samples)}
-    wanted = dict.fromkeys(p for c in contrasts for p in (c.ahead, c.behind))
+    wanted = dict.fromkeys(prefixes)
     done: dict[Prefix, StepReward] = {}
     counts: Counter[str] = Counter(played=0, reused=0, outcome=0, curtailed=0)
     for prefix in wanted:

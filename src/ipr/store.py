@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
@@ -82,6 +83,22 @@ def replace(path: Path, write: Callable[[Path], Any]) -> Path:
     return path
 
 
+def replace_folder(path: Path, write: Callable[[Path], Any]) -> Path:
+    """Make the folder `path` with `write(temporary folder)`, renamed into place when complete; an old one goes."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        aside.mkdir(parents=True)
+        write(aside)
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(aside, path)
+    except OSError as error:
+        raise IprError(f"cannot write {path}: {error.strerror or error}; free space or choose another folder") from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return path
+
+
 def write_text(path: Path, text: str) -> Path:
     return replace(path, lambda p: p.write_text(text))
 
@@ -152,7 +169,7 @@ def _jsonable(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     if callable(getattr(value, "tolist", None)):  # numpy scalars and arrays
-        return getattr(value, "tolist")()
+        return value.tolist()
     raise TypeError(f"not JSON: {type(value).__name__}")
 
 

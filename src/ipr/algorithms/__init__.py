@@ -47,6 +47,11 @@ class Wanted:
     saved: dict[str, int] = field(default_factory=dict)
     """Contrasts that were left out because they cannot become a pair, by reason ("gated", "equal")."""
 
+    @property
+    def prefixes(self) -> list[Prefix]:
+        """Every action whose step reward is needed, once."""
+        return list(dict.fromkeys(p for c in self.contrasts for p in (c.ahead, c.behind)))
+
 
 @dataclass
 class Examples:

@@ -110,6 +110,16 @@ class ChatTokens:
             )
 
 
+def coloured(chat: ChatTokens, conversation: Sequence[Message]) -> str:
+    """The conversation for a terminal, with the trained tokens in green and a bar between tokens."""
+    rendered = chat.conversation(conversation)
+    pieces = [chat.tokenizer.decode([i]) for i in rendered.ids]
+    return "".join(
+        f"\x1b[{32 if trained else 90}m{piece}\x1b[0m\x1b[2m|\x1b[0m"
+        for piece, trained in zip(pieces, rendered.mask, strict=True)
+    )
+
+
 def _render(tokenizer: Any, turns: Sequence[tuple[str, str]], generate: bool) -> str:
     conversation = [{"role": role, "content": content} for role, content in turns]
     return str(tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=generate))

@@ -1,0 +1,155 @@
+"""How the command line starts flows: bad input is refused first, then the servers' defaults are set, then it plays."""
+
+from __future__ import annotations
+
+import importlib
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from ipr import config as configs
+from ipr import envs, models
+from ipr import plan as plans
+from ipr.config import RunConfig
+from ipr.project import defaults, project_root
+from ipr.run import Run, check_space, stage_name
+from ipr.training.tokens import ChatTokens
+from ipr.types import IprError
+
+
+def check(config: RunConfig) -> None:
+    """Everything that can be refused in seconds: environment, games, model folder, tokenizer, context length."""
+    spec = envs.get(config.env.name, data=config.env.data, max_steps=config.env.max_steps)
+    for split in ("train", "dev", *config.eval.splits):
+        if not spec.task_ids(split):
+            raise IprError(f"{config.env.name}: split '{split}' has no games; check env.data={config.env.data}")
+    spec.make().reset(spec.task_ids("train")[0])
+    path = config.model.path
+    if path == "champion":
+        return
+    models.check_model(path)
+    chat = ChatTokens(models.load_tokenizer(path))
+    expert = spec.expert(spec.task_ids("train")[0])
+    length = len(chat.conversation([*spec.prompt, *expert.history(0), *expert.continuation(0)]).ids)
+    limit = min(config.model.max_length, models.context_length(path))
+    if length > limit:
+        raise IprError(
+            f"an expert trajectory has {length} tokens and the context is {limit}; raise model.max_length or use a"
+            " model with a longer context"
+        )
+
+
+def plan(config: RunConfig) -> dict[str, Any]:
+    """The plan of `ipr run --dry-run`."""
+    check(config)
+    spec = envs.get(config.env.name, data=config.env.data, max_steps=config.env.max_steps)
+    path = "embedded" if config.model.path == "champion" else config.model.path
+    return plans.plan(config, spec, ChatTokens(models.load_tokenizer(path)))
+
+
+def refine(folder: Path, config: RunConfig, preset: str) -> dict[str, Any]:
+    """Run or resume the whole job in `folder`; returns its summary."""
+    check(config)
+    check_space(folder, 200 << 20)
+    root = project_root()
+    defaults(root)
+    run = Run.open(folder, config, preset)
+    with run.lock():
+        run.note(base=_base(run, config, root))
+        if not run.manifest.get("complete"):
+            from flows.refine import refine as flow
+
+            flow(str(folder.resolve()), config.algorithm.iterations, run.name)
+            run.note(complete=True)
+        from tasks.report import finish
+
+        return finish(run)
+
+
+def one_task(folder: Path, name: str, iteration: int) -> dict[str, Any]:
+    """One stage of a run, as plain Python: no flow, no server."""
+    run = Run(folder)
+    defaults(project_root())
+    needs = {"explore": [], "reward": ["explore"], "pairs": ["explore", "reward"], "train": ["pairs"]}.get(name, [])
+    for task in needs:
+        if run.record(iteration, task) is None:
+            raise IprError(f"{stage_name(iteration)} has no {task} yet; first: ipr {task} --dir {folder}")
+    if name == "explore" and run.record(iteration - 1, "train") is None:
+        before = "sft" if iteration == 1 else f"train --iteration {iteration - 1}"
+        raise IprError(f"no model of {stage_name(iteration - 1)} yet; first: ipr {before} --dir {folder}")
+    with run.lock():
+        if name == "sft":
+            from tasks.experts import experts
+            from tasks.publish import ensure_data
+
+            experts.fn(str(folder), ensure_data.fn(str(folder)))
+        getattr(importlib.import_module(f"tasks.{name}"), name).fn(str(folder), iteration)
+    record = run.record(iteration, "train" if name == "sft" else name) or {}
+    return {key: value for key, value in record.items() if key != "history"}
+
+
+def evaluate_model(options: Namespace) -> dict[str, Any]:
+    """Any model on any environment: figures, and the episodes where `--out` says."""
+    from ipr import evaluate, rollout, store
+    from ipr.progress import progress
+    from ipr.types import Sampling, Trajectory
+    from tasks.common import policy, whole_episodes
+
+    config = configs.load(None, [f"env.name={options.env}", *options.overrides])
+    spec = envs.get(options.env, data=options.data, max_steps=config.env.max_steps)
+    path = _champion_folder(config, project_root()) if options.model == "champion" else options.model
+    if path is None:
+        raise IprError("there is no champion yet; train one: ipr run quick")
+    models.check_model(path)
+    player = policy(path, options.model, config)
+    jobs = whole_episodes(spec.task_ids(options.split)[: options.games])
+    sampling = Sampling(0.0, config.rollout.max_new_tokens)
+    episodes = rollout.play(
+        spec, player, jobs, sampling, slots=config.rollout.slots, progress=progress(options.split, "episodes")
+    )
+    if options.out:
+        store.save(options.out, episodes, Trajectory)
+    return evaluate.metrics(episodes, task_type=spec.task_type, resamples=config.eval.bootstrap)
+
+
+def deploy(preset: str, overrides: list[str], cron: str, name: str, runs: Path) -> None:
+    """Serve scheduled retraining until stopped. Needs a Prefect server: schedules never fire without one."""
+    import os
+
+    if not os.environ.get("PREFECT_API_URL"):
+        raise IprError(
+            "schedules need a Prefect server; start one (.venv/bin/prefect server start) and set"
+            " PREFECT_API_URL=http://127.0.0.1:4200/api"
+        )
+    defaults(project_root())
+    from flows.retrain import retrain
+
+    retrain.serve(
+        name=name,
+        cron=cron,
+        limit=1,
+        tags=["ipr", "retrain"],
+        parameters={"preset": preset, "overrides": overrides, "runs": str(runs.resolve())},
+    )
+
+
+def _base(run: Run, config: RunConfig, root: Path) -> str:
+    """The model to start from, fixed when the run begins, so that a resumed run starts from the same."""
+    if "base" in run.manifest:
+        return run.manifest["base"]
+    if config.model.path != "champion":
+        return config.model.path
+    folder = _champion_folder(config, root)
+    if folder is None:
+        raise IprError("model.path=champion, but there is no champion yet; train one first: ipr run quick")
+    # A copy inside the run: the champion may move while this run is stopped.
+    models.copy_model(folder, run.folder / "base" / "model")
+    return str(run.folder / "base" / "model")
+
+
+def _champion_folder(config: RunConfig, root: Path) -> str | None:
+    defaults(root)
+    from ipr.tracking import champion_info
+
+    info = champion_info(config.track, root)
+    return None if info is None else str(info["folder"])

@@ -1,0 +1,47 @@
+"""Scheduled retraining: continue from the champion model on the newest data."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+
+from flows import launch
+from ipr import config as configs
+from ipr import datasets
+from ipr.project import project_root
+from ipr.tracking import champion_info
+
+
+@flow(name="retrain", flow_run_name="retrain-{preset}")
+def retrain(preset: str, overrides: list[str], runs: str) -> dict[str, Any]:
+    """One scheduled run: an unfinished earlier one is continued, else a new one starts from the champion.
+
+    Without a champion the run starts from the preset's base model; its best agent then becomes the first champion.
+    The champion has been through SFT, so it is the new run's SFT agent (reference and scorer) as it is.
+    """
+    root = project_root()
+    datasets.pull_newest(root)
+    presets = Path(__file__).parent / "configs"
+    folder = _unfinished(Path(runs), preset)
+    if folder is not None:
+        config = configs.load(folder / "config.yaml")
+    else:
+        config = configs.load(preset, overrides, presets)
+        if champion_info(config.track, root) is not None:
+            config = configs.load(preset, ["model.path=champion", "sft.epochs=0", *overrides], presets)
+        folder = Path(runs) / f"{preset}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
+    summary = launch.refine(folder, config, preset)
+    return {"folder": str(folder), "reported": summary["reported"]}
+
+
+def _unfinished(runs: Path, preset: str) -> Path | None:
+    """The newest run of this schedule that was killed before it was complete."""
+    for folder in sorted(runs.glob(f"{preset}-*"), reverse=True):
+        manifest = folder / "manifest.json"
+        if manifest.is_file() and not json.loads(manifest.read_text()).get("complete"):
+            return folder
+    return None

@@ -1,0 +1,358 @@
+"""The command `ipr`. Each command is a function here; what takes time to import is imported inside it.
+
+Bad input ends with one line on standard error and exit code 2; `--json` prints one JSON value as the last line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ipr.types import IprError
+
+STAGE_TASKS = ("sft", "explore", "reward", "pairs", "train")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        result = options.command(options)
+    except IprError as error:
+        print(f"ipr: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("ipr: stopped; the same command continues", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+    if result is not None and options.json:
+        print(json.dumps(result, default=str))
+    return 0
+
+
+# Running -------------------------------------------------------------------------------------------------------------
+
+
+def run(options: argparse.Namespace) -> Any:
+    """Run or resume a preset or YAML file."""
+    from ipr import config as configs
+
+    if options.help_config:
+        for key, text in configs.keys().items():
+            print(f"{key}\n    {text}")
+        return None
+    config = configs.load(options.preset, options.overrides, _presets())
+    from flows import launch
+
+    if options.dry_run:
+        plan = launch.plan(config)
+        if not options.json:
+            for key, value in plan.items():
+                print(f"{key.replace('_', ' ')}: {value}")
+        return plan
+    folder = options.dir or Path("runs") / Path(options.preset).stem
+    summary = launch.refine(folder, config, Path(options.preset).stem)
+    if not options.json:
+        from ipr import report
+
+        print(report.table(summary))
+        for what, command in summary["links"].items():
+            print(f"{what}: {command}")
+    return summary
+
+
+def stage(options: argparse.Namespace) -> Any:
+    """Run one stage of a run, without Prefect's server."""
+    from flows import launch
+
+    record = launch.one_task(options.dir, options.task, options.iteration)
+    if not options.json:
+        _print(record)
+    return record
+
+
+def evaluate(options: argparse.Namespace) -> Any:
+    """Evaluate a stage of a run (--dir), or any model folder on any environment (--model)."""
+    from flows import launch
+
+    if options.model:
+        figures = launch.evaluate_model(options)
+    elif options.dir:
+        figures = launch.one_task(options.dir, "evaluate", options.iteration)
+    else:
+        raise IprError("say what to evaluate: --dir RUN [--iteration K], or --model FOLDER")
+    if not options.json:
+        _print(figures)
+    return figures
+
+
+def compare(options: argparse.Namespace) -> Any:
+    """Compare two models on the same games, pair by pair."""
+    from ipr import evaluate as statistics
+
+    a, b = (_episodes(place, options.split) for place in (options.a, options.b))
+    found = {"a": options.a, "b": options.b} | statistics.compare(a, b, options.resamples, 0)
+    if not options.json:
+        low, high = found["interval"]
+        print(
+            f"{options.b} - {options.a}: {found['difference']:+.3f} [{low:+.3f}, {high:+.3f}] mean reward on"
+            f" {found['games']} games; wins {found['win']}, ties {found['tie']}, losses {found['lose']};"
+            f" p = {found['p']:.3f}"
+        )
+    return found
+
+
+def status(options: argparse.Namespace) -> Any:
+    """Where a run stands."""
+    from ipr import report
+    from ipr.run import Run
+    from ipr.summary import summarise
+
+    run = Run(options.dir)
+    state = run.status()
+    if options.sync:
+        from ipr.project import project_root
+        from ipr.tracking import Tracker
+
+        state["tracked"] = Tracker(run.folder, run.config.track, project_root()).sync()
+    summary = summarise(run, state["status"])
+    if not options.json:
+        _print(state)
+        if summary["stages"]:
+            print(report.table(summary))
+    return state | {"summary": summary}
+
+
+def deploy(options: argparse.Namespace) -> Any:
+    """Serve scheduled retraining from the champion; needs a Prefect server."""
+    from ipr import config as configs
+
+    configs.load(options.preset, options.overrides, _presets())  # refuse bad input before anything is served
+    from flows import launch
+
+    launch.deploy(options.preset, options.overrides, options.cron, options.name, Path(options.runs))
+    return None
+
+
+# Data and environments -----------------------------------------------------------------------------------------------
+
+
+def data(options: argparse.Namespace) -> Any:
+    from ipr import data_commands
+
+    result = getattr(data_commands, options.what.replace("-", "_"))(options)
+    if not options.json and result is not None:
+        _print(result)
+    return result
+
+
+def env_check(options: argparse.Namespace) -> Any:
+    """Check an environment's contract, or play every recorded transcript of a folder of real games."""
+    from ipr.envs import checker, get, names
+
+    if options.data:
+        if options.name not in names():
+            get(options.name)  # raises with a suggestion
+        result = checker.check_recorded(Path(options.data))
+        print(json.dumps(result))
+        options.json = False
+        return result
+    result = checker.check(get(options.name), games=options.games)
+    if not options.json:
+        _print(result)
+    return result
+
+
+def doctor(options: argparse.Namespace) -> Any:
+    """Say what is there, what is missing and the line that mends it."""
+    from ipr.doctor import checks
+    from ipr.project import project_root
+
+    found = checks(project_root())
+    if not options.json:
+        for check in found:
+            print(
+                f"{'ok  ' if check.ok else 'FIX '} {check.name}: {check.detail}"
+                + ("" if check.ok else f"  ->  {check.fix}")
+            )
+    return [{"name": c.name, "ok": c.ok, "detail": c.detail, "fix": c.fix} for c in found]
+
+
+def base(options: argparse.Namespace) -> Any:
+    """Rebuild the small base model that is shipped with the package."""
+    from ipr.base.recipe import build
+
+    return build(Path(options.out), options.overrides)
+
+
+def tokens(options: argparse.Namespace) -> Any:
+    """Show a conversation's tokens; the agent's, which are trained, in colour."""
+    from ipr import models, store
+    from ipr.envs import get
+    from ipr.training.tokens import ChatTokens, coloured
+    from ipr.types import Trajectory
+
+    episodes = store.load(Path(options.file), Trajectory)
+    if not 0 <= options.row < len(episodes):
+        raise IprError(f"{options.file} has {len(episodes)} rows; --row {options.row} is not one of them")
+    episode = episodes[options.row]
+    chat = ChatTokens(models.load_tokenizer(options.model))
+    print(coloured(chat, [*get(options.env).prompt, *episode.history(0), *episode.continuation(0)]))
+    return None
+
+
+# Helpers -------------------------------------------------------------------------------------------------------------
+
+
+def _presets() -> Path:
+    import flows
+
+    return Path(flows.__path__[0]) / "configs"
+
+
+def _episodes(place: str, split: str | None) -> list[Any]:
+    """Trajectories of a Parquet file, or of a stage's folder in a run (its test splits, or `split`)."""
+    from ipr import store
+    from ipr.types import Trajectory
+
+    path = Path(place)
+    if path.is_file():
+        return store.load(path, Trajectory)
+    files = sorted((path / "eval").glob("*.parquet"))
+    wanted = [f for f in files if (f.stem == split if split else f.stem not in ("dev", "step_rewards"))]
+    if not wanted:
+        raise IprError(
+            f"{place} is neither a Parquet file of trajectories nor an evaluated stage such as runs/quick/sft"
+        )
+    return store.rows_of(wanted, Trajectory)
+
+
+def _print(value: Any, indent: str = "") -> None:
+    items = value.items() if isinstance(value, dict) else [(f"[{i}]", v) for i, v in enumerate(value)]
+    for key, item in items:
+        if isinstance(item, dict):
+            print(f"{indent}{key}:")
+            _print(item, indent + "  ")
+        elif isinstance(item, float):
+            print(f"{indent}{key}: {item:.4g}")
+        elif not (isinstance(item, list) and len(item) > 12):
+            print(f"{indent}{key}: {item}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    from ipr import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="ipr", description="Iterative step-level Process Refinement: improve an LLM agent from its own mistakes."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(name: str, command: Any, parent: Any = commands) -> argparse.ArgumentParser:
+        text = (command.__doc__ or "").strip()
+        sub = parent.add_parser(name, help=text, description=text)
+        sub.set_defaults(command=command)
+        sub.add_argument("--json", action="store_true", help="print one JSON value as the last line")
+        return sub
+
+    sub = add("run", run)
+    sub.add_argument("preset", nargs="?", default="quick", help="smoke, quick, paper, released, or a YAML file")
+    sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. train.learning_rate=1e-5")
+    sub.add_argument("--dir", type=Path, help="the run's folder (default runs/PRESET); an unfinished run continues")
+    sub.add_argument("--dry-run", action="store_true", help="print what the run will cost, and start nothing")
+    sub.add_argument("--help-config", action="store_true", help="print every configuration key")
+
+    texts = {
+        "sft": "Supervised fine-tuning on the expert trajectories.",
+        "explore": "The agent continues from every prefix of the expert trajectories.",
+        "reward": "Estimate step rewards with the scorer.",
+        "pairs": "Build outcome and step pairs.",
+        "train": "Train the iteration's agent on its pairs.",
+    }
+    for task in STAGE_TASKS:
+        sub = add(task, stage)
+        sub.description = texts[task]
+        commands._choices_actions[-1].help = texts[task]
+        sub.add_argument("--dir", type=Path, required=True, help="a run's folder")
+        default = 0 if task == "sft" else 1
+        sub.add_argument("--iteration", type=int, default=default)
+        sub.set_defaults(task=task)
+
+    sub = add("eval", evaluate)
+    sub.add_argument("--dir", type=Path, help="a run's folder")
+    sub.add_argument("--iteration", type=int, default=0, help="-1 base, 0 SFT, K iteration K")
+    sub.add_argument("--model", help="a model folder, 'embedded', 'champion' or a hub name")
+    sub.add_argument("--env", default="alfworld")
+    sub.add_argument("--data", help="folder of the real data set")
+    sub.add_argument("--split", default="unseen")
+    sub.add_argument("--games", type=int, default=200)
+    sub.add_argument("--out", type=Path, help="where to write the episodes (Parquet)")
+    sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+
+    sub = add("compare", compare)
+    sub.add_argument("a", help="Parquet of trajectories, or a stage such as runs/quick/sft")
+    sub.add_argument("b")
+    sub.add_argument("--split", help="one split instead of all test splits")
+    sub.add_argument("--resamples", type=int, default=2000)
+
+    sub = add("status", status)
+    sub.add_argument("dir", type=Path, help="a run's folder")
+    sub.add_argument("--sync", action="store_true", help="send to MLflow what could not be sent before")
+
+    sub = add("deploy", deploy)
+    sub.add_argument("preset", nargs="?", default="quick")
+    sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    sub.add_argument("--cron", required=True, help="e.g. '0 3 * * *'")
+    sub.add_argument("--name", default="retrain")
+    sub.add_argument("--runs", default="runs", help="where the runs' folders go")
+
+    sub = add("data", data)
+    kinds = sub.add_subparsers(metavar="WHAT", dest="what", required=True)
+    for name, text in {
+        "generate": "Make the published expert data set (deterministic).",
+        "publish": "dvc add and push data/.",
+        "pull": "Bring data/ to what data.dvc names.",
+        "verify": "Check data/ against data.dvc.",
+        "games": "Write generated games in the real format.",
+        "lineage": "From a model in MLflow to the exact data that made it.",
+        "restore": "Fetch the data that made a model.",
+    }.items():
+        kind = kinds.add_parser(name, help=text, description=text)
+        kind.add_argument("--json", action="store_true")
+        kind.add_argument("--env", default="alfworld")
+        if name in ("lineage", "restore"):
+            kind.add_argument(
+                "ref", nargs="?", default="champion", help="champion, a model version, or an MLflow run id"
+            )
+        if name in ("games", "restore"):
+            kind.add_argument("--out", type=Path, required=True)
+        if name == "games":
+            kind.add_argument("--split", default="train")
+            kind.add_argument("--count", type=int, default=100)
+        if name == "generate":
+            kind.add_argument("--count", type=int, default=None, help="expert trajectories")
+
+    envs = commands.add_parser("env", help="Check environments.").add_subparsers(metavar="WHAT", required=True)
+    sub = add("check", env_check, envs)
+    sub.add_argument("name")
+    sub.add_argument("--data", help="folder of real games: every recorded transcript is played")
+    sub.add_argument("--games", type=int, default=20)
+
+    add("doctor", doctor)
+    sub = add("base", base)
+    sub.add_argument("--out", default=str(Path(__file__).parent / "base"))
+    sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    sub = add("tokens", tokens)
+    sub.add_argument("file", help="Parquet of trajectories")
+    sub.add_argument("--row", type=int, default=0)
+    sub.add_argument("--env", default="alfworld")
+    sub.add_argument("--model", default="embedded")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""A run's folder: what is in it, what is done, and what is refused.
+
+Decided here: a stage is complete when its record (`<stage>/<task>.json`) exists, which is written last; everything
+before is written aside and renamed, so a killed run continues with the same command. Long stages are played in shards
+whose files are named by what they hold. A folder belongs to one config: another one is refused with what differs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ipr import config as configs
+from ipr import store
+from ipr.config import RunConfig
+from ipr.types import IprError, Job, Trajectory
+
+
+class Run:
+    """Paths and records of one run."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        if not (self.folder / "config.yaml").is_file():
+            raise IprError(f"{self.folder} is no run folder (no config.yaml); start one: ipr run quick --dir {folder}")
+        tree = configs.read_yaml(self.folder / "config.yaml")
+        self.config: RunConfig = configs.validate(tree, str(self.folder / "config.yaml"))
+
+    @classmethod
+    def open(cls, folder: str | Path, config: RunConfig, preset: str = "") -> Run:
+        """Start a run in `folder`, or continue the one that is there if its config decides the same results."""
+        folder = Path(folder)
+        if (folder / "config.yaml").is_file():
+            run = cls(folder)
+            changed = configs.difference(run.config, config)
+            if changed:
+                raise IprError(
+                    f"{folder} holds a run with another config ({'; '.join(changed)}); use another --dir, or remove it"
+                )
+            if config != run.config:  # tracking or publishing changed, which decides nothing
+                store.write_text(folder / "config.yaml", config.to_yaml())
+            return cls(folder)
+        store.write_text(folder / "config.yaml", config.to_yaml())
+        run = cls(folder)
+        run.note(preset=preset, created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+        run.note(config_hash=config.hash(), seed=config.seed, versions=_versions(), git=git_state(Path.cwd()))
+        return run
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
+
+    def stage(self, iteration: int) -> Path:
+        """The folder of a stage: "base" (-1), "sft" (0) or "iteration-K"."""
+        return self.folder / stage_name(iteration)
+
+    def model(self, iteration: int) -> Path:
+        """The trained model of a stage."""
+        return self.stage(iteration) / "model"
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        path = self.folder / "manifest.json"
+        return store.read_json(path) if path.exists() else {}
+
+    def note(self, **facts: Any) -> None:
+        """Add facts to the manifest; dictionaries are merged one level deep."""
+        manifest = self.manifest
+        for key, value in facts.items():
+            if isinstance(value, dict) and isinstance(manifest.get(key), dict):
+                value = manifest[key] | value
+            manifest[key] = value
+        store.write_json(self.folder / "manifest.json", manifest)
+
+    def record(self, iteration: int, task: str) -> dict[str, Any] | None:
+        """What a completed task of a stage left on record; None where it is not complete."""
+        path = self.stage(iteration) / f"{task}.json"
+        return store.read_json(path) if path.exists() else None
+
+    def once(self, iteration: int, task: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Do `work` unless its record is there; its facts, the seconds it took included, become the record."""
+        done = self.record(iteration, task)
+        if done is not None:
+            return done
+        start = time.monotonic()
+        facts = work()
+        facts["seconds"] = round(time.monotonic() - start, 2)
+        store.write_json(self.stage(iteration) / f"{task}.json", facts)
+        return facts
+
+    def in_shards(
+        self, iteration: int, task: str, jobs: Sequence[Job], play: Callable[[list[Job]], list[Trajectory]]
+    ) -> list[Trajectory]:
+        """Play `jobs` shard by shard; a shard that is on disk is not played again. See `drop_shards`."""
+        size = self.config.rollout.shard
+        folder = self.stage(iteration) / "shards"
+        played: list[Trajectory] = []
+        for first in range(0, len(jobs), size):
+            shard = list(jobs[first : first + size])
+            digest = hashlib.sha256("".join(f"{job.prefix.key()}{job.seed}" for job in shard).encode()).hexdigest()
+            path = folder / f"{task}-{digest[:16]}.parquet"
+            if not path.exists():
+                store.save(path, play(shard), Trajectory)
+            played += store.load(path, Trajectory)
+        return played
+
+    def drop_shards(self, iteration: int) -> None:
+        """Remove the shards of a stage whose result is written."""
+        shutil.rmtree(self.stage(iteration) / "shards", ignore_errors=True)
+
+    def status(self) -> dict[str, Any]:
+        """ "complete", "running" (a process holds the folder) or "stopped", and the tasks that are done by stage."""
+        done = {
+            stage_name(k): sorted(p.stem for p in self.stage(k).glob("*.json") if p.stem != "reference")
+            for k in range(-1, self.config.algorithm.iterations + 1)
+            if self.stage(k).is_dir()
+        }
+        if self.manifest.get("complete"):
+            status = "complete"
+        else:
+            try:
+                with self.lock():
+                    status = "stopped"
+            except IprError:
+                status = "running"
+        return {"folder": str(self.folder), "status": status, "done": done}
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder; a second process is refused. The lock goes with the process, however it dies."""
+        with open(self.folder / ".lock", "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise IprError(
+                    f"{self.folder} is in use by another process; wait for it or use another --dir"
+                ) from None
+            yield
+
+
+def stage_name(iteration: int) -> str:
+    return {-1: "base", 0: "sft"}.get(iteration, f"iteration-{iteration}")
+
+
+def git_state(folder: Path) -> dict[str, Any]:
+    """Commit of the code that runs and whether it was changed; empty outside git."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Raise IprError where the disk has less than `needed` bytes."""
+    existing = next(p for p in (folder.resolve(), *folder.resolve().parents) if p.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise IprError(
+            f"{folder}: {free >> 20} MiB free, about {needed >> 20} MiB needed; free space or use another --dir"
+        )
+    if not os.access(existing, os.W_OK):
+        raise IprError(f"{folder}: not writable; choose another --dir")
+
+
+def _versions() -> dict[str, str]:
+    packages = ("ipr", "torch", "transformers", "peft", "prefect", "mlflow", "dvc", "pyarrow")
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}

@@ -1,0 +1,117 @@
+"""What the tasks share: opening a run, its environment, a policy on one of its models, playing jobs in shards."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+
+from ipr import envs, models, rollout, store
+from ipr.config import RunConfig
+from ipr.policies.hf import TransformersPolicy
+from ipr.progress import progress
+from ipr.run import Run, stage_name
+from ipr.types import EnvSpec, IprError, Job, Prefix, Sampling, Trajectory
+
+log = logging.getLogger("ipr")
+
+SCORER = 0
+"""The SFT agent (stage 0) is the scorer and the reference through all iterations."""
+
+
+def stage_task(name: str, retries: int = 1, timeout: float = 24 * 3600) -> Callable[[Callable], Any]:
+    """A Prefect task of the house: named after its stage, retried unless the input is bad, never cached.
+
+    Files are the resume point (see `ipr.run`), so Prefect's own result cache stays off.
+    """
+    from prefect.cache_policies import NO_CACHE
+
+    return task(
+        name=name,
+        task_run_name=name + "-{iteration}",
+        tags=["ipr", name],
+        retries=retries,
+        retry_delay_seconds=5,
+        retry_condition_fn=_worth_a_retry,
+        timeout_seconds=timeout,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+    )
+
+
+def _worth_a_retry(_task: Any, _run: Any, state: Any) -> bool:
+    try:
+        state.result()
+    except IprError:
+        return False
+    except Exception:
+        return True
+    return True
+
+
+def environment(config: RunConfig) -> EnvSpec:
+    return envs.get(config.env.name, data=config.env.data, max_steps=config.env.max_steps)
+
+
+def agent(run: Run, iteration: int) -> TransformersPolicy:
+    """The model of a stage as a policy."""
+    path = base_path(run) if iteration < 0 else str(run.model(iteration))
+    return policy(path, stage_name(iteration), run.config)
+
+
+def base_path(run: Run) -> str:
+    """The model the run started from: `model.path`, or the champion's folder that it stood for when the run began."""
+    return run.manifest.get("base", run.config.model.path)
+
+
+def policy(path: str, name: str, config: RunConfig) -> TransformersPolicy:
+    model = models.load_model(path, config.model)
+    return TransformersPolicy(
+        model,
+        models.load_tokenizer(path),
+        name,
+        max_length=config.model.max_length,
+        slots=config.rollout.slots,
+    )
+
+
+def play(
+    run: Run, iteration: int, task_name: str, player: TransformersPolicy, temperature: float
+) -> Callable[[list[Job]], list[Trajectory]]:
+    """A function that plays jobs with `player`, in shards that survive a kill."""
+    config, spec = run.config, environment(run.config)
+    sampling = Sampling(temperature, config.rollout.max_new_tokens)
+
+    def shard(jobs: list[Job]) -> list[Trajectory]:
+        label = f"{stage_name(iteration)} {task_name}"
+        return rollout.play(
+            spec, player, jobs, sampling, slots=config.rollout.slots, progress=progress(label, "episodes")
+        )
+
+    return lambda jobs: run.in_shards(iteration, task_name, jobs, shard)
+
+
+def experts(run: Run) -> list[Trajectory]:
+    return store.load(run.folder / "experts.parquet", Trajectory)
+
+
+def heldout(run: Run, spec: EnvSpec) -> dict[str, list[str]]:
+    """Split -> task ids to evaluate on: a seeded choice, the same for every stage."""
+    sizes = {"dev": run.config.eval.dev_games} | dict.fromkeys(run.config.eval.splits, run.config.eval.games)
+    chosen: dict[str, list[str]] = {}
+    for split, size in sizes.items():
+        ids = spec.task_ids(split)
+        chosen[split] = sorted(random.Random(f"{split}").sample(ids, min(size, len(ids))))
+    return chosen
+
+
+def whole_episodes(task_ids: list[str]) -> list[Job]:
+    return [Job(Prefix(task_id)) for task_id in task_ids]
+
+
+def eval_file(run: Run, iteration: int, split: str) -> Path:
+    return run.stage(iteration) / "eval" / f"{split}.parquet"

@@ -1,0 +1,58 @@
+"""Evaluate: greedy episodes on the dev split and the held-out test splits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ipr import credit, store
+from ipr import evaluate as statistics
+from ipr.run import Run
+from ipr.types import StepReward, Trajectory
+from tasks.common import SCORER, agent, environment, eval_file, heldout, play, stage_task, whole_episodes
+
+
+@stage_task("evaluate")
+def evaluate(run_dir: str, iteration: int) -> str:
+    """Write `<stage>/eval/<split>.parquet` and the figures `<stage>/evaluate.json`; returns the latter's path."""
+    run = Run(run_dir)
+    config = run.config.eval
+
+    def work() -> dict:
+        spec = environment(run.config)
+        player = agent(run, iteration)
+        splits = heldout(run, spec)
+        jobs = whole_episodes([task_id for ids in splits.values() for task_id in ids])
+        played = iter(play(run, iteration, "evaluate", player, 0.0)(jobs))
+        facts: dict = {}
+        tests: list[Trajectory] = []
+        for split, ids in splits.items():
+            episodes = [next(played) for _ in ids]
+            store.save(eval_file(run, iteration, split), episodes, Trajectory)
+            facts[split] = statistics.metrics(episodes, task_type=spec.task_type, resamples=config.bootstrap)
+            tests += episodes if split != "dev" else []
+        facts["test"] = statistics.metrics(tests, task_type=spec.task_type, resamples=config.bootstrap)
+        facts["test"]["step_reward"] = _step_reward(run, iteration, tests[: config.step_reward_games])
+        return facts
+
+    run.once(iteration, "evaluate", work)
+    run.drop_shards(iteration)
+    return str(run.stage(iteration) / "evaluate.json")
+
+
+def _step_reward(run: Run, iteration: int, episodes: Sequence[Trajectory]) -> float | None:
+    """Average reward per step (paper): step rewards by pi_s of every action, per trajectory, then over all."""
+    if not episodes:
+        return None
+    settings = run.config.algorithm
+    prefixes = [e.prefix(t + 1) for e in episodes for t in range(len(e.steps))]
+    earlier = [run.stage(k) / "eval" / "step_rewards.parquet" for k in range(-1, iteration)]
+    rewards, _ = credit.estimate(
+        prefixes,
+        play(run, iteration, "step-reward", agent(run, SCORER), settings.temperature),
+        samples=settings.samples,
+        seed=run.config.seed,
+        known=credit.known_outcomes(episodes),
+        reuse={r.prefix: r for r in store.rows_of([p for p in earlier if p.exists()], StepReward)},
+    )
+    store.save(run.stage(iteration) / "eval" / "step_rewards.parquet", rewards.values(), StepReward)
+    return statistics.average_step_reward(episodes, {p: r.mean for p, r in rewards.items()})

@@ -1,0 +1,36 @@
+"""Explore: the current agent continues from every prefix that the method asks for."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from ipr import algorithms, store
+from ipr.run import Run
+from ipr.types import Job, Trajectory, derive_seed
+from tasks.common import agent, experts, play, stage_task
+
+
+@stage_task("explore")
+def explore(run_dir: str, iteration: int) -> str:
+    """Write `iteration-K/explored.parquet`, played by the model of iteration K-1; returns its path."""
+    run = Run(run_dir)
+    target = run.stage(iteration) / "explored.parquet"
+
+    def work() -> dict:
+        method = algorithms.make(run.config.algorithm)
+        jobs = [
+            Job(prefix, derive_seed(run.config.seed, "explore", iteration, prefix.key()))
+            for prefix in method.explore(experts(run))
+        ]
+        temperature = run.config.algorithm.explore_temperature
+        explored = play(run, iteration, "explore", agent(run, iteration - 1), temperature)(jobs)
+        store.save(target, explored, Trajectory)
+        whole = [t.reward for t in explored if t.start == 0]
+        return {
+            "episodes": len(explored),
+            "reward": sum(whole) / max(len(whole), 1),
+            "endings": dict(Counter(t.ending for t in explored)),
+        }
+
+    run.once(iteration, "explore", work)
+    return str(target)

@@ -1,0 +1,35 @@
+"""Build pairs (or demonstrations) from what was explored and scored."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from ipr import algorithms, store
+from ipr.run import Run
+from ipr.types import Demonstration, PreferencePair, StepReward, Trajectory
+from tasks.common import experts, stage_task
+
+
+@stage_task("pairs")
+def pairs(run_dir: str, iteration: int) -> str:
+    """Write `iteration-K/pairs.parquet` (and `demonstrations.parquet` for methods that imitate); returns its path."""
+    run = Run(run_dir)
+    stage = run.stage(iteration)
+
+    def work() -> dict:
+        explored = store.load(stage / "explored.parquet", Trajectory)
+        rewards = {r.prefix: r for r in store.load(stage / "step_rewards.parquet", StepReward)}
+        found = algorithms.make(run.config.algorithm).examples(experts(run), explored, rewards)
+        store.save(stage / "pairs.parquet", found.pairs, PreferencePair)
+        if found.demonstrations:
+            store.save(stage / "demonstrations.parquet", found.demonstrations, Demonstration)
+        levels = Counter(pair.level for pair in found.pairs)
+        return {
+            "outcome": levels["outcome"],
+            "step": levels["step"],
+            "demonstrations": len(found.demonstrations),
+            "dropped": found.dropped,
+        }
+
+    run.once(iteration, "pairs", work)
+    return str(stage / "pairs.parquet")

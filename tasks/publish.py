@@ -1,0 +1,50 @@
+"""The data sets under `data/`: brought here before a run, published after each iteration.
+
+This task is the only writer of data.dvc.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ipr import data_commands, datasets, store
+from ipr.project import project_root
+from ipr.run import Run
+from tasks.common import log, stage_task
+
+KINDS = ("explored", "step_rewards", "pairs", "demonstrations")
+
+
+@stage_task("ensure-data")
+def ensure_data(run_dir: str, iteration: int = 0) -> str | None:
+    """Bring `data/` to what `data.dvc` names (DVC's cache, its remote, or the generator); returns the experts' file.
+
+    None where the run plays a real data set that has no published experts.
+    """
+    run = Run(run_dir)
+    root = project_root()
+    if run.config.env.data is None and run.config.data.publish:
+        datasets.ensure(root, lambda data: data_commands.generate_experts(data, run.config.env.name))
+    path = root / "data" / run.config.env.name / "experts.parquet"
+    return str(path) if path.is_file() else None
+
+
+@stage_task("publish", timeout=3600)
+def publish(run_dir: str, iteration: int) -> dict[str, str]:
+    """Copy the stage's data sets to `data/`, add and push them; returns file -> md5. Iteration 0 has none of its own."""
+    run = Run(run_dir)
+    if not run.config.data.publish:
+        return {}
+    root = project_root()
+    place = f"{run.config.env.name}/{run.name}"
+    files: dict[str, Path] = {}
+    if iteration > 0:
+        stage = run.stage(iteration)
+        found = {kind: stage / f"{kind}.parquet" for kind in KINDS}
+        files = {f"{place}/iteration-{iteration}/{kind}.parquet": p for kind, p in found.items() if p.exists()}
+    published = datasets.publish(root, files, remote=run.config.data.remote)
+    if not published.pushed:
+        log.warning("data sets are added to DVC but not pushed; the next publish tries again (see `ipr doctor`)")
+    run.note(data={"md5": published.md5}, data_files=published.files)
+    store.write_json(run.stage(iteration) / "published.json", {"md5": published.md5, "files": published.files})
+    return published.files

@@ -1,0 +1,26 @@
+"""Supervised fine-tuning on the expert trajectories: the first agent, the reference and the scorer."""
+
+from __future__ import annotations
+
+from ipr import models
+from ipr.algorithms.rft import demonstration
+from ipr.run import Run
+from tasks.common import base_path, experts, stage_task
+from tasks.train import imitate
+
+
+@stage_task("sft")
+def sft(run_dir: str, iteration: int = 0) -> str:
+    """Train `sft/model` from the base model; returns its folder. With `sft.epochs=0` the base is the SFT agent."""
+    run = Run(run_dir)
+
+    def work() -> dict:
+        base = base_path(run)
+        if run.config.sft.epochs == 0:
+            models.save_model(models.load_model(base, run.config.model), models.load_tokenizer(base), run.model(0))
+            return {"updates": 0}
+        return imitate(run, iteration, base, [demonstration(expert) for expert in experts(run)])
+
+    run.once(iteration, "train", work)
+    run.note(scorer=models.model_hash(run.model(0)))
+    return str(run.model(0))
