@@ -50,7 +50,6 @@ def refine(run_dir: str, iterations: int, name: str) -> None:
     for iteration in range(1, iterations + 1):
         iterate(run_dir, iteration)
     champion(run_dir, iterations)
-    report(run_dir, iterations, status="complete")
 
 
 @flow(name="evaluate", flow_run_name="evaluate-{name}", validate_parameters=False)

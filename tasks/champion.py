@@ -8,7 +8,7 @@ from ipr.project import project_root
 from ipr.run import Run, stage_name
 from ipr.summary import reported_iteration
 from ipr.tracking import Tracker, champion_info
-from ipr.types import Trajectory
+from ipr.types import IprError, Trajectory
 from tasks.common import eval_file, stage_task
 
 
@@ -21,10 +21,13 @@ def champion(run_dir: str, iteration: int) -> dict:
         reported = reported_iteration(run)
         assert reported is not None
         mine = store.load(eval_file(run, reported, "dev"), Trajectory)
-        present = champion_info(run.config.track, project_root()) if run.config.track.enabled else None
+        try:
+            present = champion_info(run.config.track, project_root()) if run.config.track.enabled else None
+        except IprError as error:  # the alias stays where it is; the run does not fail for a tracker that is down
+            return {"iteration": reported, "stage": stage_name(reported), "promote": False, "why": str(error)}
         decision = {"iteration": reported, "stage": stage_name(reported), "promote": True, "why": "first champion"}
         if present is not None:
-            theirs = store.load(present["dev"], Trajectory)
+            theirs = store.load(present["dev"], Trajectory) if present["dev"] else []
             decision |= _against(theirs, mine, run.config.eval.bootstrap) | {"champion": present["version"]}
         Tracker(run.folder, run.config.track, project_root()).champion(decision)
         return decision

@@ -5,38 +5,34 @@ from __future__ import annotations
 from typing import Any
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.runtime import flow_run
 
+from ipr import datasets, store
 from ipr import report as reports
-from ipr import store
 from ipr.config import flat
 from ipr.project import project_root
 from ipr.run import Run, stage_name
 from ipr.summary import summarise
 from ipr.tracking import Tracker, links
-from tasks.common import stage_task
+from tasks.common import eval_file, stage_task
 
 
 @stage_task("report", timeout=3600)
-def report(run_dir: str, iteration: int, status: str = "running") -> str:
+def report(run_dir: str, iteration: int) -> str:
     """Write the run's summary and report, and send what is new to MLflow; returns the report's path."""
     run = Run(run_dir)
-    summary = _write(run, status)
+    summary = write(run, "running")
     track(run, iteration, summary)
-    name = f"{run.name}-{stage_name(iteration)}".lower().replace("_", "-").replace(".", "-")
-    create_markdown_artifact(reports.markdown(summary), key=name, description=f"{run.name} after {stage_name(iteration)}")
-    create_link_artifact((run.folder / "report.html").resolve().as_uri(), key=f"{name}-report", link_text="report.html")
-    return str(run.folder / "report.html")
+    key = f"{run.name}-{stage_name(iteration)}".lower().replace("_", "-").replace(".", "-")
+    text = f"{run.name} after {stage_name(iteration)}"
+    create_markdown_artifact(reports.markdown(summary), key=key, description=text)
+    report_file = run.folder / "report.html"
+    create_link_artifact(report_file.resolve().as_uri(), key=f"{key}-report", link_text="report.html")
+    return str(report_file)
 
 
-def finish(run: Run) -> dict[str, Any]:
-    """The summary of a complete run; what MLflow could not take before is sent now."""
-    tracker = Tracker(run.folder, run.config.track, project_root())
-    tracker.end("FINISHED")
-    tracker.sync()
-    return _write(run, "complete")
-
-
-def _write(run: Run, status: str) -> dict[str, Any]:
+def write(run: Run, status: str) -> dict[str, Any]:
+    """summary.json and report.html from what is done so far."""
     found = links(run.config.track, project_root(), run.folder) | {"report": str(run.folder / "report.html")}
     summary = summarise(run, status, found)
     store.write_json(run.folder / "summary.json", summary)
@@ -44,20 +40,84 @@ def _write(run: Run, status: str) -> dict[str, Any]:
     return summary
 
 
+def finish(run: Run) -> dict[str, Any]:
+    """The summary of a complete run; what MLflow could not take before is sent now."""
+    summary = write(run, "complete")
+    tracker = Tracker(run.folder, run.config.track, project_root())
+    for name in ("summary.json", "report.html", "config.yaml", "manifest.json"):
+        tracker.artifact(run.folder / name)
+    tracker.end("FINISHED")
+    tracker.sync()
+    return summary
+
+
 def track(run: Run, iteration: int, summary: dict[str, Any]) -> None:
-    """Append the stage's events and send them; a server that is down costs a warning, not the run."""
+    """Append the events of a stage and send them; a server that is down costs a warning, not the run."""
     tracker = Tracker(run.folder, run.config.track, project_root())
     manifest = run.manifest
-    git = manifest.get("git", {})
-    tags = {
-        "ipr.config_hash": manifest["config_hash"],
-        "ipr.seed": manifest["seed"],
-        "ipr.preset": manifest.get("preset", ""),
-        "ipr.run": run.name,
-        "git.commit": git.get("commit", ""),
-        "git.dirty": git.get("dirty", ""),
-        "scorer.hash": manifest.get("scorer", ""),
-        "mlflow.source.name": f"ipr run {manifest.get('preset', '')}".strip(),
-        **_prefect_ids(),
-    }
-    tracker.start(run.name, flat(run.config), tags)
+    tracker.start(
+        run.name,
+        flat(run.config),
+        {
+            "ipr.config_hash": manifest["config_hash"],
+            "ipr.seed": manifest["seed"],
+            "ipr.preset": manifest.get("preset"),
+            "ipr.run_folder": run.name,
+            "ipr.base_model": manifest.get("base"),
+            "git.commit": manifest.get("git", {}).get("commit"),
+            "git.dirty": manifest.get("git", {}).get("dirty"),
+            "scorer.hash": manifest.get("scorer"),
+            "prefect.flow_run_id": flow_run.get_id(),
+            "prefect.root_flow_run_id": flow_run.get_root_flow_run_id(),
+            "mlflow.source.name": f"ipr run {manifest.get('preset', '')}".strip(),
+        },
+    )
+    stages = {stage["name"]: stage for stage in summary["stages"]}
+    for k in (-1, 0) if iteration == 0 else (iteration,):
+        if stage_name(k) in stages:
+            tracker.metrics(_metrics(stages[stage_name(k)]), step=k)
+    tracker.iteration(iteration, {"prefect.flow_run_id": flow_run.get_id()})
+    history = (run.record(iteration, "train") or {}).get("history", [])
+    for update, row in enumerate(history, start=1):
+        tracker.metrics({f"train/{key}": v for key, v in row.items()}, step=update, iteration=iteration)
+    for row in (stages[stage_name(iteration)]["step_reward"] or {}).get("by_position", []):
+        values = {f"step_reward/by_position/{who}": row[who] for who in ("expert", "agent")}
+        tracker.metrics(values, step=row["t"], iteration=iteration)
+    _data_sets(run, iteration, tracker)
+    tracker.artifact(eval_file(run, iteration, "dev"), iteration)
+    dev = {f"dev/{key}": stages[stage_name(iteration)]["dev"][key] for key in ("reward", "success", "steps")}
+    tracker.model(run.model(iteration), iteration, dev, {"ipr.stage": stage_name(iteration)})
+    tracker.sync()
+
+
+def _data_sets(run: Run, iteration: int, tracker: Tracker) -> None:
+    """What the stage used and made, by the md5 that DVC has for it."""
+    experts = run.folder / "experts.parquet"
+    tracker.dataset("experts", experts, datasets.md5_of(experts), "input", iteration)
+    path = run.stage(iteration) / "published.json"
+    published = store.read_json(path) if path.exists() else {"files": {}}
+    for name, md5 in published["files"].items():
+        kind = name.rsplit("/", 1)[-1].removesuffix(".parquet")
+        tracker.dataset(kind, run.stage(iteration) / f"{kind}.parquet", md5, "output", iteration)
+    if "md5" in published:
+        tracker.dataset("data", project_root() / "data", published["md5"], "output", iteration)
+
+
+def _metrics(stage: dict[str, Any]) -> dict[str, float]:
+    """A stage's figures, flat, for curves over the iterations."""
+    found: dict[str, Any] = {"seconds": stage["seconds"]}
+    for split in ("dev", "test"):
+        figures = stage[split] or {}
+        found |= {f"{split}/{key}": v for key, v in figures.items()}
+    for split, figures in stage["tests"].items():
+        found |= {f"{split}/{key}": figures[key] for key in ("reward", "success", "steps", "invalid")}
+    for group in ("rollouts", "train", "step_reward", "seconds_by_task"):
+        found |= {f"{group}/{key}": v for key, v in (stage[group] or {}).items()}
+    pairs = stage["pairs"] or {}
+    found |= {f"pairs/{key}": v for key, v in pairs.items() if key != "dropped"}
+    found |= {f"pairs/dropped/{reason}": n for reason, n in pairs.get("dropped", {}).items()}
+    rollouts = stage["rollouts"] or {}
+    total = sum(rollouts.values()) - rollouts.get("explored", 0)
+    if total:
+        found["rollouts/saved_share"] = 1 - rollouts["played"] / total
+    return {key: v for key, v in found.items() if isinstance(v, int | float)}

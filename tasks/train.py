@@ -100,4 +100,4 @@ def _reference(
 def _finish(run: Run, iteration: int, model: Any, tokenizer: Any, result: TrainResult) -> dict[str, Any]:
     models.save_model(model, tokenizer, run.model(iteration))
     shutil.rmtree(Path(run.stage(iteration) / "checkpoint"), ignore_errors=True)
-    return result.facts()
+    return result.facts() | {"history": result.history}

@@ -1,0 +1,108 @@
+"""Trajectories -> figures with 95 % intervals. Pure; games are the unit of every resampling."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from ipr.types import IprError, Prefix, Trajectory
+
+
+def metrics(
+    trajectories: Sequence[Trajectory],
+    *,
+    task_type: Callable[[str], str],
+    success_at: float = 1.0,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """games, reward and success with their intervals, steps, invalid (share of the actions), endings, by_type."""
+    if not trajectories:
+        return {"games": 0}
+    rewards = np.array([t.reward for t in trajectories])
+    success = (rewards >= success_at).astype(float)
+    by_type: dict[str, list[int]] = defaultdict(list)
+    for i, t in enumerate(trajectories):
+        by_type[task_type(t.task_id)].append(i)
+    actions = sum(len(t.steps) - t.start for t in trajectories)
+    return {
+        "games": len(trajectories),
+        "reward": float(rewards.mean()),
+        "reward_interval": interval(rewards, resamples, seed),
+        "success": float(success.mean()),
+        "success_interval": interval(success, resamples, seed),
+        "steps": fmean(len(t.steps) for t in trajectories),
+        "invalid": sum(t.invalid for t in trajectories) / max(actions, 1),
+        "endings": dict(sorted(Counter(t.ending for t in trajectories).items())),
+        "by_type": {
+            kind: {"games": len(rows), "reward": float(rewards[rows].mean()), "success": float(success[rows].mean())}
+            for kind, rows in sorted(by_type.items())
+        },
+        "step_reward": None,
+    }
+
+
+def average_step_reward(trajectories: Sequence[Trajectory], rewards: Mapping[Prefix, float]) -> float:
+    """The paper's measure of action efficiency: step rewards averaged over a trajectory's actions, then over all."""
+    return fmean(fmean(rewards[t.prefix(k + 1)] for k in range(len(t.steps))) for t in trajectories if t.steps)
+
+
+def compare(a: Sequence[Trajectory], b: Sequence[Trajectory], resamples: int = 2000, seed: int = 0) -> dict[str, Any]:
+    """b against a on the same games: mean reward difference, 95 % paired bootstrap interval, sign-flip p, win/tie/lose.
+
+    Raises IprError where the games differ.
+    """
+    first, second = ({t.task_id: t.reward for t in side} for side in (a, b))
+    if first.keys() != second.keys() or not first:
+        common = len(first.keys() & second.keys())
+        raise IprError(
+            f"the two sides played {len(first)} and {len(second)} games with {common} in common; evaluate both on the"
+            " same games (same split, eval.games and data)"
+        )
+    gaps = np.array([second[task_id] - first[task_id] for task_id in sorted(first)])
+    return {
+        "games": len(gaps),
+        "difference": float(gaps.mean()),
+        "interval": interval(gaps, resamples, seed),
+        "p": sign_flip(gaps, seed=seed),
+        "win": int((gaps > 0).sum()),
+        "tie": int((gaps == 0).sum()),
+        "lose": int((gaps < 0).sum()),
+    }
+
+
+def better(comparison: Mapping[str, Any]) -> bool:
+    """The champion's rule: the mean is higher, and the paired 95 % interval of the difference lies above 0."""
+    return comparison["difference"] > 0 and comparison["interval"][0] > 0
+
+
+def choose(dev: Mapping[str, Sequence[Trajectory]]) -> str:
+    """The stage with the best mean reward on dev; of equals the earliest (`dev` is in the order of the stages)."""
+    means = {stage: fmean(t.reward for t in trajectories) for stage, trajectories in dev.items()}
+    return max(means, key=lambda stage: means[stage])
+
+
+def interval(values: np.ndarray, resamples: int, seed: int) -> list[float]:
+    """95 % percentile bootstrap of the mean. values [n]."""
+    random = np.random.default_rng(seed)
+    means = random.choice(values, size=(resamples, len(values))).mean(axis=1)
+    return [float(x) for x in np.quantile(means, [0.025, 0.975])]
+
+
+def sign_flip(gaps: np.ndarray, flips: int = 10_000, seed: int = 0) -> float:
+    """Two-sided p of the paired sign-flip test of mean 0; exact up to 13 differences that are not 0. gaps [n]."""
+    gaps = gaps[gaps != 0]
+    if len(gaps) == 0:
+        return 1.0
+    if len(gaps) <= 13:
+        signs = 1 - 2 * ((np.arange(2 ** len(gaps))[:, None] >> np.arange(len(gaps))) & 1)
+        extra = 0
+    else:
+        signs = np.random.default_rng(seed).choice([-1, 1], size=(flips, len(gaps)))
+        extra = 1  # the observed signs are one of the flips (Phipson and Smyth 2010)
+    as_large = (np.abs(signs @ gaps) >= abs(gaps.sum()) - 1e-12).sum()
+    return float((as_large + extra) / (len(signs) + extra))
