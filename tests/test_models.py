@@ -163,6 +163,27 @@ def test_new_base_model_is_of_its_seed(chat):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.parametrize("rank", [0, 4])
+def test_large_models_recompute_activations_with_the_same_result(chat, base, tmp_path, monkeypatch, rank):
+    trained = []
+    for large in (1 << 60, 0):
+        monkeypatch.setattr(models, "_LARGE", large)
+        model = models.load_model(base, FULL.model_copy(update={"lora": LoraConfig(rank=rank)}), training=True)
+        assert model.is_activation_checkpointing == (not large)
+        tiny.prefer(model, tmp_path)
+        trained.append([p.detach() for p in model.parameters() if p.requires_grad])
+    for kept, recomputed in zip(*trained, strict=True):
+        assert torch.allclose(kept, recomputed, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "says"), [("cdua", "is no device"), ("cuda:77", "sees no GPU")])
+def test_a_device_that_is_not_there_is_refused(name, says):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(IprError, match=says):
+        models.device(ModelConfig(device=name))
+
+
 def test_fast_products_are_float32():
     a, b = torch.randn(300, 200), torch.randn(100, 200)
     onednn: Any = torch.backends.mkldnn

@@ -32,6 +32,9 @@ EMBEDDED = "embedded"
 BASE_FOLDER = Path(__file__).parent / "base"
 """The small base model shipped with the package."""
 
+_LARGE = 500_000_000
+"""Parameters from which training recomputes activations instead of keeping them: slower, but a 7B model needs it."""
+
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 PAD, BOS, USER, AGENT, END = SPECIAL_TOKENS = ("<|pad|>", "<|bos|>", "<|user|>", "<|agent|>", "<|end|>")
@@ -125,19 +128,26 @@ def load_model(path: str | Path, config: ModelConfig, *, training: bool = False)
             raise IprError(f"adapter {folder} has rank {saved}, model.lora.rank is {rank}; make them equal")
         if training and not rank:
             model = model.merge_and_unload().requires_grad_(True)
+    if training and model.num_parameters() > _LARGE:
+        model.activation_checkpointing_enable()
     model = model.to(device(config))
     return model.train() if training else model.eval()
 
 
 def device(config: ModelConfig) -> torch.device:
-    """Where `config.device` is; "auto" takes each process of `accelerate launch` to its own GPU."""
+    """Where `config.device` is; without a number each process of `accelerate launch` gets its own GPU."""
     import torch
 
-    if config.device != "auto":
-        return torch.device(config.device)
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    return torch.device("cpu")
+    name = config.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        found = torch.device(name)
+    except RuntimeError:
+        raise IprError(f"model.device={name} is no device; use auto, cpu, cuda or cuda:1") from None
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise IprError(f"model.device={name}, but torch sees no GPU here; use auto or cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if name == "cuda" else found
 
 
 @contextmanager

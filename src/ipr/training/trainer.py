@@ -56,7 +56,7 @@ class TrainResult:
     examples: int
     """Trained on (per epoch)."""
     dropped: int
-    """Too long, so left out."""
+    """Left out: too long (or, oddly, without a word to train on)."""
     tokens: int
     """Gone through in all epochs, padding left out."""
     agent_tokens: int
@@ -206,10 +206,10 @@ def _train(
     """The loop. `objective(micro, batch)`: the share of the examples `micro` in the loss of the update `batch`, and
     of its metrics; both add up to the update's."""
     limit = _limit(model, max_length)
-    kept = [e for e in examples if e.length <= limit and e.agent_tokens]
+    kept = [e for e in examples if e.length <= limit and all(row.weights.any() for row in e.rows)]
     if not kept:
         raise IprError(
-            f"nothing to train on: {len(examples)} examples, none with an agent's words and at most {limit} tokens;"
+            f"nothing to train on: {len(examples)} examples, none with words to train on and at most {limit} tokens;"
             " raise model.max_length or make more data"
         )
     plan = updates(kept, config.batch_size, config.epochs, seed)
