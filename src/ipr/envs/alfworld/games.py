@@ -262,7 +262,7 @@ def export(data: dict[str, Any], folder: Path, split: str) -> Path:
     name = f"{data['task_type']}-{data['object_target']}-None-{data['parent_target']}-{data['scene']}"
     trial = folder / split / name / data["trial"]
     trial.mkdir(parents=True, exist_ok=True)
-    full = _stock_texts()
+    full = stock_texts()
     game = {key: data[key] for key in ("pddl_domain", "grammar", "pddl_problem", "solvable")}
     if full is not None:
         game["pddl_domain"], game["grammar"] = full[0], full[1].replace("UNKNOWN GOAL", data["task"])
@@ -285,7 +285,7 @@ def export(data: dict[str, Any], folder: Path, split: str) -> Path:
     return trial / "game.tw-pddl"
 
 
-def _stock_texts() -> tuple[str, str] | None:
+def stock_texts() -> tuple[str, str] | None:
     """Domain and grammar of the `alfworld` package, where it is installed (found without importing it)."""
     from importlib.util import find_spec
 
