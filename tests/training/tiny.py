@@ -17,6 +17,8 @@ from ipr.training.tokens import ChatTokens
 from ipr.training.trainer import TrainResult, reference_logps, train_preference
 from ipr.types import Demonstration, Message, PreferencePair
 
+torch.set_num_threads(1)  # products this small lose by threads, and much where the cores are shared
+
 PROMPT = (Message("user", "Find it."), Message("assistant", "OK"))
 CONFIG = PreferenceConfig(
     learning_rate=1e-3, batch_size=4, epochs=3, micro_batch_tokens=256, checkpoint_every=2, warmup=0.1
