@@ -1,0 +1,222 @@
+"""The only place where agent meets environment: play episodes from these prefixes with this policy.
+
+Exploring, Monte-Carlo scoring, rejection sampling and evaluating are this one loop. Decided here: a prefix is replayed
+once and its state forked by snapshot for every episode that starts there; replayed observations must equal the recorded
+ones; up to `slots` episodes are active, a finished one is replaced before the next round. Which episodes are active
+together follows from the jobs alone, so the same jobs give the same batches and the same trajectories to the last bit.
+Left out: files, shards and resuming (see `ipr.run`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ipr.progress import Progress
+from ipr.types import (
+    Ending,
+    Environment,
+    EnvSpec,
+    IprError,
+    Job,
+    Message,
+    Outcome,
+    Policy,
+    Prefix,
+    Sampling,
+    Step,
+    Trajectory,
+    Turn,
+    derive_seed,
+    messages,
+)
+
+
+def play(
+    spec: EnvSpec,
+    policy: Policy,
+    jobs: Sequence[Job],
+    sampling: Sampling,
+    *,
+    slots: int = 128,
+    progress: Progress | None = None,
+) -> list[Trajectory]:
+    """Play every job to the end of its episode; trajectories in the order of the jobs.
+
+    A job whose prefix already ended its episode comes back finished, the policy is not asked. An episode whose context
+    is full ends as "overflow" with the reward the environment gave last (0 where it gave none). Raises IprError where a
+    replayed prefix does not give back its recorded observations.
+    """
+    played: dict[int, Trajectory] = {}
+    waiting = _order(jobs)[::-1]
+    starts = _Starts(spec)
+    idle: list[Environment] = []
+    active: list[_Episode] = []
+
+    def end(episode: _Episode, ending: Ending) -> None:
+        policy.close_session(episode.index)
+        idle.append(episode.env)
+        played[episode.index] = episode.trajectory(policy.name, ending)
+
+    try:
+        while len(played) < len(jobs):
+            while waiting and len(active) < slots:
+                index = waiting.pop()
+                start = starts.at(jobs[index].prefix)
+                env = idle.pop() if idle else spec.make()
+                episode = _Episode(index, jobs[index], env, spec.prompt, start)
+                if start.ending is not None:
+                    end(episode, start.ending)
+                else:
+                    env.restore(start.snapshot)
+                    active.append(episode)
+            completions = policy.generate([e.turn(spec.max_steps) for e in active], sampling) if active else []
+            going_on: list[_Episode] = []
+            for episode, completion in zip(active, completions, strict=True):
+                ending = "overflow"
+                if completion.finish != "overflow":
+                    ending = _ending(episode.act(completion.text), len(episode.steps), spec.max_steps)
+                if ending is None:
+                    going_on.append(episode)
+                else:
+                    end(episode, ending)
+            active = going_on
+            if progress:
+                progress(len(played), len(jobs))
+    finally:
+        for episode in active:
+            policy.close_session(episode.index)
+        for env in [*idle, *(episode.env for episode in active), starts.env]:
+            env.close()
+    return [played[index] for index in range(len(jobs))]
+
+
+def replay(spec: EnvSpec, trajectory: Trajectory) -> list[str]:
+    """Play a recorded trajectory's actions: the first difference from the record, in one line, or an empty list."""
+    env = spec.make()
+    try:
+        first = env.reset(trajectory.task_id)
+        if first != trajectory.first_observation:
+            return [_difference("first observation", trajectory.first_observation, first)]
+        reward, ending, n = 0.0, None, len(trajectory.steps)
+        for t, step in enumerate(trajectory.steps, 1):
+            outcome = env.step(step.action)
+            if outcome.observation != step.observation:
+                return [_difference(f"step {t} of {n}", step.observation, outcome.observation)]
+            reward, ending = outcome.reward, _ending(outcome, t, spec.max_steps)
+            if ending is not None and t < n:
+                return [f"step {t} of {n}: the episode is {ending} here, the record goes on"]
+        if abs(reward - trajectory.reward) > 1e-9:
+            return [_difference("reward", trajectory.reward, reward)]
+        if ending != (None if trajectory.ending == "overflow" else trajectory.ending):
+            return [_difference("ending", trajectory.ending, ending)]
+        return []
+    finally:
+        env.close()
+
+
+@dataclass(frozen=True)
+class _Start:
+    """A state that episodes are forked from."""
+
+    first_observation: str
+    snapshot: Any
+    reward: float = 0.0
+    ending: Ending | None = None
+
+
+class _Starts:
+    """The states of prefixes, by replay; what was replayed of the present problem before is not replayed again."""
+
+    def __init__(self, spec: EnvSpec):
+        self.env = spec.make()
+        self._max_steps = spec.max_steps
+        self._task_id = ""
+        self._known: dict[tuple[Step, ...], _Start] = {}
+
+    def at(self, prefix: Prefix) -> _Start:
+        if prefix.task_id != self._task_id or not self._known:
+            first = self.env.reset(prefix.task_id)
+            self._task_id, self._known = prefix.task_id, {(): _Start(first, self.env.snapshot())}
+        n = len(prefix.steps)
+        t = next(t for t in range(n, -1, -1) if prefix.steps[:t] in self._known)
+        start = self._known[prefix.steps[:t]]
+        if t < n:
+            self.env.restore(start.snapshot)
+        for t in range(t + 1, n + 1):
+            where = f"{prefix.task_id}, step {t} of a prefix of {n}"
+            if start.ending is not None:
+                raise IprError(f"{where}: the episode is already {start.ending}; give a shorter prefix")
+            outcome = self.env.step(prefix.steps[t - 1].action)
+            if outcome.observation != prefix.steps[t - 1].observation:
+                told = _difference(where, prefix.steps[t - 1].observation, outcome.observation)
+                raise IprError(f"{told}; it was recorded in another version or data set of the environment")
+            ending = _ending(outcome, t, self._max_steps)
+            start = _Start(start.first_observation, self.env.snapshot(), outcome.reward, ending)
+            self._known[prefix.steps[:t]] = start
+        return start
+
+
+class _Episode:
+    """An episode that is being played."""
+
+    def __init__(self, index: int, job: Job, env: Environment, prompt: tuple[Message, ...], start: _Start):
+        self.index, self.job, self.env = index, job, env
+        self.first_observation, self.reward = start.first_observation, start.reward
+        self.steps = list(job.prefix.steps)
+        self.invalid = 0
+        self._conversation = [*prompt, *messages(start.first_observation, self.steps)]
+
+    def turn(self, max_steps: int) -> Turn:
+        k = len(self.steps)
+        return Turn(tuple(self._conversation), derive_seed(self.job.seed, k), self.index, last=k + 1 >= max_steps)
+
+    def act(self, action: str) -> Outcome:
+        outcome = self.env.step(action)
+        self.steps.append(Step(action, outcome.observation))
+        self._conversation += [Message("assistant", action), Message("user", outcome.observation)]
+        self.reward = outcome.reward
+        self.invalid += not outcome.valid
+        return outcome
+
+    def trajectory(self, policy: str, ending: Ending) -> Trajectory:
+        return Trajectory(
+            self.job.prefix.task_id,
+            self.first_observation,
+            tuple(self.steps),
+            self.reward,
+            ending,
+            policy,
+            self.job.seed,
+            start=len(self.job.prefix.steps),
+            invalid=self.invalid,
+        )
+
+
+def _order(jobs: Sequence[Job]) -> list[int]:
+    """In which order jobs are started: those of a problem together, short prefixes first, equal prefixes together.
+
+    So a prefix extends one whose state and key-values are still there.
+    """
+    tasks: dict[str, int] = {}
+    prefixes: dict[Prefix, int] = {}
+    for index, job in enumerate(jobs):
+        tasks.setdefault(job.prefix.task_id, index)
+        prefixes.setdefault(job.prefix, index)
+
+    def key(index: int) -> tuple[int, int, int, int]:
+        prefix = jobs[index].prefix
+        return tasks[prefix.task_id], len(prefix.steps), prefixes[prefix], index
+
+    return sorted(range(len(jobs)), key=key)
+
+
+def _ending(outcome: Outcome, taken: int, max_steps: int) -> Ending | None:
+    if outcome.terminated:
+        return "terminated"
+    return "truncated" if outcome.truncated or taken >= max_steps else None
+
+
+def _difference(where: str, expected: object, got: object) -> str:
+    return f"{where}: expected {expected!r}, got {got!r}"
