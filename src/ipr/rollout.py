@@ -51,6 +51,7 @@ def play(
     played: dict[int, Trajectory] = {}
     waiting = _order(jobs)[::-1]
     starts = _Starts(spec)
+    envs: list[Environment] = []
     idle: list[Environment] = []
     active: list[_Episode] = []
 
@@ -61,10 +62,14 @@ def play(
 
     try:
         while len(played) < len(jobs):
+            before = len(played)
             while waiting and len(active) < slots:
                 index = waiting.pop()
                 start = starts.at(jobs[index].prefix)
-                env = idle.pop() if idle else spec.make()
+                if not idle:
+                    envs.append(spec.make())
+                    idle.append(envs[-1])
+                env = idle.pop()
                 episode = _Episode(index, jobs[index], env, spec.prompt, start)
                 if start.ending is not None:
                     end(episode, start.ending)
@@ -82,12 +87,12 @@ def play(
                 else:
                     end(episode, ending)
             active = going_on
-            if progress:
+            if progress and len(played) > before:
                 progress(len(played), len(jobs))
     finally:
         for episode in active:
             policy.close_session(episode.index)
-        for env in [*idle, *(episode.env for episode in active), starts.env]:
+        for env in [*envs, starts.env]:
             env.close()
     return [played[index] for index in range(len(jobs))]
 
@@ -138,13 +143,15 @@ class _Starts:
     def at(self, prefix: Prefix) -> _Start:
         if prefix.task_id != self._task_id or not self._known:
             first = self.env.reset(prefix.task_id)
-            self._task_id, self._known = prefix.task_id, {(): _Start(first, self.env.snapshot())}
+            self._task_id = prefix.task_id
+            self._known.clear()
+            self._known[()] = _Start(first, self.env.snapshot())
         n = len(prefix.steps)
-        t = next(t for t in range(n, -1, -1) if prefix.steps[:t] in self._known)
-        start = self._known[prefix.steps[:t]]
-        if t < n:
+        known = next(t for t in range(n, -1, -1) if prefix.steps[:t] in self._known)
+        start = self._known[prefix.steps[:known]]
+        if known < n:
             self.env.restore(start.snapshot)
-        for t in range(t + 1, n + 1):
+        for t in range(known + 1, n + 1):
             where = f"{prefix.task_id}, step {t} of a prefix of {n}"
             if start.ending is not None:
                 raise IprError(f"{where}: the episode is already {start.ending}; give a shorter prefix")
