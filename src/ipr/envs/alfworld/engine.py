@@ -54,10 +54,13 @@ class Act:
 class Wording:
     """What differs between the versions of the data."""
 
-    put: str = "put {o} in/on {r}"
-    put_done: str = "You put the {o} in/on the {r}."
-    arrive: str = ""
-    help: str = ""
+    put: str
+    """The command: "put {o} in/on {r}" or "move {o} to {r}"."""
+    put_done: str
+    """The answer to it."""
+    arrive: str
+    """What is said on arrival before the receptacle is described; empty in 2.1.1 (see above)."""
+    help: str
     """The answer to `help`, empty where there is no such command."""
 
 
@@ -77,32 +80,30 @@ class Game:
         for fact in _FACT.findall(problem, init, goal):
             facts[fact[0]][tuple(a for a in fact if a)] = None
         self._facts = facts
-        self._number(facts)
         try:
+            self._number(facts)
             self.goals = _ground(_parse(problem[goal:])[1], self)
-            places = [args[-1] for args in facts["atlocation"]]
-            (self._place,) = places
+            (place,) = (self.locations[fact[-1]] for fact in facts["atlocation"])
+            self.start = 0
+            for predicate in _CHANGING:
+                for fact in facts[predicate]:
+                    self.start |= self.bit(fact)
         except (KeyError, IndexError, ValueError, RecursionError) as error:
             raise IprError(f"{source}: its PDDL problem cannot be read ({error!r}); fetch the file again") from error
         self.goal_masks = tuple(mask for mask, _ in self.goals)
-        self.start = 0
-        for predicate in ("atlocation", "opened", "holds", *_PROPERTIES, "inreceptacle", "objectatlocation"):
-            for fact in facts[predicate]:
-                self.start |= self.bit(fact)
         self._rules = self._patterns()
         self._acts: dict[str, tuple[Act, ...]] = {}
         self._seen: dict[tuple[int, int], str] = {}
-        here = self._receptacles_at(self.locations[self._place])
-        view = [f"a {self.receptacle_names[r]}" for r in range(len(self.receptacle_names))]
-        room = self._look(self.start) if here else _MIDDLE + _listed(view) + "."
+        view = _listed([f"a {name}" for r, name in enumerate(self.receptacle_names) if r in self.place_of])
+        room = self._look(self.start) if self._receptacles_at(place) else f"{_MIDDLE}{view}."
         self.first = f"{room}\n\n{self.task}"
 
     # Reading -------------------------------------------------------------------------------------------------
 
     def _number(self, facts: Mapping[str, Mapping[Fact, None]]) -> None:
         """Gives every thing its name and every fact that can change its bit."""
-        objects = sorted({f[1] for f in facts["objecttype"]})
-        receptacles = sorted({f[1] for f in facts["receptacletype"]})
+        objects = sorted({f[1] for p in ("objecttype", "inreceptacle", "objectatlocation") for f in facts[p]})
+        receptacles = sorted({f[1] for p in ("receptacletype", "receptacleatlocation") for f in facts[p]})
         names = _names([*objects, *receptacles])
         self._ids = objects
         self.object_names = [names[o] for o in objects]
@@ -113,8 +114,7 @@ class Game:
         self.locations = {place: i for i, place in enumerate(places)}
         self.object_types = _by_index(facts["objecttype"], self.objects)
         self.receptacle_types = _by_index(facts["receptacletype"], self.receptacles)
-        at = _by_index(facts["receptacleatlocation"], self.receptacles)
-        self.place_of = {r: self.locations[next(iter(where))] for r, where in at.items()}
+        self.place_of = {self.receptacles[f[1]]: self.locations[f[2]] for f in facts["receptacleatlocation"]}
         self.openable = {self.receptacles[f[1]] for f in facts["openable"]}
         self._can_contain = {f[1:] for f in facts["cancontain"]}
 
@@ -414,7 +414,7 @@ _TOOLS = {
     "cool": ("coolable", {"fridgetype"}),
 }
 _FACT = re.compile(r"\((\w+) ([^()\s]+)(?: ([^()\s]+))?\s*\)")
-_CHANGING = {"atlocation", "opened", "holds", "inreceptacle", "objectatlocation", *_PROPERTIES}
+_CHANGING = ("atlocation", "opened", "holds", "inreceptacle", "objectatlocation", *_PROPERTIES)
 
 
 def wording_of(grammar: str) -> Wording:

@@ -29,7 +29,7 @@ def steps_to_goal(game: Game, state: int) -> float:
     )
 
 
-def _cost(game: Game, state: int, row: list[Errand | int]) -> int:
+def _cost(game: Game, state: int, row: tuple[Errand | int, ...]) -> int:
     """Steps of a row; a bare place in it is only gone to."""
     here, steps, opened = game.where(state), 0, set()
     for errand in row:
@@ -43,7 +43,7 @@ def _cost(game: Game, state: int, row: list[Errand | int]) -> int:
     return steps
 
 
-def _rows(game: Game, state: int, facts: tuple[Fact, ...]) -> Iterator[list[Errand | int]]:
+def _rows(game: Game, state: int, facts: tuple[Fact, ...]) -> Iterator[tuple[Errand | int, ...]]:
     """The rows of errands that make these facts true."""
     puts: list[tuple[int, int]] = []
     treat: dict[int, str] = {}
@@ -70,30 +70,28 @@ def _rows(game: Game, state: int, facts: tuple[Fact, ...]) -> Iterator[list[Erra
             puts.append((o, target[o]))
     held = game.held(state)
     for order in permutations(puts):
-        jobs: list[list[list[Errand]]] = []  # for each job the ways to do it, each way a row
+        jobs: list[list[Errand]] = []  # one after the other, each with the ways to do it
         in_hand = held
         for o, r in order:
             jobs += _get(game, state, in_hand, o)
             if o in treat:
-                tools = [t for t in game.place_of if game.tool(t, o) == treat[o]]
-                jobs.append([[(game.place_of[t], None)] for t in tools])
-            jobs.append([[(game.place_of[r], r)]])
+                jobs.append([(place, None) for t, place in game.place_of.items() if game.tool(t, o) == treat[o]])
+            jobs.append([(game.place_of[r], r)])
             in_hand = None
         if hold is not None:
             jobs += _get(game, state, in_hand, hold)
         if lamp is not None:
-            jobs.append([[(game.place_of[r], None)] for r in game.place_of if lamp in game.contents(state, r)])
-        for ways in product(*jobs):
-            row: list[Errand | int] = [errand for way in ways for errand in way]
-            yield row if stand is None else [*row, stand]
+            jobs.append([(place, None) for r, place in game.place_of.items() if lamp in game.contents(state, r)])
+        for row in product(*jobs):
+            yield row if stand is None else (*row, stand)
 
 
-def _get(game: Game, state: int, held: int | None, o: int) -> list[list[list[Errand]]]:
+def _get(game: Game, state: int, held: int | None, o: int) -> list[list[Errand]]:
     """The jobs that bring an object into the hand: put down what is in it, pick up."""
     if held == o:
         return []
-    jobs: list[list[list[Errand]]] = []
+    jobs: list[list[Errand]] = []
     if held is not None:
-        jobs.append([[(game.place_of[r], r)] for r in game.place_of if game.fits(held, r)])
-    jobs.append([[(game.place_of[r], r)] for r in game.place_of if o in game.contents(state, r)])
+        jobs.append([(place, r) for r, place in game.place_of.items() if game.fits(held, r)])
+    jobs.append([(place, r) for r, place in game.place_of.items() if o in game.contents(state, r)])
     return jobs
