@@ -1,319 +1,556 @@
-"""Any causal language model that transformers loads, as a policy: tokens in, tokens out, key-values kept.
+"""Any causal language model of transformers as a policy: tokens in, tokens out, key-values kept between the turns.
 
-Decided here: the key-values of all sessions lie in one pool of rows [slots, heads, capacity, width] per layer. A turn
-feeds only what is new; a prompt that several new sessions share is run once and copied; rows of the sessions that are
-generating are kept at the front of the pool (two rows change places when one is done), so that no step copies the pool.
-Tokens are drawn from counter-based uniforms (turn seed, token index), so a sample does not depend on its neighbours.
-Memory is bounded by slots x max_length; a session that was pushed out is run again from its text.
+Decided here: the key-values of all sessions lie in one pool, a row a session. A turn feeds only what its row does not
+hold yet, so a fork costs a copy: a new session takes over the longest beginning that any row holds, equal prompts of
+one call are run once, and what all new prompts of a call begin with (the instruction) is run once. All tokens of a pass
+are packed into one sequence, so the model's matrices see no padding; only attention, which is ours (`_attend`, plugged
+into transformers), knows which token belongs to which row. Tokens are drawn from counter-based uniforms, so a sample
+depends on (conversation, seed) and not on its neighbours in the batch.
+
+Memory is bounded by slots * max_length tokens; of more sessions than slots the one that was idle longest loses its row
+and is run again from its text when it comes back. Left out: models whose attention cannot be plugged in, or that carry
+a state which is no key-value (they are refused); beams, top-k and top-p (no stage uses them).
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache
 
-from ipr.models import fast_products
+from ipr import models
 from ipr.training.tokens import ChatTokens
-from ipr.types import Completion, Sampling, Turn
+from ipr.types import Completion, IprError, Sampling, Turn
 
-PREFILL_TOKENS = 8192
-"""Most new tokens (padding included) in one forward pass of a prefill."""
+Ids = NDArray[np.int64]
 
-
-@dataclass
-class _Row:
-    """A row of the pool and the session in it."""
-
-    session: Hashable
-    ids: list[int] = field(default_factory=list)
-    """Tokens whose key-values are in the row."""
-    used: int = 0
-    """When the session last took a turn."""
-    seed: int = 0
-    written: list[int] = field(default_factory=list)
-    """This turn's tokens."""
-    turn: int = 0
-    finish: str = ""
+_PASS_TOKENS = 2048
+"""Most tokens in one forward pass over prompts."""
+_SEGMENT_TOKENS = 512
+"""Most tokens (padding included) whose attention is computed together in a pass over prompts: bounds its mask."""
+_WORTH_SHARING = 32
+"""Tokens that new prompts must have in common to be run for all of them first."""
+_BLOCK = 8
+"""On a CPU, rows whose attention is computed together while decoding: they pay for the longest of them, not of all."""
+_ONEDNN_FROM = 32
+"""Tokens of a pass from which oneDNN's matrix products are faster than MKL's (see `models.fast_products`)."""
 
 
 class TransformersPolicy:
-    """A model as a policy. `slots`: most sessions with key-values at a time; `max_length`: longest conversation."""
+    """`model` answers in chats of `tokenizer`'s template; at most `slots` sessions keep their key-values.
 
-    def __init__(self, model: Any, tokenizer: Any, name: str, *, max_length: int, slots: int):
-        self.name, self.model, self.chat = name, model.eval(), ChatTokens(tokenizer)
-        self.max_length = min(max_length, getattr(model.config, "max_position_embeddings", max_length))
-        self.device = next(model.parameters()).device
-        self._ends = {self.chat.end_id, tokenizer.eos_token_id} - {None}
-        self._pool = _Pool(slots)
-        self._rows: list[_Row] = []
-        self._clock = 0
-        model.set_attn_implementation("ipr_pooled")
+    A conversation never grows over `max_length` tokens (or the model's own limit, where that is smaller). The model
+    may be wrapped by peft; it is moved to `device` where one is given. Raises IprError for a model that cannot be
+    played this way.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, name: str, *, max_length: int, slots: int, device: Any = None):
+        self.name = name
+        self.chat = ChatTokens(tokenizer)
+        self.model = (model if device is None else model.to(device)).eval()
+        self.device: torch.device = next(model.parameters()).device
+        # The model itself, where peft has wrapped it.
+        self._config = (model.get_base_model() if hasattr(model, "peft_config") else model).config
+        _check_architecture(self.model, self._config)
+        self.max_length = min(max_length, models.longest(self._config))
+        self._ends = np.array(sorted(_ends(self.model, self.chat)))
+        self._rows = _Rows(slots, self.max_length)
+        self._pool = _Pool(slots, self.max_length)
 
     def close_session(self, session: Hashable) -> None:
-        """Free the session's row."""
-        for i, row in enumerate(self._rows):
-            if row.session == session:
-                self._swap(i, len(self._rows) - 1)
-                self._rows.pop()
-                return
+        self._rows.close(session)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def generate(self, turns: Sequence[Turn], sampling: Sampling) -> list[Completion]:
-        """Answer every turn; more turns than slots are answered in groups."""
-        found: list[Completion] = []
-        with fast_products():
-            for first in range(0, len(turns), self._pool.slots):
-                found += self._group(turns[first : first + self._pool.slots], sampling)
-        return found
+        """The next turn of every conversation. More turns than slots are answered in groups of that size.
 
-    def _group(self, turns: Sequence[Turn], sampling: Sampling) -> list[Completion]:
-        self._clock += 1
-        answers: list[Completion | None] = [None] * len(turns)
-        news: list[list[int]] = []
-        by_session = {row.session: i for i, row in enumerate(self._rows) if row.session is not None}
-        front = 0
-        for k, turn in enumerate(turns):
-            i = by_session.get(turn.session) if turn.session is not None else None
-            history = self._rows[i].ids if i is not None else None
-            new = self._new_ids(turn, history)
-            if len(history or ()) + len(new) + 1 > self.max_length:
-                answers[k] = Completion("", (), "overflow")
-                continue
-            if i is None:
-                i = self._open(turn.session, front)
-                by_session = {row.session: j for j, row in enumerate(self._rows) if row.session is not None}
-            row = self._rows[i]
-            row.used, row.seed, row.turn, row.written, row.finish = self._clock, turn.seed, k, [], ""
-            self._swap(i, front)
-            if turn.session is not None:
-                by_session = {r.session: j for j, r in enumerate(self._rows) if r.session is not None}
-            news.append(new)
-            front += 1
-        if front:
-            logits = self._prefill(news, front)
-            self._decode(logits, front, sampling)
-        for row in list(self._rows):
-            if row.used == self._clock:
-                ids = tuple(row.written)
-                answers[row.turn] = Completion(self.chat.text(ids), ids, row.finish)  # type: ignore[arg-type]
-        for row in [r for r in self._rows if r.session is None]:
-            self._swap(self._rows.index(row), len(self._rows) - 1)
-            self._rows.pop()
-        return [a for a in answers if a is not None]
+        Raises ValueError where a session is named twice or a conversation does not end with a user message.
+        """
+        named = [turn.session for turn in turns if turn.session is not None]
+        if len(set(named)) < len(named):
+            raise ValueError("a session has one turn in a call")
+        slots = self._rows.slots
+        with _plugged_in(self._config):
+            return [
+                completion
+                for first in range(0, len(turns), slots)
+                for completion in self._answer(turns[first : first + slots], sampling)
+            ]
 
-    def _new_ids(self, turn: Turn, history: list[int] | None) -> list[int]:
-        """What the model has not seen of the conversation."""
-        if history is None:
-            return self.chat.prompt(turn.conversation)
-        # The row ends with the agent's last words; its end-of-turn token was drawn but not yet run.
-        return [self.chat.end_id, *self.chat.observation(turn.conversation[-1].content)]
+    def _answer(self, turns: Sequence[Turn], sampling: Sampling) -> list[Completion]:
+        prompts = [np.array(self.chat.prompt(turn.conversation)) for turn in turns]
+        answers = [Completion("", (), "overflow")] * len(turns)
+        fits = [i for i, prompt in enumerate(prompts) if len(prompt) < self.max_length]
+        if not fits:
+            return answers
+        rows = self._rows.take([turns[i].session for i in fits])
+        order = np.argsort(rows)  # tokens are packed in the order of their rows
+        fits, rows = [fits[j] for j in order], rows[order]
+        try:
+            logits = self._read(rows, [prompts[i] for i in fits])
+            seeds = np.array([turns[i].seed for i in fits], dtype=np.uint64)
+            written, stopped = self._write(rows, logits, seeds, sampling)
+        except BaseException:
+            self._rows.free(rows)  # what is half done must not be built upon
+            raise
+        for i, ids, stop in zip(fits, written, stopped, strict=True):
+            finish = "stop" if stop else "length" if len(ids) == sampling.max_new_tokens else "overflow"
+            answers[i] = Completion(self.chat.text(ids), tuple(ids), finish)
+        self._rows.free(rows[[turns[i].session is None or turns[i].last for i in fits]])
+        return answers
 
-    def _open(self, session: Hashable, front: int) -> int:
-        """A free row at the end, or the row that has been idle longest."""
-        if len(self._rows) < self._pool.slots:
-            self._rows.append(_Row(session))
-            return len(self._rows) - 1
-        i = min(range(front, len(self._rows)), key=lambda j: self._rows[j].used)
-        self._rows[i] = _Row(session)
-        return i
+    def _read(self, rows: Ids, prompts: list[Ids]) -> Tensor:
+        """Bring the rows to the ends of their prompts; the logits after each [len(rows), V]."""
+        fresh: list[int] = []
+        for i, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
+            # The last token is always fed: its logits are wanted.
+            self._rows.cut(row, _common(self._rows.held(row), prompt[:-1]))
+            if not self._rows.lengths[row]:
+                fresh.append(i)
+        self._pool.reserve(max(map(len, prompts)))
+        self._fork([int(rows[i]) for i in fresh], [prompts[i] for i in fresh])
+        # Of equal prompts the first is run.
+        first: dict[bytes, int] = {}
+        leaders = {i: first.setdefault(prompts[i].tobytes(), i) for i in fresh}
+        fed = [i for i in range(len(rows)) if leaders.get(i, i) == i]
+        logits = self._feed([(int(rows[i]), prompts[i]) for i in fed])
+        for i, leader in leaders.items():
+            if i != leader:
+                self._copy(rows[leader], rows[i], len(prompts[i]))
+        place = {i: k for k, i in enumerate(fed)}
+        return logits[torch.tensor([place[leaders.get(i, i)] for i in range(len(rows))], device=logits.device)]
 
-    def _swap(self, i: int, j: int) -> None:
-        if i != j:
-            self._rows[i], self._rows[j] = self._rows[j], self._rows[i]
-            self._pool.swap(i, j)
+    def _fork(self, rows: list[int], prompts: list[Ids]) -> None:
+        """Give empty rows the longest beginnings of their prompts that other rows hold."""
+        distinct = {prompt.tobytes(): prompt for prompt in prompts}
+        if len(distinct) > 1:
+            shared = min(_common(prompts[0], prompt) for prompt in distinct.values())
+            shared = min(shared, *(len(prompt) - 1 for prompt in distinct.values()))
+            if shared - self._rows.longest_held(prompts[0][:shared])[1] >= _WORTH_SHARING:
+                self._fork(rows[:1], [prompts[0][: shared + 1]])
+                self._feed([(rows[0], prompts[0][:shared])])
+        for row, prompt in zip(rows, prompts, strict=True):
+            donor, length = self._rows.longest_held(prompt[:-1])
+            if length > self._rows.lengths[row]:
+                self._copy(donor, row, length)
 
-    def _prefill(self, news: list[list[int]], n: int) -> Tensor:
-        """Run the new tokens of rows 0..n-1; returns the logits after each [n, V]."""
-        rows = self._rows[:n]
-        first: dict[tuple[int, ...], int] = {}
-        copies: list[tuple[int, int]] = []
-        unique: list[int] = []
-        for i, new in enumerate(news):
-            if not rows[i].ids and (same := first.setdefault(tuple(new), i)) != i:
-                copies.append((same, i))
-            else:
-                unique.append(i)
-        longest = max(len(rows[i].ids) + len(news[i]) for i in range(n))
-        self._pool.reserve(longest)
-        logits: dict[int, Tensor] = {}
-        # Rows of like length run together, so that little of a batch is padding.
-        order = sorted(unique, key=lambda i: (len(news[i]), i))
-        while order:
-            size = 1
-            while size < len(order) and (size + 1) * len(news[order[size]]) <= PREFILL_TOKENS:
-                size += 1
-            batch, order = order[:size], order[size:]
-            width = len(news[batch[-1]])
-            ids = torch.zeros(size, width, dtype=torch.long)
-            for b, i in enumerate(batch):
-                ids[b, : len(news[i])] = torch.tensor(news[i])
-            past = torch.tensor([len(rows[i].ids) for i in batch])
-            last = torch.tensor([len(news[i]) for i in batch]) - 1
-            out = self._forward(ids, past, torch.tensor(batch), last)
-            for b, i in enumerate(batch):
-                logits[i] = out[b]
-                rows[i].ids += news[i]
-        for source, target in copies:
-            self._pool.copy(source, target, len(rows[source].ids))
-            rows[target].ids = list(rows[source].ids)
-            logits[target] = logits[source]
-        return torch.stack([logits[i] for i in range(n)])
+    def _copy(self, source: int, target: int, length: int) -> None:
+        self._pool.copy(source, target, length)
+        self._rows.ids[target, :length] = self._rows.ids[source, :length]
+        self._rows.lengths[target] = length
 
-    def _decode(self, logits: Tensor, n: int, sampling: Sampling) -> None:
-        index = 0
-        while True:
-            seeds = np.array([row.seed for row in self._rows[:n]], dtype=np.uint64)
-            drawn = draw(logits, sampling.temperature, seeds, index)
-            index += 1
-            keep: list[int] = []
-            for i in range(n):
-                row, token = self._rows[i], drawn[i]
-                row.written.append(token)
-                if token in self._ends:
-                    row.finish = "stop"
-                elif len(row.ids) + 1 >= self.max_length:
-                    row.finish = "overflow"
-                elif index >= sampling.max_new_tokens:
-                    row.finish = "length"
-                    keep.append(i)  # its last word is run, as every other's, so that the row holds all of them
-                else:
-                    keep.append(i)
-            # Rows that are done go behind the ones that go on.
-            for place, i in enumerate(keep):
-                self._swap(place, i)
-            n = len(keep)
-            if not n:
-                return
-            rows = self._rows[:n]
-            self._pool.reserve(max(len(row.ids) for row in rows) + 1)
-            ids = torch.tensor([[row.written[-1]] for row in rows])
-            past = torch.tensor([len(row.ids) for row in rows])
-            logits = self._forward(ids, past, None, None)
-            for row in rows:
-                row.ids.append(row.written[-1])
-            if index >= sampling.max_new_tokens:
-                return
+    def _feed(self, wanted: list[tuple[int, Ids]]) -> Tensor:
+        """Run (row, prompt): what the row lacks of its prompt; the logits after each prompt [len(wanted), V]."""
+        pieces = [
+            _Piece(row, start, prompt[start : start + _SEGMENT_TOKENS], place, start + _SEGMENT_TOKENS >= len(prompt))
+            for place, (row, prompt) in enumerate(wanted)
+            for start in range(int(self._rows.lengths[row]), len(prompt), _SEGMENT_TOKENS)
+        ]
+        # Pieces of like length together (little padding); those of one row stay in order, as all but its last are full.
+        pieces.sort(key=lambda piece: (-len(piece.ids), piece.start, piece.row))
+        found: list[Tensor] = []
+        places: list[int] = []
+        while pieces:
+            total = n = 0
+            while n < len(pieces) and (n == 0 or total + len(pieces[n].ids) <= _PASS_TOKENS):
+                total += len(pieces[n].ids)
+                n += 1
+            taken, pieces = pieces[:n], pieces[n:]
+            ends = np.cumsum([len(piece.ids) for piece in taken]) - 1
+            last = ends[[piece.last for piece in taken]]
+            layout = _Prompts(taken, self.device)
+            logits = self._forward(np.concatenate([piece.ids for piece in taken]), layout, last)
+            if len(last):
+                found.append(logits)
+                places += [piece.place for piece in taken if piece.last]
+            for piece in taken:
+                self._rows.append(piece.row, piece.ids)
+        return torch.cat(found)[torch.tensor(np.argsort(places), device=self.device)]
 
-    def _forward(self, ids: Tensor, past: Tensor, rows: Tensor | None, last: Tensor | None) -> Tensor:
-        """One pass; ids [B, T] after `past` [B] tokens of the pool's rows (0..B-1 if None); logits at `last` [B, V]."""
-        size, width = ids.shape
-        positions = past[:, None] + torch.arange(width)
-        keys = int(positions.max()) + 1
-        self._pool.look(rows, positions, keys)
-        visible = torch.arange(keys)[None, None, :] <= positions[:, :, None]
-        out = self.model(
-            input_ids=ids.to(self.device),
-            position_ids=positions.clamp(max=self.max_length - 1).to(self.device),
-            attention_mask=visible[:, None].to(self.device),
-            past_key_values=self._pool,
-            use_cache=True,
-            logits_to_keep=1 if last is None else last.unique().to(self.device),
-        ).logits
-        if last is None:
-            return out[:, -1]
-        where = torch.searchsorted(last.unique(), last).to(self.device)
-        return out[torch.arange(size, device=self.device), where]
+    def _write(
+        self, rows: Ids, logits: Tensor, seeds: NDArray[np.uint64], sampling: Sampling
+    ) -> tuple[list[list[int]], list[bool]]:
+        """Draw tokens until every row has said its end or has no room; the tokens, and whether the end was said.
+
+        The last token of a turn is drawn but not run: the next turn feeds it.
+        """
+        n = len(rows)
+        room = np.minimum(sampling.max_new_tokens, self.max_length - self._rows.lengths[rows])
+        written = np.zeros((n, int(room.max())), dtype=np.int64)
+        counts, stopped = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=bool)
+        active = np.arange(n)
+        for index in count():
+            tokens = draw(logits, sampling.temperature, seeds[active], index)
+            written[active, index] = tokens
+            counts[active] += 1
+            stopped[active] = np.isin(tokens, self._ends)
+            going_on = ~stopped[active] & (counts[active] < room[active])
+            active, tokens = active[going_on], tokens[going_on]
+            if not len(active):
+                break
+            going = rows[active]
+            lengths = self._rows.lengths[going]
+            self._pool.reserve(int(lengths.max()) + 1)
+            logits = self._forward(tokens, _Steps(going, lengths, self.device), None)
+            self._rows.ids[going, lengths] = tokens
+            self._rows.lengths[going] += 1
+        return [ids[:size].tolist() for ids, size in zip(written, counts, strict=True)], stopped.tolist()
+
+    def _forward(self, ids: Ids, layout: _Layout, keep: Ids | None) -> Tensor:
+        """One pass over packed tokens [N]; the logits at the indices `keep`, or of all tokens."""
+        self._pool.layout = layout
+        with models.fast_products() if len(ids) >= _ONEDNN_FROM and self.device.type == "cpu" else nullcontext():
+            return self.model(
+                input_ids=torch.from_numpy(ids).to(self.device)[None],
+                position_ids=torch.from_numpy(layout.positions).to(self.device)[None],
+                past_key_values=self._pool,
+                use_cache=True,
+                logits_to_keep=0 if keep is None else torch.from_numpy(keep).to(self.device),
+                ipr_layout=layout,
+            ).logits[0]
+
+
+class _Rows:
+    """Which session owns which row of the pool, and the tokens whose key-values a row holds."""
+
+    def __init__(self, slots: int, max_length: int):
+        self.slots = slots
+        self.ids: Ids = np.zeros((slots, max_length), dtype=np.int64)
+        self.lengths: Ids = np.zeros(slots, dtype=np.int64)
+        """0 for a row that nobody owns."""
+        self._of: dict[Hashable, int] = {}
+        """Session -> row, the session that was idle longest first."""
+        self._free = list(range(slots))
+
+    def take(self, sessions: Sequence[Hashable]) -> Ids:
+        """A row for each; unknown sessions get an empty one, if need be that of a session that is not among them."""
+        for session in sessions:
+            if session in self._of:
+                self._of[session] = self._of.pop(session)
+        # Lowest rows first, so that neighbours in the call are neighbours in the pool.
+        self._free.sort(reverse=True)
+        rows = []
+        for session in sessions:
+            row = self._of.get(session)
+            if row is None:
+                if not self._free:
+                    self.close(next(iter(self._of)))
+                row = self._free.pop()
+                if session is not None:
+                    self._of[session] = row
+            rows.append(row)
+        return np.array(rows)
+
+    def close(self, session: Hashable) -> None:
+        if session in self._of:
+            self.free(np.array([self._of[session]]))
+
+    def free(self, rows: Ids) -> None:
+        gone = set(rows.tolist())
+        self._of = {session: row for session, row in self._of.items() if row not in gone}
+        self._free += gone
+        self.lengths[rows] = 0
+
+    def held(self, row: int) -> Ids:
+        return self.ids[row, : self.lengths[row]]
+
+    def cut(self, row: int, length: int) -> None:
+        self.lengths[row] = length
+
+    def append(self, row: int, ids: Ids) -> None:
+        start = self.lengths[row]
+        self.ids[row, start : start + len(ids)] = ids
+        self.lengths[row] += len(ids)
+
+    def longest_held(self, ids: Ids) -> tuple[int, int]:
+        """The row that holds most of the beginning of `ids`, and how many tokens that is."""
+        if not len(ids):
+            return 0, 0
+        same = self.ids[:, : len(ids)] == ids
+        common = np.where(same.all(1), len(ids), same.argmin(1))
+        common = np.minimum(common, self.lengths)
+        row = int(common.argmax())
+        return row, int(common[row])
 
 
 class _Pool(Cache):
-    """Key-values of all rows, one pair of tensors a layer; what transformers calls a cache."""
+    """The key-values: a pair of tensors [slots, heads, capacity, width] a layer; to transformers, a cache."""
 
-    def __init__(self, slots: int):
+    def __init__(self, slots: int, max_length: int):
         super().__init__(layers=[])
-        self.slots, self.capacity = slots, 0
-        self.keys: list[Tensor] = []
-        self.values: list[Tensor] = []
-        self._rows: Tensor | None = None
-        self._positions = torch.zeros(0, dtype=torch.long)
-        self._width = 0
-
-    def look(self, rows: Tensor | None, positions: Tensor, width: int) -> None:
-        """What the next pass writes (positions [B, T] of the rows) and sees (the first `width` places)."""
-        self._rows, self._positions, self._width = rows, positions, width
+        self.layout: _Layout
+        """Of the pass that is under way."""
+        self._slots, self._max_length, self._capacity = slots, max_length, 0
+        self._sides: tuple[list[Tensor], list[Tensor]] = ([], [])
+        """Keys and values, by layer; made when a layer first writes."""
 
     def reserve(self, length: int) -> None:
-        if length <= self.capacity:
+        """Have room for `length` tokens in every row; grows by half at least."""
+        if length <= self._capacity:
             return
-        self.capacity = -(-length * 5 // 4 // 64) * 64
-        for side in (self.keys, self.values):
-            for layer, old in enumerate(side):
-                new = old.new_zeros(self.slots, old.shape[1], self.capacity, old.shape[3])
-                new[:, :, : old.shape[2]] = old
-                side[layer] = new
+        old = self._capacity
+        self._capacity = min(self._max_length, max(length, old * 3 // 2) + 63 & ~63)
+        for side in self._sides:
+            for layer, small in enumerate(side):
+                side[layer] = self._empty(small)
+                side[layer][:, :, :old] = small
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
-        size, heads, width, size_of_head = key_states.shape
-        if layer_idx == len(self.keys):
-            for side, states in ((self.keys, key_states), (self.values, value_states)):
-                side.append(states.new_zeros(self.slots, heads, self.capacity, states.shape[3]))
-        rows = torch.arange(size) if self._rows is None else self._rows
-        # Padding behind a row's last token may reach past the pool's end; it is never looked at.
-        inside = self._positions.clamp(max=self.capacity - 1)
-        found = []
-        for side, states in ((self.keys, key_states), (self.values, value_states)):
-            pool = side[layer_idx]
-            pool[rows[:, None], :, inside] = states.transpose(1, 2).to(pool.dtype)
-            view = pool[:size] if self._rows is None else pool[rows]
-            found.append(view[:, :, : self._width])
-        return found
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        return 0
-
-    def swap(self, i: int, j: int) -> None:
-        for side in (self.keys, self.values):
-            for pool in side:
-                kept = pool[i].clone()
-                pool[i] = pool[j]
-                pool[j] = kept
+        """Write the pass's key-values [1, heads, N, width]; returns the layer's whole tensors."""
+        for side, states in zip(self._sides, (key_states, value_states), strict=True):
+            if layer_idx == len(side):
+                side.append(self._empty(states))
+            flat = side[layer_idx].view(-1, states.shape[-1])
+            flat.index_copy_(0, self.layout.targets(states.shape[1], self._capacity), states[0].flatten(0, 1))
+        return self._sides[0][layer_idx], self._sides[1][layer_idx]
 
     def copy(self, source: int, target: int, length: int) -> None:
-        for side in (self.keys, self.values):
-            for pool in side:
-                pool[target, :, :length] = pool[source, :, :length]
+        for side in self._sides:
+            for layer in side:
+                layer[target, :, :length] = layer[source, :, :length]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return 0  # positions are given; nothing else that is asked for depends on it
+
+    def _empty(self, like: Tensor) -> Tensor:
+        # Zeros, because what attention masks out must at least be finite.
+        return like.new_zeros(self._slots, like.shape[1], self._capacity, like.shape[3])
 
 
-def draw(logits: Tensor, temperature: float, seeds: np.ndarray, index: int) -> list[int]:
-    """One token a row. logits [B, V], seeds [B] (uint64); the uniform of a row follows from (seed, index) alone."""
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Tokens of a prompt that are fed in one pass."""
+
+    row: int
+    start: int
+    ids: Ids
+    place: int
+    """Of the prompt in its call."""
+    last: bool
+    """The prompt ends with it."""
+
+
+class _Layout:
+    """Which row and position every packed token of a pass has. rows, positions: [N]."""
+
+    def __init__(self, rows: Ids, positions: Ids, device: torch.device):
+        self.rows, self.positions, self.device = rows, positions, device
+        self._targets: dict[tuple[int, int], Tensor] = {}
+
+    def targets(self, heads: int, capacity: int) -> Tensor:
+        """Where the tokens' key-values go in a pool seen as [slots * heads * capacity, width]; head by head."""
+        key = (heads, capacity)
+        if key not in self._targets:
+            flat = (self.rows * heads + np.arange(heads)[:, None]) * capacity + self.positions
+            self._targets[key] = torch.from_numpy(flat.ravel()).to(self.device)
+        return self._targets[key]
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None) -> Tensor:
+        """query [N, heads, width] -> [N, heads, width of value], over the tokens of each query's row up to itself."""
+        raise NotImplementedError
+
+
+class _Steps(_Layout):
+    """Decoding: one token a row, rows ascending. The pool is looked at, not copied, a block of rows at a time."""
+
+    def __init__(self, rows: Ids, positions: Ids, device: torch.device):
+        super().__init__(rows, positions, device)
+        self._span = int(rows[-1]) + 1
+        lengths = np.ones(self._span, dtype=np.int64)
+        lengths[rows] = positions + 1
+        block = _BLOCK if device.type == "cpu" else self._span
+        busy = np.unique(rows // block) * block
+        self._blocks = [
+            (int(a), min(int(a) + block, self._span), int(lengths[a : a + block].max())) for a in busy.tolist()
+        ]
+        self._lengths = lengths
+        self._where = None if len(rows) == self._span else torch.from_numpy(rows).to(device)
+        self._masks: dict[int | None, Tensor] = {}
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None) -> Tensor:
+        heads, groups = query.shape[1], key.shape[1]
+        # Query heads that share a key-value head are its queries: nothing is repeated.
+        grouped = query.reshape(-1, groups, heads // groups, query.shape[2])
+        if self._where is not None:  # rows that are idle are computed too, on nothing
+            full = grouped.new_zeros(self._span, *grouped.shape[1:])
+            full[self._where] = grouped
+            grouped = full
+        out = grouped.new_empty(*grouped.shape[:3], value.shape[3])
+        mask = self._mask(window, query.dtype)
+        for a, b, length in self._blocks:
+            out[a:b] = scaled_dot_product_attention(
+                grouped[a:b],
+                key[a:b, :, :length],
+                value[a:b, :, :length],
+                attn_mask=mask[a:b, None, None, :length],
+                scale=scaling,
+            )
+        if self._where is not None:
+            out = out[self._where]
+        return out.reshape(len(query), heads, -1)
+
+    def _mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
+        """[span, longest], added to the scores."""
+        if window not in self._masks:
+            lengths = torch.from_numpy(self._lengths).to(self.device)[:, None]
+            keys = torch.arange(int(self._lengths.max()), device=self.device)
+            hidden = keys >= lengths
+            if window is not None:
+                hidden |= keys < lengths - window
+            self._masks[window] = torch.zeros(hidden.shape, dtype=dtype, device=self.device).masked_fill_(
+                hidden, -torch.inf
+            )
+        return self._masks[window]
+
+
+class _Prompts(_Layout):
+    """Reading: several tokens a row. Pieces of like length form a segment, which attends on a copy of its rows."""
+
+    def __init__(self, pieces: Sequence[_Piece], device: torch.device):
+        rows = np.concatenate([np.full(len(piece.ids), piece.row) for piece in pieces])
+        positions = np.concatenate([np.arange(piece.start, piece.start + len(piece.ids)) for piece in pieces])
+        super().__init__(rows, positions, device)
+        self._segments: list[_Segment] = []
+        taken = offset = 0
+        while taken < len(pieces):
+            width = len(pieces[taken].ids)  # pieces come longest first
+            segment = pieces[taken : taken + max(1, _SEGMENT_TOKENS // width)]
+            self._segments.append(_Segment(segment, offset, device))
+            taken += len(segment)
+            offset += sum(len(piece.ids) for piece in segment)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None) -> Tensor:
+        return torch.cat([segment.attend(query, key, value, scaling, window) for segment in self._segments])
+
+
+class _Segment:
+    """B rows with up to T new tokens each, of a pass over prompts; they are the packed tokens from `offset` on."""
+
+    def __init__(self, pieces: Sequence[_Piece], offset: int, device: torch.device):
+        counts = np.array([len(piece.ids) for piece in pieces])
+        starts = np.array([piece.start for piece in pieces])
+        steps = np.arange(counts.max())
+        self._device = device
+        self._rows = torch.tensor([piece.row for piece in pieces], device=device)
+        self._length = int((starts + counts).max())
+        # Where a row's tokens are in the packed sequence; its padding stands for its last token.
+        padded = offset + (np.cumsum(counts) - counts)[:, None] + np.minimum(steps, counts[:, None] - 1)
+        self._padded = torch.from_numpy(padded).to(device)
+        self._real = torch.from_numpy(steps < counts[:, None]).to(device)
+        self._positions = torch.from_numpy(starts[:, None] + np.minimum(steps, counts[:, None] - 1)).to(device)
+        self._masks: dict[tuple[int, int | None], Tensor] = {}
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None) -> Tensor:
+        """As `_Layout.attend`, for the segment's tokens."""
+        (size, width), heads, groups = self._padded.shape, query.shape[1], key.shape[1]
+        grouped = query[self._padded].transpose(1, 2)  # [B, heads, T, width of a head]
+        grouped = grouped.reshape(size, groups, heads // groups * width, query.shape[2])
+        out = scaled_dot_product_attention(
+            grouped,
+            key[:, :, : self._length].index_select(0, self._rows),
+            value[:, :, : self._length].index_select(0, self._rows),
+            attn_mask=self._mask(heads // groups, window, query.dtype),
+            scale=scaling,
+        )
+        return out.view(size, heads, width, -1).transpose(1, 2)[self._real]
+
+    def _mask(self, repeats: int, window: int | None, dtype: torch.dtype) -> Tensor:
+        """[B, 1, repeats * T, length], added to the scores: a query head after another, as in `attend`."""
+        if (repeats, window) not in self._masks:
+            keys, positions = torch.arange(self._length, device=self._device), self._positions[..., None]
+            hidden = keys > positions
+            if window is not None:
+                hidden |= keys <= positions - window
+            mask = torch.zeros(hidden.shape, dtype=dtype, device=self._device).masked_fill_(hidden, -torch.inf)
+            self._masks[repeats, window] = mask.repeat(1, repeats, 1)[:, None]
+        return self._masks[repeats, window]
+
+
+def draw(logits: Tensor, temperature: float, seeds: NDArray[np.uint64], index: int) -> Ids:
+    """One token a row: the argmax at temperature 0, else by inverse distribution function in float64.
+
+    logits [B, V]. Row b's uniform follows from (seeds[b], index) alone, `index` being the token's place in its turn.
+    """
     if temperature == 0:
-        return logits.argmax(-1).tolist()
-    probabilities = torch.softmax(logits.double() / temperature, -1).cumsum(-1)
-    uniform = torch.from_numpy(_uniform(seeds, index)).to(logits.device)[:, None]
-    drawn = torch.searchsorted(probabilities, uniform * probabilities[:, -1:], right=True)[:, 0]
-    return drawn.clamp(max=logits.shape[-1] - 1).tolist()
+        return logits.argmax(-1).cpu().numpy()
+    cumulative = torch.softmax(logits.double() / temperature, -1).cumsum_(-1)
+    u = torch.from_numpy(uniforms(seeds, index)).to(logits.device)[:, None]
+    # The first token whose cumulative probability is above u; never one of probability 0.
+    drawn = torch.searchsorted(cumulative, u * cumulative[:, -1:], right=True)[:, 0]
+    return drawn.clamp_(max=logits.shape[-1] - 1).cpu().numpy()
 
 
-def _uniform(seeds: np.ndarray, index: int) -> np.ndarray:
-    """Splitmix64 of (seed, index), as a number in [0, 1)."""
-    with np.errstate(over="ignore"):
-        x = seeds + np.uint64(index + 1) * np.uint64(0x9E3779B97F4A7C15)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        x = x ^ (x >> np.uint64(31))
-    return (x >> np.uint64(11)).astype(np.float64) / float(1 << 53)
+def uniforms(seeds: NDArray[np.uint64], index: int) -> NDArray[np.float64]:
+    """In [0, 1): element `index` of the SplitMix64 stream that starts at each seed (Steele et al. 2014)."""
+    z = seeds + np.uint64((index + 1) * 0x9E3779B97F4A7C15 % 2**64)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return ((z ^ (z >> np.uint64(31))) >> np.uint64(11)) * np.float64(2**-53)
 
 
-def pooled_attention(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scaling: float, **_: Any
+def _attend(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    *,
+    ipr_layout: _Layout,
+    sliding_window: int | None = None,
+    **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of query [B, H, T, D] to key, value [B, K, L, D] (H a multiple of K) without repeating the latter."""
-    size, heads, width, depth = query.shape
-    groups = key.shape[1]
-    grouped = query.reshape(size, groups, heads // groups * width, depth)
-    scores = torch.matmul(grouped, key.transpose(-1, -2)) * scaling
-    scores = scores.view(size, groups, heads // groups, width, -1)
-    if attention_mask is not None:
-        scores = scores.masked_fill(~attention_mask[:, :, None], torch.finfo(scores.dtype).min)
-    weights = torch.softmax(scores, -1, dtype=torch.float32).to(query.dtype)
-    mixed = torch.matmul(weights.view(size, groups, heads // groups * width, -1), value)
-    return mixed.view(size, heads, width, depth).transpose(1, 2).contiguous(), None
+    """transformers' attention interface: query [1, heads, N, width]; key and value are the whole pool's."""
+    for name in ("softcap", "s_aux", "position_bias"):
+        if kwargs.get(name) is not None:
+            raise IprError(f"the model's attention uses {name}, which this policy lacks; take another model")
+    scale: float = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return ipr_layout.attend(query[0].transpose(0, 1), key, value, scale, sliding_window)[None], None
 
 
-AttentionInterface.register("ipr_pooled", pooled_attention)
+AttentionInterface.register("ipr", _attend)
+
+
+@contextmanager
+def _plugged_in(config: Any) -> Iterator[None]:
+    """The model attends by `_attend`; afterwards it is as it was, so that others may use it too."""
+    before = config._attn_implementation
+    config._attn_implementation = "ipr"
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+
+
+def _check_architecture(model: Any, config: Any) -> None:
+    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    kinds = set(getattr(config.get_text_config(), "layer_types", None) or ())
+    if not getattr(base, "_supports_attention_backend", False) or not kinds <= {"full_attention", "sliding_attention"}:
+        raise IprError(
+            f"models of type {config.model_type} cannot be played with kept key-values; take a decoder such as Llama,"
+            " Qwen or Mistral"
+        )
+
+
+def _ends(model: Any, chat: ChatTokens) -> set[int]:
+    """Tokens that end a turn: the template's, and what tokenizer and model call the end."""
+    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    several = configured if isinstance(configured, list) else [configured]
+    return {chat.end_id, *(i for i in (chat.tokenizer.eos_token_id, *several) if i is not None)}
+
+
+def _common(a: Ids, b: Ids) -> int:
+    """How many first tokens two sequences share."""
+    n = min(len(a), len(b))
+    different = a[:n] != b[:n]
+    return int(different.argmax()) if different.any() else n

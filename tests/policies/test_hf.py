@@ -1,0 +1,358 @@
+"""The policy against a plain model that reads everything anew for every token."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ipr.policies import hf
+from ipr.policies.hf import TransformersPolicy, draw
+from ipr.rollout import play, replay
+from ipr.training.tokens import ChatTokens
+from ipr.types import Completion, IprError, Job, Message, Prefix, Sampling, Turn, derive_seed
+from tests import toy
+
+GREEDY = Sampling(0.0, 12)
+SAMPLED = Sampling(1.0, 12)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # faster for tiny models, and for neighbours
+    yield
+    torch.set_num_threads(before)
+
+
+def make(model: Any = None, *, slots: int = 8, max_length: int = 512) -> TransformersPolicy:
+    return TransformersPolicy(model or toy.model(), toy.tokenizer(), "tiny", max_length=max_length, slots=slots)
+
+
+@torch.no_grad()
+def plain(model: Any, turn: Turn, sampling: Sampling) -> tuple[int, ...]:
+    """The tokens of a turn, by one whole forward pass a token."""
+    chat = ChatTokens(toy.tokenizer())
+    ids, written = chat.prompt(turn.conversation), []
+    while len(written) < sampling.max_new_tokens and chat.end_id not in written:
+        logits = model(torch.tensor([ids + written])).logits[:, -1]
+        seeds = np.array([turn.seed], dtype=np.uint64)
+        written.append(int(draw(logits, sampling.temperature, seeds, len(written))[0]))
+    return tuple(written)
+
+
+def conversation(task_id: str = "train-0", t: int = 0) -> tuple[Message, ...]:
+    return (*toy.PROMPT, *toy.expert(task_id).history(t))
+
+
+def turns(n: int, sampled: bool = False) -> list[Turn]:
+    """Of several tasks and lengths, some of them equal but for the seed."""
+    return [
+        Turn(conversation(f"train-{i // 4}", i % 3), derive_seed(7, i) if sampled else 0, session=i) for i in range(n)
+    ]
+
+
+def go_on(turn: Turn, answer: Completion, observation: str) -> Turn:
+    more = (Message("assistant", answer.text), Message("user", observation))
+    return replace(turn, conversation=(*turn.conversation, *more), seed=turn.seed + 1)
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+def test_sessions_over_several_turns_equal_reading_everything_anew(sampling: Sampling):
+    model = toy.model()
+    policy = make(model, slots=16)
+    asked = turns(12, sampled=True)
+    for observation in ("Nothing happens.", "You are at box 3. You see a ring.", "You see nothing."):
+        answers = policy.generate(asked, sampling)
+        assert [a.token_ids for a in answers] == [plain(model, turn, sampling) for turn in asked]
+        assert [a.text for a in answers] == [policy.chat.text(a.token_ids) for a in answers]
+        # Not every session comes back in every round.
+        asked = [go_on(t, a, observation) for t, a in zip(asked, answers, strict=True)][1:]
+
+
+def test_only_what_is_new_is_fed(monkeypatch: pytest.MonkeyPatch):
+    policy = make()
+    fed: list[int] = []
+    forward = policy._forward
+    monkeypatch.setattr(policy, "_forward", lambda ids, *rest: (fed.append(len(ids)), forward(ids, *rest))[1])
+    one = Sampling(0.0, 1)
+    base = conversation("train-0", 2)
+    asked = [Turn(base, seed=i, session=i) for i in range(5)]
+    answers = policy.generate(asked, one)
+    length = len(policy.chat.prompt(base))
+    assert fed == [length], "five forks are read once"
+
+    fed.clear()
+    again = [go_on(t, a, "Nothing happens.") for t, a in zip(asked, answers, strict=True)]
+    policy.generate(again, one)
+    new = [len(policy.chat.prompt(t.conversation)) - length for t in again]
+    assert sum(fed) <= sum(new) + 5  # the answers' text may have other tokens than were drawn
+
+    fed.clear()
+    policy.generate([Turn(conversation("train-0", 3), session="longer")], one)
+    assert sum(fed) == len(policy.chat.prompt(conversation("train-0", 3))) - length, "another row held the beginning"
+
+    fed.clear()
+    fresh = make()
+    forward = fresh._forward
+    monkeypatch.setattr(fresh, "_forward", lambda ids, *rest: (fed.append(len(ids)), forward(ids, *rest))[1])
+    prompts = [conversation(f"train-{i}") for i in range(6)]
+    fresh.generate([Turn(p, session=i) for i, p in enumerate(prompts)], one)
+    ids = [fresh.chat.prompt(p) for p in prompts]
+    shared = next(k for k in range(len(ids[0])) if len({row[k] for row in ids}) > 1)
+    assert sum(fed) == shared + sum(len(row) - shared for row in ids), "what all begin with is read once"
+
+
+def test_forks_equal_separate_episodes():
+    asked = [Turn(conversation("train-1", 2), derive_seed(3, i), session=i) for i in range(6)]
+    together = make().generate(asked, SAMPLED)
+    apart = [make().generate([turn], SAMPLED)[0] for turn in asked]
+    assert together == apart
+    assert len({a.token_ids for a in together}) > 1, "seeds make a difference"
+
+
+def test_a_sample_does_not_depend_on_its_batch():
+    model = toy.model()
+    asked = turns(64, sampled=True)
+    large = make(model, slots=64).generate(asked, SAMPLED)
+    small = make(model, slots=1)
+    assert large == [small.generate([turn], SAMPLED)[0] for turn in asked]
+    reverse = make(model, slots=64).generate(asked[::-1], SAMPLED)
+    assert large == reverse[::-1]
+
+
+def test_same_calls_same_answers():
+    asked = turns(10, sampled=True)
+    assert make().generate(asked, SAMPLED) == make().generate(asked, SAMPLED)
+    policy = make()
+    first = policy.generate(asked, SAMPLED)
+    assert policy.generate(asked, SAMPLED) == first, "a session may ask again"
+
+
+def test_more_sessions_than_slots_push_out_the_idle_ones():
+    model = toy.model()
+    policy, free = make(model, slots=3), make(model, slots=64)
+    asked = turns(8, sampled=True)
+    for observation in ("Nothing happens.", "You see a ring."):
+        answers = policy.generate(asked, SAMPLED)
+        assert answers == free.generate(asked, SAMPLED)
+        assert len(policy._rows._of) == 3
+        assert {side.shape[0] for sides in policy._pool._sides for side in sides} == {3}
+        asked = [go_on(t, a, observation) for t, a in zip(asked, answers, strict=True)]
+    # Of three sessions the one that was idle longest goes.
+    policy = make(model, slots=3)
+    for session in (0, 1, 2, 0, 3):
+        policy.generate([Turn(conversation(), session=session)], GREEDY)
+    assert list(policy._rows._of) == [2, 0, 3]
+
+
+def test_closed_last_and_nameless_sessions_leave_their_row():
+    policy = make(slots=2)
+    policy.generate([Turn(conversation(), session="a"), Turn(conversation("train-1"), session="b")], GREEDY)
+    assert set(policy._rows._of) == {"a", "b"}
+    policy.close_session("a")
+    policy.close_session("a")
+    policy.close_session("unknown")
+    assert set(policy._rows._of) == {"b"}
+    policy.generate([Turn(conversation(), session="b", last=True), Turn(conversation("train-2"))], GREEDY)
+    assert not policy._rows._of
+    assert sorted(policy._rows._free) == [0, 1]
+    assert not policy._rows.lengths.any()
+
+
+def test_a_full_context():
+    model = toy.model()
+    base = conversation("train-0", 1)
+    length = len(ChatTokens(toy.tokenizer()).prompt(base))
+    free = make(model).generate([Turn(base)], GREEDY)[0]
+    assert (free.finish, len(free.token_ids)) == ("length", 12)
+    for room in (0, 1, 5):
+        policy = make(model, max_length=length + room)
+        longer = Turn(conversation("train-0", 2), session="longer")
+        short, long = policy.generate([Turn(base, session=0), longer], GREEDY)
+        assert short == Completion(policy.chat.text(free.token_ids[:room]), free.token_ids[:room], "overflow")
+        assert long == Completion("", (), "overflow")
+    assert make(model, max_length=length + 12).generate([Turn(base)], GREEDY)[0] == free
+    assert make(toy.model(max_length=64), max_length=4096).max_length == 64, "the model's own limit"
+
+
+def test_it_stops_at_the_end_of_the_turn():
+    model = toy.model()
+    policy = make(model, slots=64)
+    answers = policy.generate(turns(60, sampled=True), Sampling(1.0, 60))
+    stopped = [a for a in answers if a.finish == "stop"]
+    assert stopped
+    assert all(a.token_ids.index(policy.chat.end_id) == len(a.token_ids) - 1 for a in stopped)
+    assert all(policy.chat.end_id not in a.token_ids for a in answers if a.finish != "stop")
+
+
+def test_long_prompts_are_read_in_pieces(monkeypatch: pytest.MonkeyPatch):
+    model = toy.model()
+    asked = turns(9)
+    whole = make(model, slots=16).generate(asked, GREEDY)
+    monkeypatch.setattr(hf, "_SEGMENT_TOKENS", 24)
+    monkeypatch.setattr(hf, "_PASS_TOKENS", 50)
+    assert make(model, slots=16).generate(asked, GREEDY) == whole
+
+
+def test_the_model_is_left_as_it_was():
+    model = toy.model()
+    ids = torch.tensor([ChatTokens(toy.tokenizer()).prompt(conversation())])
+    before = model.config._attn_implementation
+    with torch.no_grad():
+        expected = model(ids).logits
+        make(model).generate(turns(3), GREEDY)
+        assert model.config._attn_implementation == before
+        assert torch.equal(model(ids).logits, expected)
+
+
+def _mistral() -> Any:
+    from transformers import MistralConfig, MistralForCausalLM
+
+    return MistralForCausalLM(
+        MistralConfig(
+            vocab_size=len(toy.tokenizer()),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=1,
+            max_position_embeddings=512,
+            sliding_window=40,
+            initializer_range=0.2,
+        )
+    )
+
+
+def _qwen() -> Any:
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    return Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=len(toy.tokenizer()),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=16,
+            max_position_embeddings=512,
+            initializer_range=0.2,
+        )
+    )
+
+
+def _gpt2() -> Any:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    size = len(toy.tokenizer())
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=size,
+            n_embd=32,
+            n_layer=2,
+            n_head=4,
+            n_positions=512,
+            initializer_range=0.2,
+            bos_token_id=1,
+            eos_token_id=4,
+        )
+    )
+
+
+def _lora() -> Any:
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    adapter = LoraConfig(task_type=TaskType.CAUSAL_LM, r=4, target_modules="all-linear", init_lora_weights=False)
+    return get_peft_model(toy.model(), adapter)
+
+
+@pytest.mark.parametrize("build", [_mistral, _qwen, _gpt2, _lora])
+def test_other_architectures(build: Any):
+    torch.manual_seed(0)
+    model = build().eval()
+    policy = make(model)
+    asked = turns(5)
+    for observation in ("Nothing happens.", "You are at box 2. You see nothing."):
+        answers = policy.generate(asked, GREEDY)
+        assert [a.token_ids for a in answers] == [plain(model, turn, GREEDY) for turn in asked]
+        asked = [go_on(t, a, observation) for t, a in zip(asked, answers, strict=True)]
+
+
+def test_a_model_that_cannot_be_played_is_refused():
+    from transformers import MambaConfig, MambaForCausalLM
+
+    config = MambaConfig(vocab_size=len(toy.tokenizer()), hidden_size=16, num_hidden_layers=1, state_size=4)
+    with pytest.raises(IprError, match="models of type mamba cannot be played"):
+        make(MambaForCausalLM(config))
+
+
+def test_a_session_twice_in_a_call_is_refused():
+    with pytest.raises(ValueError, match="one turn"):
+        make().generate([Turn(conversation(), session=1)] * 2, GREEDY)
+
+
+def test_a_failed_call_leaves_no_half_read_rows(monkeypatch: pytest.MonkeyPatch):
+    model = toy.model()
+    policy = make(model)
+    expected = policy.generate(turns(4), GREEDY)
+
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hf, "draw", fail)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            policy.generate(turns(6), GREEDY)
+    assert policy.generate(turns(4), GREEDY) == expected
+
+
+def test_no_turns():
+    assert make().generate([], GREEDY) == []
+
+
+def test_draw_takes_the_first_token_above_the_uniform():
+    logits = torch.tensor([[0.2, 0.3, 0.0, 0.5]]).log().repeat(4000, 1)
+    seeds = np.array([derive_seed("draw", i) for i in range(4000)], dtype=np.uint64)
+    drawn = draw(logits, 1.0, seeds, 3)
+    u = hf.uniforms(seeds, 3)
+    np.testing.assert_array_equal(drawn, np.select([u < 0.2, u < 0.5], [0, 1], 3))
+    assert np.bincount(drawn, minlength=4) / 4000 == pytest.approx([0.2, 0.3, 0, 0.5], abs=0.03)
+    # Squared and normalised at temperature 1/2.
+    cold = np.bincount(draw(logits, 0.5, seeds, 3), minlength=4) / 4000
+    assert cold == pytest.approx([0.04 / 0.38, 0.09 / 0.38, 0, 0.25 / 0.38], abs=0.03)
+    assert (draw(logits, 0.0, seeds, 3) == 3).all()
+    assert not (draw(logits, 1.0, seeds, 4) == drawn).all()
+
+
+def test_uniforms_are_splitmix64():
+    # First outputs of the reference implementation (Vigna, splitmix64.c) for seed 1234567.
+    expected = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
+    seeds = np.array([1234567], dtype=np.uint64)
+    assert [hf.uniforms(seeds, i)[0] for i in range(4)] == [(x >> 11) * 2.0**-53 for x in expected]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_play_with_a_model_is_a_function_of_the_jobs(temperature: float):
+    spec = toy.spec(max_steps=4)
+    model = toy.model()
+    prefixes = [toy.expert(f"train-{i}").prefix(t) for i in range(3) for t in range(3)]
+    jobs = [Job(p, derive_seed(p.key(), s)) for p in prefixes for s in range(2)]
+    policy = make(model, slots=8)
+    played = play(spec, policy, jobs, Sampling(temperature, 10), slots=8)
+    assert not policy._rows._of, "all sessions are closed"
+    assert play(spec, policy, jobs, Sampling(temperature, 10), slots=8) == played
+    assert play(spec, make(model, slots=3), jobs, Sampling(temperature, 10), slots=5) == played
+    assert all(replay(spec, t) == [] for t in played)
+    alone = [play(spec, make(model, slots=1), [job], Sampling(temperature, 10))[0] for job in jobs[::5]]
+    assert alone == played[::5]
+
+
+def test_play_ends_when_the_context_is_full():
+    spec = toy.spec(max_steps=9)
+    played = play(spec, make(slots=4, max_length=150), [Job(Prefix(f"dev-{i}")) for i in range(4)], GREEDY)
+    assert {t.ending for t in played} == {"overflow"}
+    assert all(0 < len(t.steps) < 9 and t.reward == 0 for t in played)
