@@ -93,7 +93,10 @@ class Tracker:
         self, name: str, path: Path | str, digest: str, role: Literal["input", "output"], iteration: int | None = None
     ) -> None:
         """A data set used or made, by its DVC md5; becomes tag `dvc.<name>.md5`. Name "data" is the whole `data/`."""
-        data = {"name": name, "path": str(path), "md5": digest, "role": role}
+        place = Path(path)
+        if place.is_relative_to(self.root):
+            place = place.relative_to(self.root)
+        data = {"name": name, "path": place.as_posix(), "md5": digest, "role": role}
         self._append("dataset", f"dataset/{iteration}/{name}", data, iteration, version=digest)
 
     def artifact(self, path: Path, iteration: int | None = None) -> None:
@@ -545,7 +548,7 @@ def _client(config: TrackConfig, root: Path) -> Any:
 
     set_tracking_uri(uri)  # MLflow's registry and artifact code ask the global one
     for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # it logs whole tracebacks; our own line says what matters
     return MlflowClient(uri)
 
 
@@ -617,7 +620,7 @@ def _cut(tags: Mapping[str, str]) -> dict[str, str]:
 
 
 def _metric_name(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_./-]", "_", name).strip("/.")[:250]
+    return re.sub(r"/+", "/", re.sub(r"[^A-Za-z0-9_./-]", "_", name)).strip("/.")[:250]
 
 
 def _missing(error: Any) -> bool:
