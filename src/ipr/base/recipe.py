@@ -27,9 +27,9 @@ class Recipe:
     """Every figure of the shipped model."""
 
     seed: int = 0
-    episodes: int = 10000
+    episodes: int = 8000
     """Wanderer's episodes, one per pretrain game."""
-    steps: int = 14
+    steps: int = 16
     """Turns of an episode."""
     vocabulary: int = 1024
     hidden: int = 192
@@ -38,7 +38,7 @@ class Recipe:
     kv_heads: int = 2
     intermediate: int = 512
     max_length: int = 2048
-    batch_size: int = 16
+    batch_size: int = 8
     learning_rate: float = 3e-3
     micro_batch_tokens: int = 8192
 

@@ -2,8 +2,10 @@
 
 Decided here: it follows small wishes drawn by chance (look somewhere, get a thing that it saw or thinks of, carry it,
 clean or heat it, try a lamp), and every thought says what is done next and why, with the exact names, so that a reader
-learns to copy names and to act on what was just seen. It looks in any order, never reads the task, and now and then
-tries what cannot be done, so that "Nothing happens." is known too. No decision of an expert is in it.
+learns to copy names and to act on what was just seen. Most episodes begin with a list of errands of its own in place of
+the game's task, which it runs one after another, so that a reader also learns that words said at the start matter
+later. It looks in any order, and now and then tries what cannot be done, so that "Nothing happens." is known too. No
+decision of an expert, and none of the six tasks, is in it.
 """
 
 from __future__ import annotations
@@ -79,13 +81,35 @@ _AROUND = ("I look around to see where I am.", "I want to know what I am facing.
 _FAR = ("I remember the {o} and try to take it from here.", "I try to take the {o} from the {r}.")
 _FULL = ("I see the {o} too, so I try to take it.", "My hand is full, but I try to take the {o}.")
 _EMPTY = ("I try to put the {o} at the {r}.", "I hold nothing, but I try to put the {o} here.")
+_ERRANDS = {
+    "bring": "bring a {k} to a {t}",
+    "clean": "wash a {k} and leave it at a {t}",
+    "heat": "warm a {k} and leave it at a {t}",
+    "cool": "chill a {k} and leave it at a {t}",
+    "light": "try a {k} at a desklamp",
+}
+_TOOL_OF = {verb: tool for tool, verb in _TOOLS.items()}
+_TO_TARGET = (
+    "I have the {o}. It goes to a {t}, so I go to the {r}.",
+    "The {o} belongs to a {t}. I bring it to the {r}.",
+)
+_TO_LAMP = (
+    "I have the {o}. I need a desklamp, so I try the {r}.",
+    "I want to try the {o} at a desklamp. I go to the {r}.",
+)
 _SAME = ("I am at the {r}, and I try to go there.",)
 
 
 def wander(task_id: str, seed: int, steps: int) -> Trajectory:
     """At most `steps` turns of aimless play in a game; fewer only where it is won by chance."""
     game = games.game(task_id)
-    turns = _Wanderer(game, random.Random(derive_seed("alfworld", "wander", task_id, seed))).turns()
+    wanderer = _Wanderer(game, random.Random(derive_seed("alfworld", "wander", task_id, seed)))
+    errands = wanderer.errands()
+    turns = wanderer.turns(errands)
+    first = game.first
+    if errands:
+        said = ", then ".join(_ERRANDS[verb].format(k=kind, t=target) for verb, kind, target in errands)
+        first = f"{first.partition(chr(10) * 2)[0]}\n\nYour errands: {said}."
     state, played, invalid = game.start, [], 0
     thought, command = next(turns)
     while True:
@@ -98,7 +122,7 @@ def wander(task_id: str, seed: int, steps: int) -> Trajectory:
         thought, command = turns.send(played[-1].observation)
     return Trajectory(
         task_id=task_id,
-        first_observation=game.first,
+        first_observation=first,
         steps=tuple(played),
         reward=float(won),
         ending="terminated" if won else "truncated",
@@ -117,13 +141,32 @@ class _Wanderer:
         self._places = list(game.receptacle_names)
         self._kinds = [kind_of(o) for o in game.object_names if kind_of(o) not in _FIXED]
         self._kinds += ["desklamp"] * (len(self._kinds) // 3) if "desklamp 1" in game.object_names else []
+        self._lying = {
+            name: {kind_of(game.object_names[o]) for o in game.contents(game.start, r)}
+            for r, name in enumerate(game.receptacle_names)
+        }
         self._seen: dict[str, list[str]] = {}
         self._closed: set[str] = set()
         self._opened: set[str] = set()
         self._here: str | None = None
         self._held: str | None = None
 
-    def turns(self) -> Turns:
+    def errands(self) -> list[tuple[str, str, str]]:
+        """(verb, kind of thing, kind of place) to begin with, or none."""
+        if self._rng.random() < 0.25:
+            return []
+        carried = [kind for kind in self._kinds if kind != "desklamp"]
+        places = sorted({kind_of(r) for r in self._places})
+        verbs = ["bring"] * 2 + [verb for verb, tool in _TOOL_OF.items() if f"{tool} 1" in self._places]
+        verbs += ["light"] * 2 * ("desklamp" in self._kinds)
+        return [
+            (self._rng.choice(verbs), self._rng.choice(carried), self._rng.choice(places))
+            for _ in range(self._rng.randint(1, 3))
+        ]
+
+    def turns(self, errands: list[tuple[str, str, str]]) -> Turns:
+        for errand in errands:
+            yield from self._run(*errand)
         while True:
             if self._held is None:
                 wish = self._pick(
@@ -148,13 +191,47 @@ class _Wanderer:
         elif self._rng.random() < 0.5:
             yield from self._take_something()
 
-    def _search(self) -> Turns:
+    def _run(self, verb: str, kind: str, target: str) -> Turns:
+        """An errand: find a thing of the kind, do to it what is said, bring it to a place of the target's kind."""
+        if self._held:
+            yield from self._put_down(self._here or self._places[0])
+        known = [(o, r) for r, things in self._seen.items() for o in things if kind_of(o) == kind]
+        if known:
+            thing, r = known[0]
+            yield from self._visit(r, _BACK, o=thing)
+            yield from self._take(thing, r)
+        else:
+            yield from self._search(kind, 12)
+        if self._held is None:
+            return
+        if verb == "light":
+            lamps = [(o, r) for r, things in self._seen.items() for o in things if kind_of(o) == "desklamp"]
+            fresh = [r for r in self._places if r not in self._seen and r != self._here]
+            for r in [lamps[0][1]] if lamps else self._rng.sample(fresh, len(fresh)):
+                yield from self._visit(r, _TO_LAMP, o=self._held)
+                if found := [o for o in self._seen.get(r, []) if kind_of(o) == "desklamp"]:
+                    yield self._say(_LAMP, o=found[0]), f"use {found[0]}"
+                    return
+            return
+        if verb != "bring":
+            tool = self._rng.choice([r for r in self._places if kind_of(r) == _TOOL_OF[verb]])
+            if self._here != tool:
+                self._note(tool, (yield self._say(_TO_TOOL, o=self._held, r=tool, v=verb), f"go to {tool}"))
+            yield self._say(_TREAT, o=self._held, r=tool, v=verb), f"{verb} {self._held} with {tool}"
+        r = self._rng.choice([r for r in self._places if kind_of(r) == target])
+        yield from self._visit(r, _TO_TARGET, o=self._held, t=target, open_always=True)
+        yield from self._put_down(r)
+
+    def _search(self, kind: str | None = None, most: int = 5) -> Turns:
         """Think of a kind of thing and look for it in a few places, in any order."""
         # Mostly of what this room has, so that looking is often rewarded.
-        kind = self._rng.choice(self._kinds if self._rng.random() < 0.7 else _KINDS)
+        kind = kind or self._rng.choice(self._kinds if self._rng.random() < 0.7 else _KINDS)
         fresh = [r for r in self._places if r not in self._seen and r != self._here]
         sayings = _WISH
-        for r in self._rng.sample(fresh, min(len(fresh), self._rng.randint(1, 5))):
+        chosen = self._rng.sample(fresh, min(len(fresh), most if most > 5 else self._rng.randint(1, most)))
+        if self._rng.random() < 0.6:  # a lucky search, so that an episode has room for more than searching
+            chosen.sort(key=lambda r: (kind not in self._lying[r]) + self._rng.random() * 1.5)
+        for r in chosen:
             yield from self._visit(r, sayings, k=kind)
             sayings = _WISH_ON
             if found := [o for o in self._seen.get(r, []) if kind_of(o) == kind]:

@@ -1,0 +1,45 @@
+# `make run` trains an agent with IPR on two cores; `make test` checks everything. `make help` lists the rest.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help setup run test lint base bench lock clean
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+setup: .venv/.ready ## virtual environment with the locked dependencies
+
+.venv/.ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "make: $(PYTHON) is too old; install Python 3.11 or later, or: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null \
+	  || { echo "make: $(PYTHON) has no venv module; on Debian: apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+run: setup ## the main job on the embedded default: about 13 minutes on two cores
+	$(BIN)/ipr run quick
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+test: lint ## lint, types, layers and the whole suite
+	$(BIN)/pytest -q
+
+base: setup ## rebuild the base model that is shipped with the package
+	$(BIN)/ipr base
+
+bench: setup ## benchmarks, each against its baseline
+	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+
+lock: setup ## write requirements.lock from the present environment
+	( echo "# Made by 'make lock' from pyproject.toml with the extra 'dev'; what works together."; \
+	  $(BIN)/pip freeze --exclude-editable | grep -vE '^(ipr|pip|uv) ?[=@]' | sed 's/+cpu//' ) > requirements.lock
+
+clean: ## remove the virtual environment, caches and runs (data sets stay)
+	rm -rf .venv .ruff_cache .pytest_cache .import_linter_cache runs .prefect
