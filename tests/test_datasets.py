@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ from unittest import mock
 
 import pytest
 
-from ipr import datasets
+from ipr import datasets, store
 from ipr.types import IprError
 
 
@@ -91,6 +92,12 @@ def test_a_busy_project_is_waited_for_and_then_named(root: Path, tmp_path: Path,
     monkeypatch.setattr(datasets, "LOCK_WAIT", 0.2)
     with datasets._alone(root), pytest.raises(IprError, match="another process is publishing"):
         datasets.publish(root, {"a": make(tmp_path)})
+
+
+def test_every_column_is_explained():
+    text = (Path(__file__).parents[1] / "docs/data.md").read_text()
+    explained = {name for row in re.findall(r"^\| ([a-z_, ]+) \|", text, re.M) for name in row.split(", ")}
+    assert {name for schema in store.SCHEMAS.values() for name in schema.names} - explained == set()
 
 
 def test_without_data_dvc_data_is_generated(root: Path):

@@ -130,18 +130,18 @@ class Tracker:
         self._set_status(None, status)
 
     def sync(self) -> bool:
-        """Send what is new; False, with a warning, where MLflow did not take all of it. Never raises."""
-        if not self.config.enabled:
+        """Make MLflow's view complete; False, with a warning, where it did not take everything. Never raises."""
+        if not self.config.enabled or not self._events:
             return True
         target = None
         try:
             with _locked(self.folder):
                 target = _Target(self.folder / "mlflow.json", self.config, self.root)
-                if target.sent < len(self._events):
-                    _View(_client(self.config, self.root), target, self.folder, self._events).send()
+                # Even with nothing new: the database may be another one than before.
+                _View(_client(self.config, self.root), target, self.folder, self._events).send()
         except Exception as error:  # whatever MLflow, its database, its server or the network raise
             left = len(self._events) - (target.sent if target else 0)
-            log.warning("%d events are not in MLflow yet (%s); the next sync tries again", left, _line(error))
+            log.warning("MLflow: %s; %d events wait for the next sync", _line(error), left)
             return False
         return True
 
@@ -159,13 +159,7 @@ class Tracker:
             data = data | {"version": version}
             key = f"{key}@{len(self._events)}"
         event = {"id": key, "time": time.time_ns() // 1_000_000, "kind": kind, "iteration": iteration} | data
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a+b") as file:
-            # A line that a kill cut short is left alone; it is no JSON and is skipped when reading.
-            cut = file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n"
-            file.write(b"\n" * bool(cut) + json.dumps(event, default=str).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        _write(self.path, json.dumps(event, default=str).encode())
         self._events.append(event)
         self._remember(event)
 
@@ -586,6 +580,19 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
         for line in file:
             with contextlib.suppress(ValueError):
                 yield json.loads(line)
+
+
+def _write(path: Path, line: bytes) -> None:
+    """Append a line, safe from a power cut. One that a kill cut short before is no JSON and is skipped when reading."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a+b") as file:
+            cut = file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n"
+            file.write(b"\n" * bool(cut) + line + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise IprError(f"cannot write {path}: {error.strerror or error}; free space or choose another folder") from None
 
 
 def _batches(events: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
