@@ -83,16 +83,17 @@ def _reference(
     """log pi_ref of every pair's chosen and rejected remainder, computed once and kept beside the pairs."""
     path = run.stage(iteration) / "reference.json"
     if not path.exists():
-        model = models.load_model(str(run.model(SCORER)), run.config.model)
+        # Loaded and run as the policy will be, so that training starts at margin 0.
+        model = models.load_model(str(run.model(SCORER)), run.config.model, training=True)
         chosen, rejected = reference_logps(
             model,
             chat,
             pairs,
             environment(run.config).prompt,
+            run.config.train,
             max_length=run.config.model.max_length,
-            micro_batch_tokens=run.config.train.micro_batch_tokens,
         )
-        store.write_json(path, {"chosen": chosen, "rejected": rejected})
+        store.write_json(path, {"chosen": [float(x) for x in chosen], "rejected": [float(x) for x in rejected]})
     logps = store.read_json(path)
     return logps["chosen"], logps["rejected"]
 

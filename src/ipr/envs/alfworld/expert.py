@@ -1,9 +1,8 @@
 """An expert for the household that knows only what it has been shown.
 
 Decided here: it reads the observations' text, keeps what it saw where, looks first where such a thing is usually found
-(`rooms.PLACES`, what anybody knows about homes), and says in one short sentence why it does what it does. Its words are
-drawn from the task id, so that it always plays a game in the same way. Left out: planning of shortest ways, for which
-one would have to know what is hidden.
+(`rooms.PLACES`, what anybody knows about homes), and says in a few words why it does what it does. Left out: planning of
+shortest ways, for which one would have to know what is hidden.
 """
 
 from __future__ import annotations
@@ -33,72 +32,25 @@ _TASKS = (
 )
 _THING = re.compile(r"\ba (\w+ \d+)")
 
+# A thought says first what is wanted, then what is seen, then what is done: so a small model can decide word by word.
 _SAYINGS: Mapping[str, tuple[str, ...]] = {
-    "search": (
-        "I need a {o}, so I look at the {r}.",
-        "A {o} is often found there, so I check the {r}.",
-        "Next I look for a {o} at the {r}.",
-        "There may be a {o} at the {r}.",
-    ),
-    "search more": (
-        "No {o} here, so I check the {r}.",
-        "There is no {o} here. I look at the {r} next.",
-        "I still need a {o}. It may be at the {r}.",
-    ),
-    "search second": (
-        "I need one more {o}, so I check the {r}.",
-        "One {o} is done. I look for another at the {r}.",
-    ),
-    "open": (
-        "The {r} is closed, so I open it.",
-        "I open the {r} to look for a {o}.",
-    ),
-    "open to put": ("The {r} is closed, so I open it for the {o}.",),
-    "take": (
-        "I see the {o} at the {r}, so I take it.",
-        "There is the {o} that I need. I take it.",
-        "I found the {o}, so I take it from the {r}.",
-    ),
-    "go back": (
-        "I saw the {o} at the {r}, so I go back.",
-        "I remember the {o} at the {r}, so I go there.",
-    ),
-    "to tool": (
-        "I have the {o}. Now I {verb} it with the {r}.",
-        "To {verb} the {o}, I go to the {r}.",
-    ),
-    "treat": (
-        "I am at the {r}, so I {verb} the {o}.",
-        "Now I {verb} the {o} with the {r}.",
-    ),
-    "bring": (
-        "I have the {o}. Now I bring it to the {r}.",
-        "The {o} must go to the {r}, so I go there.",
-    ),
-    "bring treated": (
-        "The {o} is {done} now, so I bring it to the {r}.",
-        "The {o} is {done}. Now I go to the {r}.",
-    ),
-    "bring back": (
-        "I saw the {r} before, so I bring the {o} there.",
-        "I remember the {r}, so I go there with the {o}.",
-    ),
-    "put": (
-        "I am at the {r}, so I put the {o} there.",
-        "This is the {r}. I put the {o} here.",
-    ),
-    "search light": (
-        "I have the {o}. There may be a {light} at the {r}.",
-        "I need a {light} now, so I check the {r}.",
-    ),
-    "to light": (
-        "I saw the {light} at the {r}, so I go there.",
-        "I have the {o}. The {light} is at the {r}.",
-    ),
-    "light": (
-        "The {light} is here, so I use it to see the {o}.",
-        "I have the {o}. Now I use the {light}.",
-    ),
+    "search": ("I need a {kind}. I check the {r} first.",),
+    "search more": ("I need a {kind}. It is not here, so I check the {r}.",),
+    "search second": ("I need one more {kind}. It is not here, so I check the {r}.",),
+    "open": ("I need a {kind}. The {r} is closed, so I open it.",),
+    "open to put": ("The {o} goes to a {target}. The {r} is closed, so I open it.",),
+    "take": ("I need a {kind}. I see the {o} here, so I take it.",),
+    "go back": ("I need a {kind}. I saw the {o} at the {r}, so I go there.",),
+    "to tool": ("I have the {o}. I must {verb} it, so I go to the {r}.",),
+    "treat": ("I have the {o}. I am at the {r}, so I {verb} it.",),
+    "bring": ("The {o} goes to a {target}, so I go to the {r}.",),
+    "bring treated": ("The {o} is {done}. It goes to a {target}, so I go to the {r}.",),
+    "bring back": ("The {o} goes to a {target}. I saw the {r}, so I go there.",),
+    "put": ("The {o} goes to a {target}. I am at the {r}, so I put it here.",),
+    "search light": ("I have the {o} and need a {light}. It is not here, so I check the {r}.",),
+    "open for light": ("I have the {o} and need a {light}. The {r} is closed, so I open it.",),
+    "to light": ("I have the {o} and need a {light}. I saw the {lamp} at the {r}, so I go there.",),
+    "light": ("I have the {o} and need a {light}. I see the {lamp} here, so I use it.",),
     "look again": ("I am at the same place, so I look at the {r}.",),
     "lost": ("I have looked everywhere, so I look around again.",),
 }
@@ -128,7 +80,8 @@ class Expert:
     def act(self) -> str:
         saying, command, names = self._decide()
         self.last_command = command
-        usual = {"o": self._thing, "light": self._light or "", "verb": self._verb or "", "r": ""}
+        usual = {"o": self._thing, "kind": self._thing, "light": self._light or "", "verb": self._verb or "", "r": ""}
+        usual["target"] = self._target or ""
         words = self._rng.choice(_SAYINGS[saying]).format(**{**usual, "done": _DONE.get(self._verb or "", ""), **names})
         return compose(words, command)
 
@@ -212,20 +165,21 @@ class Expert:
 
     def _search(self, saying: str, order: list[str]) -> tuple[str, str, dict[str, str]]:
         here = self._here
+        held = {"o": self._held} if self._held else {}
         if here and here not in self._seen:
             if here in self._closed:
-                return "open", f"open {here}", {"r": here}
+                return ("open for light" if self._held else "open"), f"open {here}", {"r": here, **held}
             return "look again", f"examine {here}", {"r": here}
         unseen = [r for r in order if r not in self._seen]
         if not unseen:
             return "lost", "look", {}
-        return saying, f"go to {unseen[0]}", {"r": unseen[0], **({"o": self._held} if self._held else {})}
+        return saying, f"go to {unseen[0]}", {"r": unseen[0], **held}
 
     def _use_light(self, held: str) -> tuple[str, str, dict[str, str]]:
         assert self._light
         if found := self._where(self._light):
             lamp, r = found
-            names = {"o": held, "r": r, "light": lamp}
+            names = {"o": held, "r": r, "lamp": lamp}
             if self._here != r:
                 return "to light", f"go to {r}", names
             return "light", f"use {lamp}", names

@@ -35,14 +35,17 @@ _LOOK = (
     "I wonder what is at the {r}.",
 )
 _WISH = (
-    "I would like a {k}, so I try the {r}.",
-    "Maybe there is a {k} at the {r}.",
-    "I want to find a {k}. I go to the {r}.",
+    "I want a {k}, so I try the {r}.",
+    "I would like a {k}. I go to the {r}.",
 )
 _WISH_ON = (
-    "I do not see a {k} here, so I try the {r}.",
-    "Still no {k}. I go on to the {r}.",
-    "The {k} is not here. Maybe it is at the {r}.",
+    "I want a {k}. It is not here, so I try the {r}.",
+    "I would like a {k}. I do not see one, so I go on to the {r}.",
+)
+_WISH_OPEN = ("I want a {k}. The {r} is closed, so I open it.",)
+_WISH_TAKE = (
+    "I want a {k}. I see the {o} here, so I take it.",
+    "I would like a {k}. There is the {o}, so I take it.",
 )
 _OPEN = (
     "The {r} is closed, so I open it.",
@@ -89,14 +92,10 @@ _ERRANDS = {
     "light": "try a {k} at a desklamp",
 }
 _TOOL_OF = {verb: tool for tool, verb in _TOOLS.items()}
-_TO_TARGET = (
-    "I have the {o}. It goes to a {t}, so I go to the {r}.",
-    "The {o} belongs to a {t}. I bring it to the {r}.",
-)
-_TO_LAMP = (
-    "I have the {o}. I need a desklamp, so I try the {r}.",
-    "I want to try the {o} at a desklamp. I go to the {r}.",
-)
+_TO_TARGET = ("The {o} is for a {t}, so I go to the {r}.",)
+_AT_TARGET = ("The {o} is for a {t}. I am at the {r}, so I put it here.",)
+_TO_LAMP = ("I want a desklamp for the {o}, so I try the {r}.",)
+_AT_LAMP = ("I want a desklamp for the {o}. I see the {x} here, so I turn it on.",)
 _SAME = ("I am at the {r}, and I try to go there.",)
 
 
@@ -210,7 +209,7 @@ class _Wanderer:
             for r in [lamps[0][1]] if lamps else self._rng.sample(fresh, len(fresh)):
                 yield from self._visit(r, _TO_LAMP, o=self._held)
                 if found := [o for o in self._seen.get(r, []) if kind_of(o) == "desklamp"]:
-                    yield self._say(_LAMP, o=found[0]), f"use {found[0]}"
+                    yield self._say(_AT_LAMP, o=self._held, x=found[0]), f"use {found[0]}"
                     return
             return
         if verb != "bring":
@@ -220,7 +219,7 @@ class _Wanderer:
             yield self._say(_TREAT, o=self._held, r=tool, v=verb), f"{verb} {self._held} with {tool}"
         r = self._rng.choice([r for r in self._places if kind_of(r) == target])
         yield from self._visit(r, _TO_TARGET, o=self._held, t=target, open_always=True)
-        yield from self._put_down(r)
+        yield from self._put_down(r, _AT_TARGET, t=target)
 
     def _search(self, kind: str | None = None, most: int = 5) -> Turns:
         """Think of a kind of thing and look for it in a few places, in any order."""
@@ -232,13 +231,13 @@ class _Wanderer:
         if self._rng.random() < 0.6:  # a lucky search, so that an episode has room for more than searching
             chosen.sort(key=lambda r: (kind not in self._lying[r]) + self._rng.random() * 1.5)
         for r in chosen:
-            yield from self._visit(r, sayings, k=kind)
+            yield from self._visit(r, sayings, opening=_WISH_OPEN, k=kind)
             sayings = _WISH_ON
             if found := [o for o in self._seen.get(r, []) if kind_of(o) == kind]:
                 if kind == "desklamp":
                     yield self._say(_LAMP, o=found[0]), f"use {found[0]}"
                 else:
-                    yield from self._take(found[0], r)
+                    yield from self._take(found[0], r, _WISH_TAKE, k=kind)
                 return
 
     def _fetch(self) -> Turns:
@@ -325,11 +324,18 @@ class _Wanderer:
 
     # Moves ---------------------------------------------------------------------------------------------------
 
-    def _visit(self, r: str, sayings: tuple[str, ...], open_always: bool = False, **names: str) -> Turns:
+    def _visit(
+        self,
+        r: str,
+        sayings: tuple[str, ...],
+        open_always: bool = False,
+        opening: tuple[str, ...] = _OPEN,
+        **names: str,
+    ) -> Turns:
         if self._here != r:
             self._note(r, (yield self._say(sayings, r=r, **names), f"go to {r}"))
         if r in self._closed and (open_always or self._rng.random() < 0.9):
-            self._note(r, (yield self._say(_OPEN, r=r), f"open {r}"))
+            self._note(r, (yield self._say(opening, r=r, **names), f"open {r}"))
             self._opened.add(r)
 
     def _take_something(self) -> Turns:
@@ -337,15 +343,15 @@ class _Wanderer:
         if things and self._here and self._here not in self._closed:
             yield from self._take(self._rng.choice(things), self._here)
 
-    def _take(self, thing: str, r: str) -> Turns:
-        answer = yield self._say(_TAKE, o=thing, r=r), f"take {thing} from {r}"
+    def _take(self, thing: str, r: str, sayings: tuple[str, ...] = _TAKE, **names: str) -> Turns:
+        answer = yield self._say(sayings, o=thing, r=r, **names), f"take {thing} from {r}"
         if answer != NOTHING:
             self._held = thing
             self._seen[r].remove(thing)
 
-    def _put_down(self, r: str) -> Turns:
+    def _put_down(self, r: str, sayings: tuple[str, ...] = _PUT, **names: str) -> Turns:
         assert self._held
-        answer = yield self._say(_PUT, o=self._held, r=r), self._put.format(o=self._held, r=r)
+        answer = yield self._say(sayings, o=self._held, r=r, **names), self._put.format(o=self._held, r=r)
         if answer != NOTHING:
             self._seen.setdefault(r, []).append(self._held)
             self._held = None

@@ -1,0 +1,152 @@
+"""Pairs and step rewards on hand-written trajectories: the expected rows are written out."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import pytest
+
+from ipr import algorithms, credit
+from ipr.config import AlgorithmConfig
+from ipr.types import Job, Message, Prefix, Step, StepReward, Trajectory
+
+A, B, C, X, Y = (Step(f"do {c}", f"saw {c}") for c in "abcxy")
+
+
+def trajectory(steps: Sequence[Step], reward: float, start: int = 0, policy: str = "agent") -> Trajectory:
+    return Trajectory("task", "room", tuple(steps), reward, "terminated", policy, start=start)
+
+
+EXPERT = trajectory([A, B, C], 1.0, policy="expert")
+
+
+def rewards(means: dict[tuple[Step, ...], float]) -> dict[Prefix, StepReward]:
+    prefixes = {Prefix("task", steps): mean for steps, mean in means.items()}
+    return {p: StepReward(p, mean, 5, (), 5) for p, mean in prefixes.items()}
+
+
+def ipr(**settings: object) -> algorithms.Algorithm:
+    return algorithms.make(AlgorithmConfig.model_validate({"tau": 0.3} | settings))
+
+
+def test_explores_every_prefix_of_the_expert() -> None:
+    assert ipr().explore([EXPERT]) == [Prefix("task", steps) for steps in ((), (A,), (A, B))]
+
+
+def test_step_pair_holds_the_two_remainders() -> None:
+    agent = trajectory([A, X, Y], 0.0, start=1)
+    found = ipr().examples([EXPERT], [agent], rewards({(A, B): 0.8, (A, X): 0.4}))
+    (pair,) = found.pairs
+    assert (pair.level, pair.t, pair.winner) == ("step", 1, "expert")
+    assert pair.margin == pytest.approx(0.4)
+    assert pair.prompt == (Message("user", "room"), Message("assistant", "do a"), Message("user", "saw a"))
+    assert pair.chosen == (Message("assistant", "do b"), Message("user", "saw b"), Message("assistant", "do c"))
+    assert pair.rejected == (Message("assistant", "do x"), Message("user", "saw x"), Message("assistant", "do y"))
+
+
+def test_both_margins_are_needed() -> None:
+    worse = trajectory([A, X], 0.0, start=1)
+    equal = trajectory([A, X], 1.0, start=1)
+    known = rewards({(A, B): 0.8, (A, X): 0.5})
+    assert not ipr(tau=0.31).examples([EXPERT], [worse], known).pairs
+    assert len(ipr(tau=0.29).examples([EXPERT], [worse], known).pairs) == 1
+    assert ipr(tau=0.29).examples([EXPERT], [equal], known).dropped == {"step: no outcome margin": 1}
+
+
+def test_agent_wins_only_where_it_is_allowed() -> None:
+    poor = trajectory([A, B], 0.2, policy="expert")
+    agent = trajectory([A, X], 0.9, start=1)
+    known = rewards({(A, B): 0.1, (A, X): 0.7})
+    assert not ipr().examples([poor], [agent], known).pairs
+    (pair,) = ipr(agent_wins=True).examples([poor], [agent], known).pairs
+    assert (pair.winner, pair.chosen[0].content, pair.rejected[0].content) == ("agent", "do x", "do b")
+
+
+def test_outcome_pairs_are_whole_trajectories() -> None:
+    explored = [trajectory([X], 0.0), trajectory([A, X], 0.0, start=1)]
+    (pair,) = algorithms.make(AlgorithmConfig(name="eto")).examples([EXPERT], explored, {}).pairs
+    assert (pair.level, pair.t, pair.prompt) == ("outcome", 0, (Message("user", "room"),))
+    assert pair.rejected == (Message("assistant", "do x"),)
+
+
+def test_rft_keeps_what_does_as_well_as_the_expert() -> None:
+    method = algorithms.make(AlgorithmConfig(name="rft"))
+    found = method.examples([EXPERT], [trajectory([X], 1.0), trajectory([Y], 0.5)], {})
+    assert [d.source for d in found.demonstrations] == ["expert", "agent"]
+
+
+def test_savings_leave_the_pairs_as_they_are() -> None:
+    random_ = random.Random(0)
+    for _ in range(50):
+        explored = [
+            trajectory([*EXPERT.steps[:t], random_.choice([EXPERT.steps[t], X])], random_.choice([0.0, 1.0]), start=t)
+            for t in range(3)
+        ]
+        full = ipr(gate=False, skip_equal=False).score([EXPERT], explored)
+        known = {p: StepReward(p, random_.random(), 5, (), 5) for p in full.prefixes}
+        thrifty = ipr().score([EXPERT], explored)
+        assert set(thrifty.prefixes) <= set(full.prefixes)
+        few = {p: known[p] for p in thrifty.prefixes}
+        assert ipr().examples([EXPERT], explored, few) == ipr().examples([EXPERT], explored, known)
+
+
+def play(outcomes: dict[tuple[Prefix, int], float]):
+    """Plays jobs with given outcomes by (prefix, seed); counts in `played`."""
+
+    def run(jobs: list[Job]) -> list[Trajectory]:
+        run.played += len(jobs)  # type: ignore[attr-defined]
+        return [trajectory(j.prefix.steps, outcomes[j.prefix, j.seed]) for j in jobs]
+
+    run.played = 0  # type: ignore[attr-defined]
+    return run
+
+
+def drawn(prefixes: Sequence[Prefix], samples: int, random_: random.Random) -> dict[tuple[Prefix, int], float]:
+    return {
+        (job.prefix, job.seed): float(random_.random() < 0.5)
+        for p in prefixes
+        for job in credit.sample_jobs(p, 7, range(samples))
+    }
+
+
+def test_step_reward_is_the_mean_outcome_or_the_outcome_itself() -> None:
+    middle, last = Prefix("task", (A,)), Prefix("task", (A, B, C))
+    outcomes = drawn([middle], 4, random.Random(1))
+    found, counts = credit.estimate(
+        [middle, last], play(outcomes), samples=4, seed=7, known=credit.known_outcomes([EXPERT])
+    )
+    assert found[middle].mean == sum(outcomes.values()) / 4
+    assert found[middle].samples == tuple(outcomes.values())
+    assert (found[last].mean, found[last].n, found[last].source) == (1.0, 0, "outcome")
+    assert counts == {"played": 4, "outcome": 4, "reused": 0, "curtailed": 0}
+
+
+def test_earlier_step_rewards_are_reused_and_samples_do_not_depend_on_the_order() -> None:
+    p, q = Prefix("task", (A,)), Prefix("task", (X,))
+    outcomes = drawn([p, q], 3, random.Random(2))
+    one, _ = credit.estimate([p, q], play(outcomes), samples=3, seed=7, known={})
+    other, _ = credit.estimate([q, p], play(outcomes), samples=3, seed=7, known={})
+    assert one == other
+    again, counts = credit.estimate([p, q], play({}), samples=3, seed=7, known={}, reuse=one)
+    assert again == one
+    assert counts["played"] == 0
+
+
+def test_curtailed_decisions_are_those_of_all_samples() -> None:
+    random_ = random.Random(3)
+    saved = 0
+    for _ in range(200):
+        tau, n = random_.choice([0.01, 0.1, 0.3, 0.5]), random_.choice([1, 3, 5])
+        p, q = Prefix("task", (A,)), Prefix("task", (X,))
+        outcomes = drawn([p, q], n, random_)
+        known = {q: random_.choice([0.0, 1.0])} if random_.random() < 0.3 else {}
+        contrasts = [algorithms.Contrast(p, q)]
+        full, _ = credit.estimate([p, q], play(outcomes), samples=n, seed=7, known=known)
+        short, counts = credit.estimate(
+            [p, q], play(outcomes), samples=n, seed=7, known=known, contrasts=contrasts, curtail_at=tau
+        )
+        assert (full[p].mean - full[q].mean > tau) == (short[p].mean - short[q].mean > tau)
+        assert (counts["curtailed"] == 0) == all(r.source != "curtailed" for r in short.values())
+        saved += counts["curtailed"]
+    assert saved > 0
