@@ -336,11 +336,14 @@ def test_an_event_that_cannot_be_taken_does_not_hold_up_the_others(
     fill(tracker)
     (root / "run/report.html").unlink()
     shutil.rmtree(root / "run/sft/model")
+    tracker.metrics({"good": 1}, step=8)
+    tracker.metrics({"a/../b": 1}, step=8)
     tracker.end("FINISHED")
     assert tracker.sync()
-    assert "MLflow refused 2 events, e.g. model/0" in caplog.text
+    assert "MLflow refused 3 events, e.g. model/0" in caplog.text
     found = dump(tracking._client(config, root))
     assert found["toy"]["status"] == "FINISHED"
+    assert found["toy"]["metrics"]["good"] == [(8, "1.0")]
     assert found["logged models"] == ["iteration-1"]
 
 

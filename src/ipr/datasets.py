@@ -154,8 +154,9 @@ def ensure(root: Path, generate: Callable[[Path], None]) -> None:
         except IprError as error:
             log.info("data/ is made here: %s", error)
 
-    def write(aside: Path) -> None:
-        # The hash is taken aside, so that a data set that differs never becomes data/.
+    with tempfile.TemporaryDirectory(dir=root, prefix=".ipr-") as folder:
+        # Made aside and hashed there, so that a data set that differs never becomes data/.
+        aside = Path(folder)
         generate(aside / "data")
         made, _ = hashes(aside)
         if wanted not in (None, made):
@@ -163,10 +164,9 @@ def ensure(root: Path, generate: Callable[[Path], None]) -> None:
                 f"data.dvc names {wanted}, which neither the cache nor the remote has; what can be generated here is"
                 f" {made}: reach the remote (dvc remote list), or start from the committed one: git checkout data.dvc"
             )
-
-    with tempfile.TemporaryDirectory(dir=root, prefix=".ipr-") as folder:
-        write(Path(folder))
-        (Path(folder) / "data").rename(data)
+        with _alone(root):
+            if not data.is_dir():  # another process may have been quicker
+                (aside / "data").rename(data)
 
 
 def restore(root: Path, md5: str, out: Path, remote: str | None = None) -> Path:

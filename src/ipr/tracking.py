@@ -231,16 +231,23 @@ class _View:
         self.target.state["experiment"] = _experiment(self.client, self.target)
         refused = []
         for batch in _batches(self.events[self.target.sent :]):
-            try:
-                getattr(self, "_" + batch[0]["kind"])(*batch)
-            except Exception as error:
-                if not (isinstance(error, _Refused) or _final(error)):
-                    raise
-                refused.append(f"{batch[0]['id']}: {_line(error)}")
+            refused += self._deliver(batch)
             self.target.state["sent"] += len(batch)
             self.target.save()
         if refused:
             log.warning("MLflow refused %d events, e.g. %s", len(refused), refused[0])
+
+    def _deliver(self, batch: list[dict[str, Any]]) -> list[str]:
+        """Send events of one kind; returns what MLflow will never take. Raises where it may take them later."""
+        try:
+            getattr(self, "_" + batch[0]["kind"])(*batch)
+        except Exception as error:
+            if not (isinstance(error, _Refused) or _final(error)):
+                raise
+            if len(batch) > 1:  # one of them spoils the batch
+                return [line for event in batch for line in self._deliver([event])]
+            return [f"{batch[0]['id']}: {_line(error)}"]
+        return []
 
     def _start(self, event: dict[str, Any]) -> None:
         self._make_run(event, self.run_key, {})
