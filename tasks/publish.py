@@ -31,7 +31,7 @@ def ensure_data(run_dir: str, iteration: int = 0) -> str | None:
 
 @stage_task("publish", timeout=3600)
 def publish(run_dir: str, iteration: int) -> dict[str, str]:
-    """Copy the stage's data sets to `data/`, add and push them; returns file -> md5. Iteration 0 has none of its own."""
+    """Copy the stage's data sets to `data/`, add and push them; returns file -> md5. Iteration 0 has none."""
     run = Run(run_dir)
     if not run.config.data.publish:
         return {}

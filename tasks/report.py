@@ -1,4 +1,4 @@
-"""After each stage: summary.json, report.html, Prefect artifacts, and the events that become MLflow's view of the run."""
+"""After each stage: summary.json, report.html, Prefect artifacts, and the events that MLflow is a view of."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _data_sets(run: Run, iteration: int, tracker: Tracker) -> None:
     experts = run.folder / "experts.parquet"
     tracker.dataset("experts", experts, datasets.md5_of(experts), "input", iteration)
     path = run.stage(iteration) / "published.json"
-    published = store.read_json(path) if path.exists() else {"files": {}}
+    published: dict[str, Any] = store.read_json(path) if path.exists() else {"files": {}}
     for name, md5 in published["files"].items():
         kind = name.rsplit("/", 1)[-1].removesuffix(".parquet")
         tracker.dataset(kind, run.stage(iteration) / f"{kind}.parquet", md5, "output", iteration)

@@ -18,7 +18,13 @@ STAGE_TASKS = ("sft", "explore", "reward", "pairs", "train")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    # argparse takes no positional arguments after an option, and `ipr run quick --dir DIR key=value` is what one types.
+    if rest and "overrides" in options and all("=" in r and not r.startswith("-") for r in rest):
+        options.overrides += rest
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         result = options.command(options)
     except IprError as error:

@@ -60,7 +60,7 @@ def games(options: Namespace) -> dict[str, Any]:
         raise IprError(f"only alfworld's games can be written as files, not {options.env}'s")
     ids = alfworld.task_ids(options.split)[: options.count]
     for task_id in ids:
-        alfworld.export(task_id, options.out)
+        alfworld.export(alfworld.generate(task_id), options.out, options.split)
     return {"games": len(ids), "folder": str(options.out)}
 
 

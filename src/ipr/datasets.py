@@ -138,7 +138,7 @@ def pull_newest(root: Path) -> bool:
     return True
 
 
-def ensure(root: Path, generate: Callable[[Path], None]) -> None:
+def ensure(root: Path, generate: Callable[[Path], object]) -> None:
     """Make sure that there is a `data/`: it is pulled, or else made by `generate(folder)` and checked against data.dvc.
 
     A `data/` that is there is kept; the next publish records what differs from data.dvc.

@@ -45,7 +45,9 @@ def _checks(root: Path) -> Iterator[Check]:
     free = shutil.disk_usage(root).free >> 20
     yield Check("disk", free > 2000, f"{free} MiB free", "free 2 GiB, or move the project")
     git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
-    yield Check("git", git.returncode == 0, git.stdout.strip()[:12] or "no repository", "git clone the project, or git init")
+    yield Check(
+        "git", git.returncode == 0, git.stdout.strip()[:12] or "no repository", "git clone the project, or git init"
+    )
     yield Check("dvc", (root / ".dvc").is_dir(), str(root / ".dvc"), "dvc init (or --no-scm outside git)")
     yield _data(root)
     yield _model()
@@ -54,7 +56,9 @@ def _checks(root: Path) -> Iterator[Check]:
         ("prefect server", os.environ.get("PREFECT_API_URL", "")),
     ):
         if url.startswith("http"):
-            yield Check(name, answers(url), url, f"start it, or unset {name.split()[0].upper()}'s URL for the local default")
+            yield Check(
+                name, answers(url), url, f"start it, or unset {name.split()[0].upper()}'s URL for the local default"
+            )
 
 
 def _version(package: str) -> str:

@@ -13,7 +13,19 @@ from typing import Any
 from ipr import store
 from ipr.types import IprError, PreferencePair
 
-COLUMNS = ("stage", "test success", "seen", "unseen", "dev", "steps", "invalid", "step reward", "pairs", "rollouts", "time")
+COLUMNS = (
+    "stage",
+    "test success",
+    "seen",
+    "unseen",
+    "dev",
+    "steps",
+    "invalid",
+    "step reward",
+    "pairs",
+    "rollouts",
+    "time",
+)
 
 
 def rows(summary: dict[str, Any]) -> list[list[str]]:
@@ -58,8 +70,8 @@ def several(summaries: Sequence[dict[str, Any]]) -> str:
 def sentences(summary: dict[str, Any]) -> list[str]:
     """The paired comparisons in words."""
     return [
-        f"{c['b']} against {c['a']}: {100 * c['difference']:+.1f} points {_interval(c['interval'])} on {c['games']} games"
-        f" ({c['win']} won, {c['tie']} equal, {c['lose']} lost; p = {c['p']:.3f})"
+        f"{c['b']} against {c['a']}: {100 * c['difference']:+.1f} points {_interval(c['interval'])}"
+        f" on {c['games']} games ({c['win']} won, {c['tie']} equal, {c['lose']} lost; p = {c['p']:.3f})"
         for c in summary["comparisons"]
     ]
 
@@ -85,7 +97,8 @@ def plot(summary: dict[str, Any], write: Callable[[Any], Any]) -> None:
     if last:
         positions = last["step_reward"]["by_position"]
         for who, colour in (("expert", "#2e8b57"), ("agent", "#c0504d")):
-            reward.plot([p["t"] for p in positions], [p[who] for p in positions], marker=".", color=colour, label=who)
+            steps = [p["t"] for p in positions]
+            reward.plot(steps, [p[who] for p in positions], marker=".", color=colour, label=who)
         reward.set(title=f"Step reward of scored actions, {last['name']}", xlabel="step t", ylim=(0, 1.02))
         reward.legend(frameon=False)
     trained = [s for s in stages if s["pairs"]]
@@ -143,10 +156,8 @@ def _row(stage: dict[str, Any], reported: str | None) -> list[str]:
     pairs, rollouts, reward = stage["pairs"], stage["rollouts"], stage["step_reward"]
     saved = sum(n for key, n in (rollouts or {}).items() if key not in ("explored", "played"))
     average = test.get("step_reward")
-    if average is not None:
-        gap = f"{average:.2f}"
-    else:
-        gap = f"{reward['expert']:.2f}/{reward['agent']:.2f}" if reward else ""
+    gap = f"{reward['expert']:.2f}/{reward['agent']:.2f}" if reward else ""
+    gap = gap if average is None else f"{average:.2f}"
     return [
         stage["name"] + ("*" if stage["name"] == reported else ""),
         _with_interval(test) if test.get("games") else "",
@@ -205,8 +216,9 @@ pre { background: #f6f6f6; padding: .7rem; overflow-x: auto; font-size: 13px } s
 .bad { border-left: 4px solid #c0504d } .note { color: #666 }
 </style>
 <h1>{{ summary.name }}</h1>
-<p class="note">{{ summary.env }}, preset {{ summary.preset }}, seed {{ summary.seed }}, config {{ summary.config_hash }},
-{{ summary.status }}, {{ "%.0f"|format(summary.seconds) }} s of stages; reported: {{ summary.reported }} (chosen on dev)</p>
+<p class="note">{{ summary.env }}, preset {{ summary.preset }}, seed {{ summary.seed }},
+config {{ summary.config_hash }}, {{ summary.status }}, {{ "%.0f"|format(summary.seconds) }} s of stages;
+reported: {{ summary.reported }} (chosen on dev)</p>
 <table><tr>{% for c in columns %}<th>{{ c }}</th>{% endfor %}</tr>
 {% for row in rows %}<tr{% if row[0].endswith("*") %} class="reported"{% endif %}>
 {% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table>
@@ -216,13 +228,14 @@ pre { background: #f6f6f6; padding: .7rem; overflow-x: auto; font-size: 13px } s
 <h2>Success by type of task</h2>
 <table><tr><th>type</th>{% for s in summary.stages %}<th>{{ s.name }}</th>{% endfor %}</tr>
 {% for t in types %}<tr><td>{{ t }}</td>{% for s in summary.stages %}
-<td>{{ "%.0f"|format(100 * s.test.by_type[t].success) if s.test and t in s.test.by_type else "" }}</td>{% endfor %}</tr>
+<td>{{ "%.0f"|format(100 * s.test.by_type[t].success) if s.test and t in s.test.by_type }}</td>{% endfor %}</tr>
 {% endfor %}</table>
-{% if examples %}<h2>What was learned from: the clearest step pair of each iteration</h2>{% endif %}
-{% for e in examples %}<h3>{{ e.stage }}, step {{ e.t }}, step rewards differ by {{ "%.2f"|format(e.margin) }}</h3>
+{% if examples %}<h2>The clearest step pair of each iteration</h2>{% endif %}
+{% for e in examples %}<h3>{{ e.stage }}, step {{ e.t }}, margin {{ "%.2f"|format(e.margin) }}</h3>
 <p>{{ e.task }} <span class="note">Before: {{ e.before }}</span></p>
 <div class="pair"><pre class="good">{{ e.chosen }}</pre><pre class="bad">{{ e.rejected }}</pre></div>{% endfor %}
-<h2>Data</h2><table>{% for k, v in data.items() %}<tr><td>data/ {{ k }}</td><td><code>{{ v }}</code></td></tr>{% endfor %}
+<h2>Data</h2><table>
+{% for k, v in data.items() %}<tr><td>data/ {{ k }}</td><td><code>{{ v }}</code></td></tr>{% endfor %}
 {% for k, v in files.items() %}<tr><td>{{ k }}</td><td><code>{{ v }}</code></td></tr>{% endfor %}</table>
 <h2>Config</h2><pre>{{ config }}</pre>
 </html>

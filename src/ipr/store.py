@@ -14,6 +14,7 @@ from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -168,7 +169,7 @@ def _jsonable(value: Any) -> Any:
         return asdict(value)
     if isinstance(value, Path):
         return str(value)
-    if callable(getattr(value, "tolist", None)):  # numpy scalars and arrays
+    if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     raise TypeError(f"not JSON: {type(value).__name__}")
 

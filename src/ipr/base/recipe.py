@@ -27,7 +27,7 @@ class Recipe:
     """Every figure of the shipped model."""
 
     seed: int = 0
-    episodes: int = 8000
+    episodes: int = 6000
     """Wanderer's episodes, one per pretrain game."""
     steps: int = 16
     """Turns of an episode."""

@@ -24,7 +24,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache
 
@@ -40,8 +39,8 @@ _SEGMENT_TOKENS = 512
 """Most tokens (padding included) whose attention is computed together in a pass over prompts: bounds its mask."""
 _WORTH_SHARING = 32
 """Tokens that new prompts must have in common to be run for all of them first."""
-_BLOCK = 8
-"""On a CPU, rows whose attention is computed together while decoding: they pay for the longest of them, not of all."""
+_BLOCK = 16
+"""On a CPU, most rows whose attention is computed together: their key-values and scores stay in the cache."""
 _ONEDNN_FROM = 32
 """Tokens of a pass from which oneDNN's matrix products are faster than MKL's (see `models.fast_products`)."""
 
@@ -66,6 +65,7 @@ class TransformersPolicy:
         self._ends = np.array(sorted(_ends(self.model, self.chat)))
         self._rows = _Rows(slots, self.max_length)
         self._pool = _Pool(slots, self.max_length)
+        self._block = _BLOCK if self.device.type == "cpu" else slots
 
     def close_session(self, session: Hashable) -> None:
         self._rows.close(session)
@@ -166,13 +166,12 @@ class TransformersPolicy:
                 total += len(pieces[n].ids)
                 n += 1
             taken, pieces = pieces[:n], pieces[n:]
-            ends = np.cumsum([len(piece.ids) for piece in taken]) - 1
-            last = ends[[piece.last for piece in taken]]
-            layout = _Prompts(taken, self.device)
+            counts = np.array([len(piece.ids) for piece in taken])
+            last = np.cumsum(counts)[[piece.last for piece in taken]] - 1
+            layout = self._layout(np.array([p.row for p in taken]), np.array([p.start for p in taken]), counts)
             logits = self._forward(np.concatenate([piece.ids for piece in taken]), layout, last)
-            if len(last):
-                found.append(logits)
-                places += [piece.place for piece in taken if piece.last]
+            found.append(logits[: len(last)])
+            places += [piece.place for piece in taken if piece.last]
             for piece in taken:
                 self._rows.append(piece.row, piece.ids)
         return torch.cat(found)[torch.tensor(np.argsort(places), device=self.device)]
@@ -188,7 +187,9 @@ class TransformersPolicy:
         room = np.minimum(sampling.max_new_tokens, self.max_length - self._rows.lengths[rows])
         written = np.zeros((n, int(room.max())), dtype=np.int64)
         counts, stopped = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=bool)
-        active = np.arange(n)
+        # Rows of like length attend together; the order stays, as all that go on grow alike.
+        active = np.argsort(self._rows.lengths[rows] if n > self._block else rows, kind="stable")
+        logits = logits[torch.from_numpy(active).to(logits.device)]
         for index in count():
             tokens = draw(logits, sampling.temperature, seeds[active], index)
             written[active, index] = tokens
@@ -201,10 +202,13 @@ class TransformersPolicy:
             going = rows[active]
             lengths = self._rows.lengths[going]
             self._pool.reserve(int(lengths.max()) + 1)
-            logits = self._forward(tokens, _Steps(going, lengths, self.device), None)
+            logits = self._forward(tokens, self._layout(going, lengths, np.ones_like(going)), None)
             self._rows.ids[going, lengths] = tokens
             self._rows.lengths[going] += 1
         return [ids[:size].tolist() for ids, size in zip(written, counts, strict=True)], stopped.tolist()
+
+    def _layout(self, rows: Ids, starts: Ids, counts: Ids) -> _Layout:
+        return _Layout(rows, starts, counts, self._block, self.device)
 
     def _forward(self, ids: Ids, layout: _Layout, keep: Ids | None) -> Tensor:
         """One pass over packed tokens [N]; the logits at the indices `keep`, or of all tokens."""
@@ -212,7 +216,7 @@ class TransformersPolicy:
         with models.fast_products() if len(ids) >= _ONEDNN_FROM and self.device.type == "cpu" else nullcontext():
             return self.model(
                 input_ids=torch.from_numpy(ids).to(self.device)[None],
-                position_ids=torch.from_numpy(layout.positions).to(self.device)[None],
+                position_ids=layout.positions[None],
                 past_key_values=self._pool,
                 use_cache=True,
                 logits_to_keep=0 if keep is None else torch.from_numpy(keep).to(self.device),
@@ -341,137 +345,94 @@ class _Piece:
 
 
 class _Layout:
-    """Which row and position every packed token of a pass has. rows, positions: [N]."""
+    """Which rows and positions the packed tokens of a pass have: piece i is tokens [starts[i], starts[i] + counts[i]).
 
-    def __init__(self, rows: Ids, positions: Ids, device: torch.device):
-        self.rows, self.positions, self.device = rows, positions, device
+    The pieces are in an order in which neighbours are of like length.
+    """
+
+    def __init__(self, rows: Ids, starts: Ids, counts: Ids, block: int, device: torch.device):
+        ends = np.cumsum(counts)
+        self._rows = np.repeat(rows, counts)
+        self._positions = np.arange(ends[-1]) - np.repeat(ends - counts - starts, counts)
+        self.positions = torch.from_numpy(self._positions).to(device)
+        """[N]"""
+        self.small = bool(counts.max() == 1)
+        """One token a row: attention is many tiny products."""
         self._targets: dict[tuple[int, int], Tensor] = {}
+        self._segments: list[_Segment] = []
+        a = 0
+        while a < len(rows):
+            b = a + min(block, max(1, _SEGMENT_TOKENS // int(counts[a])))
+            self._segments.append(_Segment(rows[a:b], starts[a:b], counts[a:b], int(ends[a] - counts[a]), device))
+            a = b
 
     def targets(self, heads: int, capacity: int) -> Tensor:
         """Where the tokens' key-values go in a pool seen as [slots * heads * capacity, width]; head by head."""
         key = (heads, capacity)
         if key not in self._targets:
-            flat = (self.rows * heads + np.arange(heads)[:, None]) * capacity + self.positions
-            self._targets[key] = torch.from_numpy(flat.ravel()).to(self.device)
+            flat = (self._rows * heads + np.arange(heads)[:, None]) * capacity + self._positions
+            self._targets[key] = torch.from_numpy(flat.ravel()).to(self.positions.device)
         return self._targets[key]
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None) -> Tensor:
-        """query [N, heads, width] -> [N, heads, width of value], over the tokens of each query's row up to itself."""
-        raise NotImplementedError
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, window: int | None) -> Tensor:
+        """query [N, heads, width] -> [N, heads, width of value], over the tokens of each query's row up to itself.
 
-
-class _Steps(_Layout):
-    """Decoding: one token a row, rows ascending. The pool is looked at, not copied, a block of rows at a time."""
-
-    def __init__(self, rows: Ids, positions: Ids, device: torch.device):
-        super().__init__(rows, positions, device)
-        self._span = int(rows[-1]) + 1
-        lengths = np.ones(self._span, dtype=np.int64)
-        lengths[rows] = positions + 1
-        block = _BLOCK if device.type == "cpu" else self._span
-        busy = np.unique(rows // block) * block
-        self._blocks = [
-            (int(a), min(int(a) + block, self._span), int(lengths[a : a + block].max())) for a in busy.tolist()
-        ]
-        self._lengths = lengths
-        self._where = None if len(rows) == self._span else torch.from_numpy(rows).to(device)
-        self._masks: dict[int | None, Tensor] = {}
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None) -> Tensor:
-        heads, groups = query.shape[1], key.shape[1]
-        # Query heads that share a key-value head are its queries: nothing is repeated.
-        grouped = query.reshape(-1, groups, heads // groups, query.shape[2])
-        if self._where is not None:  # rows that are idle are computed too, on nothing
-            full = grouped.new_zeros(self._span, *grouped.shape[1:])
-            full[self._where] = grouped
-            grouped = full
-        out = grouped.new_empty(*grouped.shape[:3], value.shape[3])
-        mask = self._mask(window, query.dtype)
-        for a, b, length in self._blocks:
-            out[a:b] = scaled_dot_product_attention(
-                grouped[a:b],
-                key[a:b, :, :length],
-                value[a:b, :, :length],
-                attn_mask=mask[a:b, None, None, :length],
-                scale=scaling,
-            )
-        if self._where is not None:
-            out = out[self._where]
-        return out.reshape(len(query), heads, -1)
-
-    def _mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
-        """[span, longest], added to the scores."""
-        if window not in self._masks:
-            lengths = torch.from_numpy(self._lengths).to(self.device)[:, None]
-            keys = torch.arange(int(self._lengths.max()), device=self.device)
-            hidden = keys >= lengths
-            if window is not None:
-                hidden |= keys < lengths - window
-            self._masks[window] = torch.zeros(hidden.shape, dtype=dtype, device=self.device).masked_fill_(
-                hidden, -torch.inf
-            )
-        return self._masks[window]
-
-
-class _Prompts(_Layout):
-    """Reading: several tokens a row. Pieces of like length form a segment, which attends on a copy of its rows."""
-
-    def __init__(self, pieces: Sequence[_Piece], device: torch.device):
-        rows = np.concatenate([np.full(len(piece.ids), piece.row) for piece in pieces])
-        positions = np.concatenate([np.arange(piece.start, piece.start + len(piece.ids)) for piece in pieces])
-        super().__init__(rows, positions, device)
-        self._segments: list[_Segment] = []
-        taken = offset = 0
-        while taken < len(pieces):
-            width = len(pieces[taken].ids)  # pieces come longest first
-            segment = pieces[taken : taken + max(1, _SEGMENT_TOKENS // width)]
-            self._segments.append(_Segment(segment, offset, device))
-            taken += len(segment)
-            offset += sum(len(piece.ids) for piece in segment)
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None) -> Tensor:
-        return torch.cat([segment.attend(query, key, value, scaling, window) for segment in self._segments])
+        key, value: the pool's [slots, groups, capacity, width]; a group of query heads shares a key-value head.
+        """
+        return torch.cat([segment.attend(query, key, value, window) for segment in self._segments])
 
 
 class _Segment:
-    """B rows with up to T new tokens each, of a pass over prompts; they are the packed tokens from `offset` on."""
+    """B pieces of at most T tokens whose attention is computed together; packed from `offset` on."""
 
-    def __init__(self, pieces: Sequence[_Piece], offset: int, device: torch.device):
-        counts = np.array([len(piece.ids) for piece in pieces])
-        starts = np.array([piece.start for piece in pieces])
-        steps = np.arange(counts.max())
-        self._device = device
-        self._rows = torch.tensor([piece.row for piece in pieces], device=device)
+    def __init__(self, rows: Ids, starts: Ids, counts: Ids, offset: int, device: torch.device):
+        self._size, self._width = len(rows), int(counts.max())
         self._length = int((starts + counts).max())
-        # Where a row's tokens are in the packed sequence; its padding stands for its last token.
-        padded = offset + (np.cumsum(counts) - counts)[:, None] + np.minimum(steps, counts[:, None] - 1)
-        self._padded = torch.from_numpy(padded).to(device)
-        self._real = torch.from_numpy(steps < counts[:, None]).to(device)
-        self._positions = torch.from_numpy(starts[:, None] + np.minimum(steps, counts[:, None] - 1)).to(device)
+        """Keys looked at."""
+        self._tokens = slice(offset, offset + int(counts.sum()))
+        self._starts, self._counts, self._device = starts, counts, device
+        self._known = int(starts.min()) + 1
+        """Keys that every query sees."""
+        # Rows that lie together are looked at, others copied together.
+        self._slice = slice(int(rows[0]), int(rows[-1]) + 1) if (np.diff(rows) == 1).all() else None
+        self._rows = None if self._slice else torch.from_numpy(rows).to(device)
+        self._padded = self._real = None
+        if (counts < self._width).any():
+            # Where a piece's tokens are in the packed sequence; its padding stands for its last token.
+            steps = np.minimum(np.arange(self._width), counts[:, None] - 1)
+            padded = offset + (np.cumsum(counts) - counts)[:, None] + steps
+            self._padded = torch.from_numpy(padded).to(device)
+            self._real = torch.from_numpy(np.arange(self._width) < counts[:, None]).to(device)
         self._masks: dict[tuple[int, int | None], Tensor] = {}
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, window: int | None) -> Tensor:
         """As `_Layout.attend`, for the segment's tokens."""
-        (size, width), heads, groups = self._padded.shape, query.shape[1], key.shape[1]
-        grouped = query[self._padded].transpose(1, 2)  # [B, heads, T, width of a head]
-        grouped = grouped.reshape(size, groups, heads // groups * width, query.shape[2])
-        out = scaled_dot_product_attention(
-            grouped,
-            key[:, :, : self._length].index_select(0, self._rows),
-            value[:, :, : self._length].index_select(0, self._rows),
-            attn_mask=self._mask(heads // groups, window, query.dtype),
-            scale=scaling,
-        )
-        return out.view(size, heads, width, -1).transpose(1, 2)[self._real]
+        size, width, heads, groups = self._size, self._width, query.shape[1], key.shape[1]
+        asked = query[self._tokens].view(size, width, heads, -1) if self._padded is None else query[self._padded]
+        asked = asked.transpose(1, 2).reshape(size * groups, heads // groups * width, -1)
+        scores = torch.bmm(asked, self._take(key).transpose(1, 2))
+        first = self._known if window is None else 0
+        if first < self._length:
+            scores.view(size, groups, -1, self._length)[..., first:] += self._mask(heads // groups, window, first)
+        weights = torch.softmax(scores, -1, dtype=torch.float32).to(value.dtype)
+        out = torch.bmm(weights, self._take(value)).view(size, heads, width, -1).transpose(1, 2)
+        return out.flatten(0, 1) if self._real is None else out[self._real]
 
-    def _mask(self, repeats: int, window: int | None, dtype: torch.dtype) -> Tensor:
-        """[B, 1, repeats * T, length], added to the scores: a query head after another, as in `attend`."""
+    def _take(self, pool: Tensor) -> Tensor:
+        """The rows' keys or values [B * groups, length, width]."""
+        seen = pool[:, :, : self._length]
+        return (seen.index_select(0, self._rows) if self._slice is None else seen[self._slice]).flatten(0, 1)
+
+    def _mask(self, repeats: int, window: int | None, first: int) -> Tensor:
+        """[B, 1, repeats * T, length - first], added to the scores: a query head after another, as in `attend`."""
         if (repeats, window) not in self._masks:
-            keys, positions = torch.arange(self._length, device=self._device), self._positions[..., None]
+            steps = np.minimum(np.arange(self._width), self._counts[:, None] - 1)
+            positions = torch.from_numpy(self._starts[:, None] + steps).to(self._device)[..., None]
+            keys = torch.arange(first, self._length, device=self._device)
             hidden = keys > positions
             if window is not None:
                 hidden |= keys <= positions - window
-            mask = torch.zeros(hidden.shape, dtype=dtype, device=self._device).masked_fill_(hidden, -torch.inf)
+            mask = torch.zeros(hidden.shape, device=self._device).masked_fill_(hidden, -torch.inf)
             self._masks[repeats, window] = mask.repeat(1, repeats, 1)[:, None]
         return self._masks[repeats, window]
 
@@ -514,8 +475,9 @@ def _attend(
     for name in ("softcap", "s_aux", "position_bias"):
         if kwargs.get(name) is not None:
             raise IprError(f"the model's attention uses {name}, which this policy lacks; take another model")
-    scale: float = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return ipr_layout.attend(query[0].transpose(0, 1), key, value, scale, sliding_window)[None], None
+    asked = query[0].transpose(0, 1) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    with _mkl() if ipr_layout.small else nullcontext():
+        return ipr_layout.attend(asked, key, value, sliding_window)[None], None
 
 
 AttentionInterface.register("ipr", _attend)
@@ -530,6 +492,18 @@ def _plugged_in(config: Any) -> Iterator[None]:
         yield
     finally:
         config._attn_implementation = before
+
+
+@contextmanager
+def _mkl() -> Iterator[None]:
+    """Products by MKL inside `models.fast_products`: on small ones oneDNN takes two to four times as long."""
+    setting: Any = getattr(torch.backends.mkldnn, "matmul")  # noqa: B009 (pyright does not know it)
+    before = setting.fp32_precision
+    setting.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        setting.fp32_precision = before
 
 
 def _check_architecture(model: Any, config: Any) -> None:

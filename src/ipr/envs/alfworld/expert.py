@@ -1,8 +1,8 @@
 """An expert for the household that knows only what it has been shown.
 
-Decided here: it reads the observations' text, keeps what it saw where, looks first where such a thing is usually found
-(`rooms.PLACES`, what anybody knows about homes), and says in a few words why it does what it does. Left out: planning of
-shortest ways, for which one would have to know what is hidden.
+Decided here: it reads the observations' text, keeps what it saw where, looks first where such a thing is usually
+found (`rooms.PLACES`, what anybody knows about homes), and says in a few words why it does what it does. Left out:
+planning of shortest ways, for which one would have to know what is hidden.
 """
 
 from __future__ import annotations
