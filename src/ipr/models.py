@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 EMBEDDED = "embedded"
-BASE_FOLDER = Path(__file__).parent / "base"
+BASE_FOLDER = Path(__file__).parent / "base" / "model"
 """The small base model shipped with the package."""
 
 _LARGE = 500_000_000

@@ -1,0 +1,152 @@
+"""The whole job for real, tiny: the command, Prefect, MLflow, DVC; killed with SIGKILL and continued."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ipr import store
+from ipr.types import PreferencePair, StepReward, Trajectory
+
+pytestmark = pytest.mark.integration
+
+TINY = ["env.tasks=4", "eval.games=3", "eval.dev_games=3", "algorithm.iterations=2", "algorithm.samples=2", "algorithm.tau=0", "rollout.max_new_tokens=24", "rollout.shard=16", "env.max_steps=8", "train.checkpoint_every=1"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project of its own, so that the checkout's data sets and tracking stay as they are."""
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "runs").mkdir()
+    return folder
+
+
+def command(root: Path, run: str) -> list[str]:
+    return [sys.executable, "-m", "ipr.cli", "run", "smoke", "--dir", str(root / "runs" / run), "--json", *TINY]
+
+
+def environment(root: Path) -> dict[str, str]:
+    hidden = ("PREFECT_", "MLFLOW_")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
+    return kept | {"IPR_ROOT": str(root), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def whole(root: Path) -> dict:
+    done = subprocess.run(
+        command(root, "whole"),
+        env=environment(root),
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def weights(run: Path) -> dict[str, str]:
+    files = sorted(run.glob("*/model/model.safetensors"))
+    return {str(f.relative_to(run)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+def tables(run: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(run)): f.read_bytes() for f in sorted(run.glob("**/*.parquet"))}
+
+
+def test_the_loop_makes_what_it_promises(root: Path, whole: dict) -> None:
+    run = root / "runs" / "whole"
+    assert [s["name"] for s in whole["stages"]] == ["base", "sft", "iteration-1", "iteration-2"]
+    assert whole["status"] == "complete"
+    for k in (1, 2):
+        stage = run / f"iteration-{k}"
+        explored = store.load(stage / "explored.parquet", Trajectory)
+        assert len(explored) == sum(len(e.steps) for e in store.load(run / "experts.parquet", Trajectory))
+        store.load(stage / "step_rewards.parquet", StepReward)
+        store.load(stage / "pairs.parquet", PreferencePair)
+        assert (stage / "model" / "model.safetensors").is_file()
+    for name in ("config.yaml", "manifest.json", "summary.json", "report.html", "metrics.json", "plots/learning.png"):
+        assert (run / name).is_file()
+    assert "http" not in (run / "report.html").read_text().replace("http://www.w3.org", "").split("<svg")[0]
+
+
+def test_mlflow_and_dvc_have_it(root: Path, whole: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ipr import datasets, tracking
+    from ipr.config import TrackConfig
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlflow/mlflow.db")
+    found = tracking.lineage("champion", TrackConfig(), root)
+    assert found["data"]
+    assert datasets.verify(root) == []
+    assert (root / "data" / "alfworld" / "whole" / "iteration-2" / "explored.parquet").is_file()
+    assert tracking.Tracker(root / "runs" / "whole", TrackConfig(), root).sync()
+
+
+def test_killed_and_continued_ends_with_the_same(root: Path, whole: dict) -> None:
+    """SIGKILL twice: once while step rewards are played, once in training (or right after it)."""
+    run = root / "runs" / "killed"
+    for sign in ("iteration-1/shards/*", "iteration-2/reference.json"):
+        process = subprocess.Popen(
+            command(root, "killed"),
+            env=environment(root),
+            cwd=root,
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        limit = time.monotonic() + 300
+        while not list(run.glob(sign)) and process.poll() is None and time.monotonic() < limit:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done = subprocess.run(
+        command(root, "killed"),
+        env=environment(root),
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert tables(run) == tables(root / "runs" / "whole")
+    assert weights(run) == weights(root / "runs" / "whole")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "quik"], "did you mean 'quick'"),
+        (["run", "smoke", "train.bta=1"], "did you mean 'train.beta'"),
+        (["run", "smoke", "model.path=nowhere/at/all"], "model"),
+        (["run", "smoke", "env.data=nowhere"], "nowhere"),
+        (["run", "smoke", "model.max_length=64"], "model.max_length"),
+        (["explore", "--dir", "nowhere"], "no run folder"),
+        (["compare", "a", "b"], "neither a Parquet file"),
+        (["deploy", "quick", "--cron", "* * * * *"], "needs? a Prefect server"),
+    ],
+)
+def test_bad_input_is_one_line_and_no_traceback(root: Path, arguments: list[str], said: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ipr.cli", *arguments],
+        env=environment(root),
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 2
+    line = done.stderr.strip().splitlines()[-1]
+    assert line.startswith("ipr: ")
+    assert re.search(said, line)
+    assert "Traceback" not in done.stderr
