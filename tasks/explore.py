@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 
 from ipr import algorithms, store
@@ -18,9 +19,13 @@ def explore(run_dir: str, iteration: int) -> str:
 
     def work() -> dict:
         method = algorithms.make(run.config.algorithm)
+        chosen = experts(run)
+        few = run.config.algorithm.explore_tasks
+        if few is not None and few < len(chosen):
+            chosen = random.Random(derive_seed(run.config.seed, "explore", iteration)).sample(chosen, few)
         jobs = [
             Job(prefix, derive_seed(run.config.seed, "explore", iteration, prefix.key()))
-            for prefix in method.explore(experts(run))
+            for prefix in method.explore(chosen)
         ]
         temperature = run.config.algorithm.explore_temperature
         explored = play(run, iteration, "explore", agent(run, iteration - 1), temperature)(jobs)

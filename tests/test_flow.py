@@ -19,7 +19,18 @@ from ipr.types import PreferencePair, StepReward, Trajectory
 
 pytestmark = pytest.mark.integration
 
-TINY = ["env.tasks=4", "eval.games=3", "eval.dev_games=3", "algorithm.iterations=2", "algorithm.samples=2", "algorithm.tau=0", "rollout.max_new_tokens=24", "rollout.shard=16", "env.max_steps=8", "train.checkpoint_every=1"]
+TINY = [
+    "env.tasks=4",
+    "env.max_steps=8",
+    "eval.games=3",
+    "eval.dev_games=3",
+    "algorithm.iterations=2",
+    "algorithm.samples=2",
+    "algorithm.tau=0",
+    "rollout.max_new_tokens=24",
+    "rollout.shard=16",
+    "train.checkpoint_every=1",
+]
 
 
 @pytest.fixture(scope="module")

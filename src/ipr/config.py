@@ -103,6 +103,8 @@ class AlgorithmConfig(_Section):
     """N, rollouts of the scorer per step reward."""
     temperature: float = Field(default=1.0, ge=0)
     """Of the scorer's rollouts."""
+    explore_tasks: int | None = Field(default=None, ge=1)
+    """Problems explored in an iteration, another seeded choice in each; null explores all (paper)."""
     explore_temperature: float = Field(default=0.0, ge=0)
     """Of the exploring agent; the paper explores greedily."""
     tau: float = Field(default=0.5, ge=0)

@@ -25,7 +25,8 @@ def plan(config: RunConfig, spec: EnvSpec, chat: ChatTokens) -> dict[str, Any]:
     first = fmean(len(chat.prompt([*spec.prompt, *t.history(0)])) for t in sample)
 
     method = algorithms.make(config.algorithm)
-    episodes = round(len(method.explore(sample)) / len(sample) * len(ids))
+    explored = min(len(ids), config.algorithm.explore_tasks or len(ids))
+    episodes = round(len(method.explore(sample)) / len(sample) * explored)
     scored = bool(config.algorithm.name == "ipr")
     rollouts = 2 * config.algorithm.samples * episodes if scored else 0
     # Half of the step limit is what an episode from the middle of a trajectory takes, failures included.
