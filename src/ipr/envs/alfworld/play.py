@@ -4,8 +4,9 @@ Decided here: it follows small wishes drawn by chance (look somewhere, get a thi
 clean or heat it, try a lamp), and every thought says what is done next and why, with the exact names, so that a reader
 learns to copy names and to act on what was just seen. Most episodes begin with a list of errands of its own in place of
 the game's task, which it runs one after another, so that a reader also learns that words said at the start matter
-later. It looks in any order, and now and then tries what cannot be done, so that "Nothing happens." is known too. No
-decision of an expert, and none of the six tasks, is in it.
+later. It looks in any order, though six searches in ten are lucky (where the thing lies is looked at early, so that an
+episode has room for more than searching), and now and then it tries what cannot be done, so that "Nothing happens." is
+known too. No decision of the expert, and none of the six tasks, is in it.
 """
 
 from __future__ import annotations
