@@ -91,7 +91,7 @@ def plot(summary: dict[str, Any], write: Callable[[Any], Any]) -> None:
         names = [s["name"].replace("iteration-", "it. ") for s in shown]
         success.errorbar(names, values, yerr=[low, high], marker="o", capsize=3, color=colour, label=split)
     success.set(title="Success (95 % interval)", ylabel="% of held-out games")
-    success.set_ylim(bottom=0)
+    success.set_ylim(0, max(5, success.get_ylim()[1]))
     success.legend(frameon=False)
     last = next((s for s in reversed(stages) if s["step_reward"]), None)
     if last:
@@ -104,10 +104,11 @@ def plot(summary: dict[str, Any], write: Callable[[Any], Any]) -> None:
     trained = [s for s in stages if s["pairs"]]
     names = [s["name"].replace("iteration-", "it. ") for s in trained]
     outcome, step = ([s["pairs"][level] for s in trained] for level in ("outcome", "step"))
-    work.bar(names, outcome, color="#1f5fa8", label="outcome pairs")
-    work.bar(names, step, bottom=outcome, color="#8fb4dd", label="step pairs")
+    work.bar(names, outcome, width=0.5, color="#1f5fa8", label="outcome pairs")
+    work.bar(names, step, width=0.5, bottom=outcome, color="#8fb4dd", label="step pairs")
     work.set(title="Pairs kept")
-    work.legend(frameon=False)
+    work.margins(x=0.3, y=0.25)
+    work.legend(frameon=False, loc="upper left", ncols=2)
     for axes in (success, reward, work):
         axes.spines[["top", "right"]].set_visible(False)
     write(figure)
