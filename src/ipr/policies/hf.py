@@ -421,7 +421,7 @@ class _Segment:
     def _take(self, pool: Tensor) -> Tensor:
         """The rows' keys or values [B * groups, length, width]."""
         seen = pool[:, :, : self._length]
-        return (seen.index_select(0, self._rows) if self._slice is None else seen[self._slice]).flatten(0, 1)
+        return (seen[self._slice] if self._rows is None else seen.index_select(0, self._rows)).flatten(0, 1)
 
     def _mask(self, repeats: int, window: int | None, first: int) -> Tensor:
         """[B, 1, repeats * T, length - first], added to the scores: a query head after another, as in `attend`."""
