@@ -35,7 +35,7 @@ Ids = NDArray[np.int64]
 
 _PASS_TOKENS = 2048
 """Most tokens in one forward pass over prompts."""
-_SEGMENT_TOKENS = 256
+_SEGMENT_TOKENS = 512
 """Most tokens (padding included) whose attention is computed together in a pass over prompts: bounds its mask."""
 _WORTH_SHARING = 32
 """Tokens that new prompts must have in common to be run for all of them first."""
@@ -394,8 +394,8 @@ class _Segment:
         self._known = int(starts.min()) + 1
         """Keys that every query sees."""
         # Rows that lie together are looked at, others copied together.
-        together = (np.diff(rows) == 1).all()
-        self._rows = slice(int(rows[0]), int(rows[-1]) + 1) if together else torch.from_numpy(rows).to(device)
+        self._slice = slice(int(rows[0]), int(rows[-1]) + 1) if (np.diff(rows) == 1).all() else None
+        self._rows = None if self._slice else torch.from_numpy(rows).to(device)
         self._padded = self._real = None
         if (counts < self._width).any():
             # Where a piece's tokens are in the packed sequence; its padding stands for its last token.
