@@ -52,7 +52,7 @@ class ChatTokens:
         """The token that ends the agent's turn; generation stops at it."""
         self._before_end, self._after_end = close_ids[: ends[0]], close_ids[ends[0] + 1 :]
         self._user = lru_cache(maxsize=65536)(self._user_uncached)
-        self._agent = lru_cache(maxsize=65536)(self._encode)
+        self._agent = lru_cache(maxsize=65536)(self._words)
         self._check_template()
 
     def prompt(self, conversation: Sequence[Message]) -> list[int]:
@@ -90,7 +90,11 @@ class ChatTokens:
         return self.tokenizer.decode(words, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
 
     def _user_uncached(self, text: str) -> list[int]:
-        return self._encode(self._user_open) + self._encode(text) + self._encode(self._user_close + self._agent_open)
+        return self._encode(self._user_open) + self._words(text) + self._encode(self._user_close + self._agent_open)
+
+    def _words(self, text: str) -> list[int]:
+        # A marker in an environment's answer, or quoted by the agent, is text: it must not end a turn.
+        return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True) if text else []
 
     def _encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False) if text else []
@@ -130,26 +134,15 @@ def _learn_marks(tokenizer: Any) -> tuple[str, str, str, str, list[int]]:
     u, v, a = "UUUU", "VVVV", "AAAA"
     one = _render(tokenizer, [("user", u)], generate=False)
     one_open = _render(tokenizer, [("user", u)], generate=True)
+    two = _render(tokenizer, [("user", u), ("assistant", a)], generate=False)
     three = _render(tokenizer, [("user", u), ("assistant", a), ("user", v)], generate=False)
     try:
         before, user_close = one.split(u)
         agent_open = one_open.removeprefix(one)
-        between = three.split(a)[1].split(v)[0]
+        agent_close = two.split(a)[1]
+        user_open = three.removeprefix(two).split(v)[0]
     except (ValueError, IndexError):
         raise IprError(f"chat template of {tokenizer.name_or_path} changes or repeats the messages' text") from None
-    bos = tokenizer.bos_token or ""
-    head = bos if bos and before.startswith(bos) else ""
-    user_open = before.removeprefix(head)
-    if not between.endswith(user_open):
-        # A default system prompt stands before the first user message only: keep it with the head.
-        user_open = _common_suffix(before, between)
-        head = before.removesuffix(user_open)
-    agent_close = between.removesuffix(user_open)
+    # bos, or a default system prompt, which stands before the first user message only.
+    head = before.removesuffix(user_open)
     return user_open, user_close, agent_open, agent_close, tokenizer.encode(head, add_special_tokens=False)
-
-
-def _common_suffix(a: str, b: str) -> str:
-    n = 0
-    while n < min(len(a), len(b)) and a[-1 - n] == b[-1 - n]:
-        n += 1
-    return a[len(a) - n :]
