@@ -65,6 +65,8 @@ class TrainConfig(_Section):
     """Examples per update (accumulated from micro batches, over all processes)."""
     micro_batch_tokens: int = Field(default=16384, ge=256)
     """Most tokens (padding included) in one forward pass of training."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """"muon": Muon for the matrices between the embeddings, AdamW for the rest. For training from little or nothing."""
     learning_rate: float = Field(default=2e-5, gt=0)
     schedule: Literal["cosine", "constant", "linear"] = "cosine"
     warmup: float = Field(default=0.03, ge=0, lt=1)

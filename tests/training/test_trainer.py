@@ -140,10 +140,11 @@ def test_preference_training_raises_the_margin(chat, tmp_path):
     assert not (tmp_path / CHECKPOINT).exists()
 
 
-def test_sft_learns_and_counts(chat, tmp_path):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_sft_learns_and_counts(chat, tmp_path, optimizer):
     model = tiny.make_model(chat)
     seen: list[tuple[int, int]] = []
-    config = TrainConfig(learning_rate=1e-2, epochs=15, batch_size=5)
+    config = TrainConfig(optimizer=optimizer, learning_rate=1e-2, epochs=15, batch_size=5)
     result = sft(model, chat, tmp_path, config, progress=lambda *at: seen.append(at))
     assert result.final["loss"] < 0.5 * result.history[0]["loss"]
     assert result.final["loss"] == pytest.approx(result.final["agent_nll"], rel=1e-5)
@@ -236,12 +237,13 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("rank", [0, 4])
-def test_stopped_anywhere_and_restarted_ends_with_the_same_bits(chat, tmp_path, rank):
+@pytest.mark.parametrize(("rank", "optimizer"), [(0, "adamw"), (4, "adamw"), (0, "muon"), (4, "muon")])
+def test_stopped_anywhere_and_restarted_ends_with_the_same_bits(chat, tmp_path, rank, optimizer):
+    training = tiny.CONFIG.model_copy(update={"optimizer": optimizer})
     config = ModelConfig(device="cpu", lora=LoraConfig(rank=rank, dropout=0.2))
     save_model(tiny.make_model(chat), chat.tokenizer, tmp_path / "base")
     whole = load_model(tmp_path / "base", config, training=True)
-    result = tiny.prefer(whole, tmp_path / "whole")
+    result = tiny.prefer(whole, tmp_path / "whole", training)
     assert result.updates == 9
 
     again = whole
@@ -253,9 +255,9 @@ def test_stopped_anywhere_and_restarted_ends_with_the_same_bits(chat, tmp_path, 
 
         again = load_model(tmp_path / "base", config, training=True)
         with pytest.raises(Killed):
-            tiny.prefer(again, tmp_path / "again", log=die)
+            tiny.prefer(again, tmp_path / "again", training, log=die)
     again = load_model(tmp_path / "base", config, training=True)
-    resumed = tiny.prefer(again, tmp_path / "again")
+    resumed = tiny.prefer(again, tmp_path / "again", training)
     assert same(weights(whole), weights(again))
     assert resumed.history == result.history
     assert not (tmp_path / "again" / CHECKPOINT).exists()

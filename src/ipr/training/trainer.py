@@ -214,10 +214,7 @@ def _train(
         )
     plan = updates(kept, config.batch_size, config.epochs, seed)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    # Fused: one pass over the parameters (the default's many small operations are a tenth of an update on a CPU).
-    optimizer = torch.optim.AdamW(
-        parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-    )
+    optimizers = _optimizers(model, parameters, config)
     state = _processes(model)
     result = TrainResult(
         updates=len(plan),
@@ -227,17 +224,18 @@ def _train(
         agent_tokens=config.epochs * sum(e.agent_tokens for e in kept),
         seconds=0.0,
     )
-    checkpoint = _Checkpoint(Path(out), digest(kept, config.model_dump(), seed), parameters, optimizer, result)
+    checkpoint = _Checkpoint(Path(out), digest(kept, config.model_dump(), seed), parameters, optimizers, result)
     first = checkpoint.load()
     start = time.monotonic() - result.seconds
     model.train()
     for update in range(first, len(plan)):
         batch = [kept[i] for i in plan[update]]
         rate = learning_rate(update, len(plan), config)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.zero_grad(set_to_none=False)
         torch.manual_seed(derive_seed(seed, "dropout", update, state.process_index))
-        optimizer.zero_grad(set_to_none=False)
         padded = sum(len(e.rows) for e in batch) * max(e.length for e in batch)
         most = min(config.micro_batch_tokens, -(-padded // state.num_processes))  # so that every process has work
         shares: list[dict[str, Tensor]] = []
@@ -253,7 +251,8 @@ def _train(
                 f"gradient of update {update + 1} is {norm} (loss {metrics['loss']}); lower the learning_rate or"
                 f" set mixed_precision to no, and delete {checkpoint.path}"
             )
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         result.history.append({**metrics, "learning_rate": rate, "grad_norm": norm})
         result.seconds = time.monotonic() - start
         done = update + 1
@@ -271,6 +270,30 @@ def _train(
     if state.is_main_process:
         checkpoint.path.unlink(missing_ok=True)
     return result
+
+
+def _optimizers(model: Any, parameters: dict[str, nn.Parameter], config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """AdamW; or Muon for the matrices between the embeddings, and AdamW for the rest."""
+    # Fused: one pass over the parameters (the default's many small operations are a tenth of an update on a CPU).
+    if config.optimizer == "adamw":
+        rest = list(parameters.values())
+        return [torch.optim.AdamW(rest, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)]
+    ends = {id(p) for layer in (model.get_input_embeddings(), model.get_output_embeddings()) for p in layer.parameters()}
+    matrices = [p for p in parameters.values() if p.ndim == 2 and id(p) not in ends]
+    rest = [p for p in parameters.values() if p.ndim != 2 or id(p) in ends]
+    # Muon's update is orthogonal; scaled to the size of AdamW's, so that one learning rate serves both.
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.Muon(
+            matrices, lr=config.learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
+        )
+    ]
+    if rest:  # none with LoRA
+        optimizers.append(
+            torch.optim.AdamW(
+                rest, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95), fused=True
+            )
+        )
+    return optimizers
 
 
 def _pair_logps(model: Any, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
@@ -347,21 +370,21 @@ class _Checkpoint:
         out: Path,
         digest: str,
         parameters: dict[str, nn.Parameter],
-        optimizer: torch.optim.Optimizer,
+        optimizers: list[torch.optim.Optimizer],
         result: TrainResult,
     ):
         # The first values of every tensor tell another base model from this one.
         starts = [(name, tuple(p.shape), p.detach().flatten()[:8].tolist()) for name, p in parameters.items()]
         self.path = out / CHECKPOINT
         self._digest = f"{digest} {derive_seed(repr(starts))}"
-        self._parameters, self._optimizer, self._result = parameters, optimizer, result
+        self._parameters, self._optimizers, self._result = parameters, optimizers, result
 
     def save(self, done: int) -> None:
         content = {
             "digest": self._digest,
             "done": done,
             "parameters": {name: p.detach() for name, p in self._parameters.items()},
-            "optimizer": self._optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
             "history": self._result.history,
             "seconds": self._result.seconds,
         }
@@ -384,7 +407,8 @@ class _Checkpoint:
         with torch.no_grad():
             for name, parameter in self._parameters.items():
                 parameter.copy_(content["parameters"][name])
-        self._optimizer.load_state_dict(content["optimizer"])
+        for optimizer, state in zip(self._optimizers, content["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
         self._result.history = content["history"]
         self._result.seconds = content["seconds"]
         return content["done"]
