@@ -79,10 +79,13 @@ def one_task(folder: Path, name: str, iteration: int) -> dict[str, Any]:
         raise IprError(f"no model of {stage_name(iteration - 1)} yet; first: ipr {before} --dir {folder}")
     with run.lock():
         if name == "sft":
+            from tasks.common import wait_for_all
             from tasks.experts import experts
             from tasks.publish import ensure_data
 
-            experts.fn(str(folder), ensure_data.fn(str(folder)))
+            if run.keeper:
+                experts.fn(str(folder), ensure_data.fn(str(folder)))
+            wait_for_all(run)
         getattr(importlib.import_module(f"tasks.{name}"), name).fn(str(folder), iteration)
     record = run.record(iteration, "train" if name == "sft" else name) or {}
     return {key: value for key, value in record.items() if key != "history"}

@@ -79,6 +79,13 @@ def policy(path: str, name: str, config: RunConfig) -> TransformersPolicy:
     )
 
 
+def wait_for_all(run: Run) -> None:
+    """Under `accelerate launch`: until every process is here."""
+    from accelerate import PartialState
+
+    PartialState(cpu=models.device(run.config.model).type == "cpu").wait_for_everyone()
+
+
 def play(
     run: Run, iteration: int, task_name: str, player: TransformersPolicy, temperature: float
 ) -> Callable[[list[Job]], list[Trajectory]]:

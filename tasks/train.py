@@ -13,7 +13,7 @@ from ipr.run import Run, stage_name
 from ipr.training.tokens import ChatTokens
 from ipr.training.trainer import TrainResult, reference_logps, train_preference, train_sft
 from ipr.types import Demonstration, PreferencePair, derive_seed
-from tasks.common import SCORER, base_path, environment, log, stage_task
+from tasks.common import SCORER, base_path, environment, log, stage_task, wait_for_all
 
 
 @stage_task("train")
@@ -55,7 +55,8 @@ def prefer(run: Run, iteration: int, pairs: Sequence[PreferencePair]) -> dict[st
     start = run.model(iteration - 1)
     if not pairs:
         log.warning("iteration %d: no pairs, so the model of iteration %d goes on unchanged", iteration, iteration - 1)
-        store.replace_folder(run.model(iteration), lambda aside: shutil.copytree(start, aside, dirs_exist_ok=True))
+        if run.keeper:
+            store.replace_folder(run.model(iteration), lambda aside: shutil.copytree(start, aside, dirs_exist_ok=True))
         return {"updates": 0}
     config, prompt = run.config, environment(run.config).prompt
     tokenizer = models.load_tokenizer(str(start))
@@ -93,12 +94,17 @@ def _reference(
             run.config.train,
             max_length=run.config.model.max_length,
         )
-        store.write_json(path, {"chosen": [float(x) for x in chosen], "rejected": [float(x) for x in rejected]})
+        wait_for_all(run)
+        if run.keeper:
+            store.write_json(path, {"chosen": [float(x) for x in chosen], "rejected": [float(x) for x in rejected]})
+        wait_for_all(run)
     logps = store.read_json(path)
     return logps["chosen"], logps["rejected"]
 
 
 def _finish(run: Run, iteration: int, model: Any, tokenizer: Any, result: TrainResult) -> dict[str, Any]:
-    models.save_model(model, tokenizer, run.model(iteration))
-    shutil.rmtree(Path(run.stage(iteration) / "checkpoint"), ignore_errors=True)
+    if run.keeper:
+        models.save_model(model, tokenizer, run.model(iteration))
+        shutil.rmtree(Path(run.stage(iteration) / "checkpoint"), ignore_errors=True)
+    wait_for_all(run)
     return result.facts() | {"history": result.history}

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -131,6 +132,28 @@ def test_killed_and_continued_ends_with_the_same(root: Path, whole: dict) -> Non
     assert done.returncode == 0, done.stderr[-3000:]
     assert tables(run) == tables(root / "runs" / "whole")
     assert weights(run) == weights(root / "runs" / "whole")
+
+
+def test_two_processes_train_the_model_of_one(root: Path, whole: dict) -> None:
+    from safetensors.torch import load_file
+
+    run = root / "runs" / "two"
+    shutil.copytree(root / "runs" / "whole", run)
+    for name in ("train.json", "reference.json"):
+        (run / "iteration-2" / name).unlink()
+    shutil.rmtree(run / "iteration-2" / "model")
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "ipr.cli"]
+    subprocess.run(
+        [*launch, "train", "--dir", str(run), "--iteration", "2"],
+        env=environment(root),
+        cwd=root,
+        capture_output=True,
+        timeout=300,
+        check=True,
+    )
+    one, two = (load_file(r / "iteration-2" / "model" / "model.safetensors") for r in (root / "runs" / "whole", run))
+    assert all((one[name] - two[name]).abs().max() < 1e-4 for name in one)
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,8 @@ class Run:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
+        # Of several processes (`accelerate launch`) the first keeps the folder; the others only compute.
+        self.keeper = int(os.environ.get("RANK", "0")) == 0
         if not (self.folder / "config.yaml").is_file():
             raise IprError(f"{self.folder} is no run folder (no config.yaml); start one: ipr run quick --dir {folder}")
         tree = configs.read_yaml(self.folder / "config.yaml")
@@ -75,6 +77,8 @@ class Run:
 
     def note(self, **facts: Any) -> None:
         """Add facts to the manifest; dictionaries are merged one level deep."""
+        if not self.keeper:
+            return
         manifest = self.manifest
         for key, value in facts.items():
             if isinstance(value, dict) and isinstance(manifest.get(key), dict):
@@ -95,7 +99,8 @@ class Run:
         start = time.monotonic()
         facts = work()
         facts["seconds"] = round(time.monotonic() - start, 2)
-        store.write_json(self.stage(iteration) / f"{task}.json", facts)
+        if self.keeper:
+            store.write_json(self.stage(iteration) / f"{task}.json", facts)
         return facts
 
     def in_shards(
@@ -138,6 +143,9 @@ class Run:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the folder; a second process is refused. The lock goes with the process, however it dies."""
+        if not self.keeper:
+            yield
+            return
         with open(self.folder / ".lock", "w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -12,14 +12,14 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ipr import models
+from ipr import models, store
 from ipr.config import TrainConfig
 from ipr.envs.alfworld import expert, games, play
 from ipr.envs.alfworld.prompt import prompt
 from ipr.progress import progress
 from ipr.training.tokens import ChatTokens
 from ipr.training.trainer import train_sft
-from ipr.types import Demonstration, IprError
+from ipr.types import Demonstration, IprError, Message
 
 
 @dataclass(frozen=True)
@@ -27,19 +27,23 @@ class Recipe:
     """Every figure of the shipped model."""
 
     seed: int = 0
-    episodes: int = 6000
-    """Wanderer's episodes, one per pretrain game."""
+    glances: int = 14_000
+    """Short texts read first (`play.glance`), one per pretrain game, from the last backwards."""
+    episodes: int = 16_000
+    """Wanderer's episodes read then, one per pretrain game, from the first."""
     steps: int = 16
     """Turns of an episode."""
     vocabulary: int = 1024
     hidden: int = 192
-    layers: int = 4
-    heads: int = 6
-    kv_heads: int = 2
-    intermediate: int = 512
+    layers: int = 3
+    heads: int = 3
+    kv_heads: int = 3
+    intermediate: int = 768
     max_length: int = 2048
-    batch_size: int = 8
+    glances_batch: int = 32
+    batch_size: int = 4
     learning_rate: float = 3e-3
+    observation_weight: float = 0.3
     micro_batch_tokens: int = 8192
 
 
@@ -67,28 +71,57 @@ def build(out: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         max_length=recipe.max_length,
         seed=recipe.seed,
     )
-    result = train_sft(
+    chat = ChatTokens(tokenizer)
+    ids = games.task_ids("pretrain")[: -recipe.glances - 1 : -1]
+    read = [Demonstration(i, play.glance(i, recipe.seed), "wanderer") for i in ids]
+    _read(model, chat, read, (), recipe.glances_batch, recipe, out / "glances")
+    read = [Demonstration(e.task_id, (*e.history(0), *e.continuation(0)), "wanderer") for e in episodes]
+    facts = _read(model, chat, read, prompt(), recipe.batch_size, recipe, out / "episodes")
+    models.save_model(model.to(torch.bfloat16), tokenizer, out / "model")
+    return asdict(recipe) | {"parameters": model.num_parameters()} | facts
+
+
+def _read(
+    model: Any,
+    chat: ChatTokens,
+    texts: Sequence[Demonstration],
+    given: Sequence[Message],
+    batch_size: int,
+    recipe: Recipe,
+    out: Path,
+) -> dict[str, float]:
+    """Train on texts, the environment's words too; a build that was killed goes on from what is in `out`."""
+    import torch
+
+    done = out / "done.pt"
+    if done.exists():
+        content = torch.load(done, weights_only=True)
+        model.load_state_dict(content["weights"])
+        return content["facts"]
+    config = TrainConfig(
+        optimizer="muon",
+        epochs=1,
+        batch_size=batch_size,
+        learning_rate=recipe.learning_rate,
+        warmup=0.02,
+        observation_weight=recipe.observation_weight,
+        micro_batch_tokens=recipe.micro_batch_tokens,
+        mixed_precision="bf16",
+        checkpoint_every=100,
+    )
+    facts = train_sft(
         model,
-        ChatTokens(tokenizer),
-        [Demonstration(e.task_id, (*e.history(0), *e.continuation(0)), "wanderer") for e in episodes],
-        prompt(),
-        TrainConfig(
-            epochs=1,
-            batch_size=recipe.batch_size,
-            learning_rate=recipe.learning_rate,
-            warmup=0.02,
-            observation_weight=1.0,
-            micro_batch_tokens=recipe.micro_batch_tokens,
-            mixed_precision="bf16",
-            checkpoint_every=100,
-        ),
+        chat,
+        texts,
+        given,
+        config,
         max_length=recipe.max_length,
         seed=recipe.seed,
-        out=out / "checkpoint",
-        progress=progress("base", "updates"),
-    )
-    models.save_model(model.to(torch.bfloat16), tokenizer, out / "model")
-    return asdict(recipe) | {"parameters": model.num_parameters()} | result.facts()
+        out=out,
+        progress=progress(f"base {out.name}", "updates"),
+    ).facts()
+    store.replace(done, lambda path: torch.save({"weights": model.state_dict(), "facts": facts}, path))
+    return facts
 
 
 def _recipe(overrides: Sequence[str]) -> Recipe:

@@ -7,7 +7,6 @@ planning of shortest ways, for which one would have to know what is hidden.
 
 from __future__ import annotations
 
-import random
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from collections.abc import Mapping
 from ipr.envs.alfworld.engine import NOTHING, Game
 from ipr.envs.alfworld.rooms import OPENABLE, PLACES
 from ipr.envs.react import compose
-from ipr.types import Step, Trajectory, derive_seed
+from ipr.types import Step, Trajectory
 
 MAX_STEPS = 20
 """Within so many steps the expert wins every generated game."""
@@ -32,27 +31,24 @@ _TASKS = (
 )
 _THING = re.compile(r"\ba (\w+ \d+)")
 
-# A thought says first what is wanted, then what is seen, then what is done: so a small model can decide word by word.
-_SAYINGS: Mapping[str, tuple[str, ...]] = {
-    "search": ("I need a {kind}. I check the {r} first.",),
-    "search more": ("I need a {kind}. It is not here, so I check the {r}.",),
-    "search second": ("I need one more {kind}. It is not here, so I check the {r}.",),
-    "open": ("I need a {kind}. The {r} is closed, so I open it.",),
-    "open to put": ("The {o} goes to a {target}. The {r} is closed, so I open it.",),
-    "take": ("I need a {kind}. I see the {o} here, so I take it.",),
-    "go back": ("I need a {kind}. I saw the {o} at the {r}, so I go there.",),
-    "to tool": ("I have the {o}. I must {verb} it, so I go to the {r}.",),
-    "treat": ("I have the {o}. I am at the {r}, so I {verb} it.",),
-    "bring": ("The {o} goes to a {target}, so I go to the {r}.",),
-    "bring treated": ("The {o} is {done}. It goes to a {target}, so I go to the {r}.",),
-    "bring back": ("The {o} goes to a {target}. I saw the {r}, so I go there.",),
-    "put": ("The {o} goes to a {target}. I am at the {r}, so I put it here.",),
-    "search light": ("I have the {o} and need a {light}. It is not here, so I check the {r}.",),
-    "open for light": ("I have the {o} and need a {light}. The {r} is closed, so I open it.",),
-    "to light": ("I have the {o} and need a {light}. I saw the {lamp} at the {r}, so I go there.",),
-    "light": ("I have the {o} and need a {light}. I see the {lamp} here, so I use it.",),
-    "look again": ("I am at the same place, so I look at the {r}.",),
-    "lost": ("I have looked everywhere, so I look around again.",),
+# A thought says the whole goal, then what is seen of the thing (its name last, so that a small model decides "is not
+# here" or "2 is here" by looking that name up), then what is done.
+_SAYINGS: Mapping[str, str] = {
+    "search": "I check the {r} first.",
+    "search more": "The {kind} is not here, so I check the {r}.",
+    "open": "The {r} is closed, so I open it.",
+    "open to put": "{have}. The {r} is closed, so I open it.",
+    "take": "The {o} is here, so I take it.",
+    "go back": "The {kind} is not here. I saw the {o} at the {r}, so I go there.",
+    "to tool": "{have}, so I go to the {r} to {verb} it.",
+    "treat": "{have}. I am at the {r}, so I {verb} it.",
+    "bring": "{have}, so I go to the {r}.",
+    "put": "{have}. I am at the {r}, so I put it here.",
+    "search light": "{have}. The {light} is not here, so I check the {r}.",
+    "to light": "{have}. The {light} is not here. I saw the {lamp} at the {r}, so I go there.",
+    "light": "{have}. The {lamp} is here, so I use it.",
+    "look again": "I am at the {r} already, so I look at it.",
+    "lost": "I have looked everywhere, so I look around again.",
 }
 _DONE = {"clean": "clean", "heat": "hot", "cool": "cool"}
 
@@ -60,9 +56,8 @@ _DONE = {"clean": "clean", "heat": "hot", "cool": "cool"}
 class Expert:
     """Plays one game from its observations. `act()` gives a turn, `see(observation)` takes the answer to it."""
 
-    def __init__(self, first_observation: str, put: str, seed: int) -> None:
+    def __init__(self, first_observation: str, put: str) -> None:
         """`put` is the wording's template for putting something down, e.g. "put {o} in/on {r}"."""
-        self._rng = random.Random(seed)
         self._put = put
         room, _, task = first_observation.partition("Your task is to: ")
         self._receptacles = things_in(room)
@@ -80,10 +75,10 @@ class Expert:
     def act(self) -> str:
         saying, command, names = self._decide()
         self.last_command = command
-        usual = {"o": self._thing, "kind": self._thing, "light": self._light or "", "verb": self._verb or "", "r": ""}
-        usual["target"] = self._target or ""
-        words = self._rng.choice(_SAYINGS[saying]).format(**{**usual, "done": _DONE.get(self._verb or "", ""), **names})
-        return compose(words, command)
+        done = _DONE[self._verb] if self._verb and self._treated else ""
+        names["have"] = f"The {self._held} is {done}" if done else f"I have the {self._held}"
+        words = _SAYINGS[saying].format(kind=self._thing, light=self._light, verb=self._verb, **names)
+        return compose(f"{self._goal()} {words}", command)
 
     def see(self, observation: str) -> None:
         words = self.last_command.split()
@@ -109,6 +104,13 @@ class Expert:
                 self._seen.setdefault(name, []).append(self._held)
                 self._placed.append(self._held)
                 self._held, self._chosen = None, name
+
+    def _goal(self) -> str:
+        if self._light:
+            return f"I need a {self._thing} at a {self._light}."
+        many = "a" if self._count == 1 else "one more" if self._placed else "two"
+        state = f"{_DONE[self._verb]} " if self._verb else ""
+        return f"I need {many} {state}{self._thing} for a {self._target}."
 
     # Remembering ---------------------------------------------------------------------------------------------
 
@@ -143,11 +145,11 @@ class Expert:
         if self._held is None:
             return self._fetch()
         if self._light:
-            return self._use_light(self._held)
+            return self._use_light()
         if self._verb and not self._treated:
             tools = [r for r in self._receptacles if kind_of(r) == _TOOL[self._verb]]
             tool = tools[-1] if tools else self._receptacles[0]  # listed downwards: the last is number 1
-            names = {"o": self._held, "r": tool}
+            names = {"r": tool}
             if self._here != tool:
                 return "to tool", f"go to {tool}", names
             return "treat", f"{self._verb} {self._held} with {tool}", names
@@ -160,26 +162,24 @@ class Expert:
             if self._here != r:
                 return "go back", f"go to {r}", names
             return "take", f"take {thing} from {r}", names
-        more = "search second" if self._placed else "search more" if self._seen else "search"
-        return self._search(more, self._order)
+        return self._search("search more" if self._seen else "search", self._order)
 
     def _search(self, saying: str, order: list[str]) -> tuple[str, str, dict[str, str]]:
         here = self._here
-        held = {"o": self._held} if self._held else {}
         if here and here not in self._seen:
             if here in self._closed:
-                return ("open for light" if self._held else "open"), f"open {here}", {"r": here, **held}
+                return ("open to put" if self._held else "open"), f"open {here}", {"r": here}
             return "look again", f"examine {here}", {"r": here}
         unseen = [r for r in order if r not in self._seen]
         if not unseen:
             return "lost", "look", {}
-        return saying, f"go to {unseen[0]}", {"r": unseen[0], **held}
+        return saying, f"go to {unseen[0]}", {"r": unseen[0]}
 
-    def _use_light(self, held: str) -> tuple[str, str, dict[str, str]]:
+    def _use_light(self) -> tuple[str, str, dict[str, str]]:
         assert self._light
         if found := self._where(self._light):
             lamp, r = found
-            names = {"o": held, "r": r, "lamp": lamp}
+            names = {"r": r, "lamp": lamp}
             if self._here != r:
                 return "to light", f"go to {r}", names
             return "light", f"use {lamp}", names
@@ -191,10 +191,9 @@ class Expert:
         known = [r for r in targets if r in self._seen]
         here = [r for r in targets if r == self._here]
         target = self._chosen or next(iter([*here, *known, *targets]))
-        names = {"o": held, "r": target}
+        names = {"r": target}
         if self._here != target:
-            saying = "bring back" if target in self._seen else "bring treated" if self._treated else "bring"
-            return saying, f"go to {target}", names
+            return "bring", f"go to {target}", names
         if target in self._closed:
             return "open to put", f"open {target}", names
         return "put", self._put.format(o=held, r=target), names
@@ -208,7 +207,7 @@ def solve(game: Game, task_id: str, max_steps: int = MAX_STEPS) -> tuple[Step, .
 
 def play(game: Game, task_id: str, max_steps: int = MAX_STEPS) -> Trajectory:
     """The expert's trajectory, of at most `max_steps` steps."""
-    expert = Expert(game.first, game.wording.put, derive_seed("alfworld", "expert", task_id))
+    expert = Expert(game.first, game.wording.put)
     state, steps, invalid = game.start, [], 0
     while len(steps) < max_steps and not (steps and game.won(state)):
         turn = expert.act()

@@ -2,11 +2,12 @@
 
 Decided here: it follows small wishes drawn by chance (look somewhere, get a thing that it saw or thinks of, carry it,
 clean or heat it, try a lamp), and every thought says what is done next and why, with the exact names, so that a reader
-learns to copy names and to act on what was just seen. Most episodes begin with a list of errands of its own in place of
-the game's task, which it runs one after another, so that a reader also learns that words said at the start matter
-later. It looks in any order, though six searches in ten are lucky (where the thing lies is looked at early, so that an
-episode has room for more than searching), and now and then it tries what cannot be done, so that "Nothing happens." is
-known too. No decision of the expert, and none of the six tasks, is in it.
+learns to copy names and to act on what was just seen. Every episode begins with an errand of its own (or to look
+around, or to say what is where) in place of the game's task, so that a reader also learns that words said at the start
+matter later, and to look a name up in what it sees. It looks in any order, though six searches in ten are lucky (where
+the thing lies is looked at early, so that an episode has room for more than searching), it makes slips, and now and
+then it tries what cannot be done, so that "Nothing happens." is known too. No decision of the expert, and none of the
+six tasks, is in it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from ipr.envs.alfworld.engine import NOTHING, Game
 from ipr.envs.alfworld.expert import kind_of, things_in
 from ipr.envs.alfworld.rooms import FIXED, PLACES
 from ipr.envs.react import compose
-from ipr.types import Step, Trajectory, derive_seed
+from ipr.types import Message, Step, Trajectory, derive_seed
 
 Turns = Generator[tuple[str, str], str, None]
 """Yields thought and command, is sent the observation."""
@@ -35,15 +36,7 @@ _LOOK = (
     "Let me look at the {r} now.",
     "I wonder what is at the {r}.",
 )
-_WISH = (
-    "I want a {k}, so I try the {r}.",
-    "I would like a {k}. I go to the {r}.",
-)
-_WISH_ON = (
-    "I want a {k}. It is not here, so I try the {r}.",
-    "I would like a {k}. I do not see one, so I go on to the {r}.",
-)
-_WISH_OPEN = ("I want a {k}. The {r} is closed, so I open it.",)
+_OPEN = ("I want a {k}. The {r} is closed, so I open it.",)
 _WISH_TAKE = (
     "I want a {k}. I see the {o} here, so I take it.",
     "I would like a {k}. There is the {o}, so I take it.",
@@ -86,30 +79,43 @@ _FAR = ("I remember the {o} and try to take it from here.", "I try to take the {
 _FULL = ("I see the {o} too, so I try to take it.", "My hand is full, but I try to take the {o}.")
 _EMPTY = ("I try to put the {o} at the {r}.", "I hold nothing, but I try to put the {o} here.")
 _ERRANDS = {
-    "bring": "bring a {k} to a {t}",
-    "clean": "wash a {k} and leave it at a {t}",
-    "heat": "warm a {k} and leave it at a {t}",
-    "cool": "chill a {k} and leave it at a {t}",
-    "light": "try a {k} at a desklamp",
+    "bring": ("bring a {k} to a {t}", "a {k} for a {t}"),
+    "clean": ("wash a {k} and leave it at a {t}", "a washed {k} for a {t}"),
+    "heat": ("warm a {k} and leave it at a {t}", "a warm {k} for a {t}"),
+    "cool": ("chill a {k} and leave it at a {t}", "a chilled {k} for a {t}"),
+    "light": ("try a {k} at a desklamp", "a {k} for a desklamp"),
+    "stock": ("say what is where", ""),
+    "play": ("look around", ""),
 }
+"""How an errand is said at the start, and how a thought says it."""
 _TOOL_OF = {verb: tool for tool, verb in _TOOLS.items()}
-_TO_TARGET = ("The {o} is for a {t}, so I go to the {r}.",)
-_AT_TARGET = ("The {o} is for a {t}. I am at the {r}, so I put it here.",)
-_TO_LAMP = ("I want a desklamp for the {o}, so I try the {r}.",)
-_AT_LAMP = ("I want a desklamp for the {o}. I see the {x} here, so I turn it on.",)
+_TREATED = {"clean": "washed", "heat": "warm", "cool": "chilled"}
+_SLIP = 0.07
+"""Chance of a slip in a step of an errand, which the next step mends."""
+_NEXT = ("I go on to the {r}.", "Next is the {r}.")
+_FIRST = ("I try the {r} first.", "Perhaps it is at the {r}.")
+_MISSING = ("The {k} is not here, so I try the {r}.", "The {k} is not here. I go on to the {r}.")
+_SHUT = ("The {r} is closed, so I open it.",)
+_FOUND = ("The {o} is here, so I take it.",)
+_KNOWN = ("I saw the {o} at the {r}, so I go there.",)
+_TO_TOOL_FOR = ("I have the {o}, so I go to the {r} to {v} it.",)
+_TREAT_FOR = ("I have the {o}. I am at the {r}, so I {v} it.",)
+_TO_TARGET = ("{h}, so I go to the {r}.",)
+_SHUT_TARGET = ("{h}. The {r} is closed, so I open it.",)
+_AT_TARGET = ("{h}. I am at the {r}, so I put it here.",)
+_LAMP_MISSING = ("{h}. The desklamp is not here, so I try the {r}.",)
+_LAMP_FOUND = ("{h}. The {x} is here, so I turn it on.",)
 _SAME = ("I am at the {r}, and I try to go there.",)
 
 
 def wander(task_id: str, seed: int, steps: int) -> Trajectory:
-    """At most `steps` turns of aimless play in a game; fewer only where it is won by chance."""
+    """At most `steps` turns of play in a game; fewer where an errand is done, or the game won by chance."""
     game = games.game(task_id)
     wanderer = _Wanderer(game, random.Random(derive_seed("alfworld", "wander", task_id, seed)))
-    errands = wanderer.errands()
-    turns = wanderer.turns(errands)
-    first = game.first
-    if errands:
-        said = ", then ".join(_ERRANDS[verb].format(k=kind, t=target) for verb, kind, target in errands)
-        first = f"{first.partition(chr(10) * 2)[0]}\n\nYour errands: {said}."
+    errand = wanderer.errand()
+    turns = wanderer.turns(errand)
+    said = _ERRANDS[errand[0]][0].format(k=errand[1], t=errand[2])
+    first = f"{game.first.partition(chr(10) * 2)[0]}\n\nYour errand is to: {said}."
     state, played, invalid = game.start, [], 0
     thought, command = next(turns)
     while True:
@@ -119,7 +125,10 @@ def wander(task_id: str, seed: int, steps: int) -> Trajectory:
         won = game.won(state)
         if won or len(played) >= steps:
             break
-        thought, command = turns.send(played[-1].observation)
+        try:
+            thought, command = turns.send(played[-1].observation)
+        except StopIteration:
+            break
     return Trajectory(
         task_id=task_id,
         first_observation=first,
@@ -132,16 +141,35 @@ def wander(task_id: str, seed: int, steps: int) -> Trajectory:
     )
 
 
+def glance(task_id: str, seed: int) -> tuple[Message, ...]:
+    """One look at a place of a game, and what of some kinds of things is there: short reading before long.
+
+    Whether a name was seen is what every decision of an agent hangs on. A new model learns to look it up within a few
+    hundred such glances, and hardly at all from episodes alone (figures in docs/lab-notes.md).
+    """
+    game = games.game(task_id)
+    player = _Wanderer(game, random.Random(derive_seed("alfworld", "glance", task_id, seed)))
+    full = [r for r, kinds in player.lying.items() if len(kinds) > 1] or list(player.lying)
+    turns = player.take_stock([player.rng.choice(full), *game.receptacle_names], 6)
+    _, command = next(turns)
+    state, seen, thought = game.start, "", ""
+    while not thought.startswith("The ") or command.startswith("open"):
+        state, answer = game.play(state, command)
+        seen = answer or NOTHING
+        thought, command = turns.send(seen)
+    return Message("user", seen), Message("assistant", compose(thought, command))
+
+
 class _Wanderer:
     """What it has seen, and its wishes."""
 
     def __init__(self, game: Game, rng: random.Random) -> None:
-        self._rng = rng
+        self.rng = rng
         self._put = game.wording.put
         self._places = list(game.receptacle_names)
         self._kinds = [kind_of(o) for o in game.object_names if kind_of(o) not in _FIXED]
         self._kinds += ["desklamp"] * (len(self._kinds) // 3) if "desklamp 1" in game.object_names else []
-        self._lying = {
+        self.lying = {
             name: {kind_of(game.object_names[o]) for o in game.contents(game.start, r)}
             for r, name in enumerate(game.receptacle_names)
         }
@@ -150,23 +178,30 @@ class _Wanderer:
         self._opened: set[str] = set()
         self._here: str | None = None
         self._held: str | None = None
+        self._goal = ""  # what every thought begins with, while there is a goal
 
-    def errands(self) -> list[tuple[str, str, str]]:
-        """(verb, kind of thing, kind of place) to begin with, or none."""
-        if self._rng.random() < 0.25:
-            return []
+    def errand(self) -> tuple[str, str, str]:
+        """(verb, kind of thing, kind of place) to begin with."""
         carried = [kind for kind in self._kinds if kind != "desklamp"]
         places = sorted({kind_of(r) for r in self._places})
         verbs = ["bring"] * 2 + [verb for verb, tool in _TOOL_OF.items() if f"{tool} 1" in self._places]
         verbs += ["light"] * 2 * ("desklamp" in self._kinds)
-        return [
-            (self._rng.choice(verbs), self._rng.choice(carried), self._rng.choice(places))
-            for _ in range(self._rng.randint(1, 3))
-        ]
+        chance = self.rng.random()
+        verb = "play" if chance < 0.12 else "stock" if chance < 0.35 else self.rng.choice(verbs)
+        return verb, self.rng.choice(carried), self.rng.choice(places)
 
-    def turns(self, errands: list[tuple[str, str, str]]) -> Turns:
-        for errand in errands:
-            yield from self._run(*errand)
+    def turns(self, errand: tuple[str, str, str]) -> Turns:
+        verb, kind, target = errand
+        if verb == "stock":
+            yield from self.take_stock(self._unseen())
+            return
+        if verb != "play":
+            goal = _ERRANDS[verb][1].format(k=kind, t=target)
+            self._goal = self.rng.choice(("I want {}. ", "I need {}. ")).format(goal)
+            yield from self._run(verb, kind, target)
+            self._goal = ""
+            if self.rng.random() < 0.75:
+                return
         while True:
             if self._held is None:
                 wish = self._pick(
@@ -182,64 +217,103 @@ class _Wanderer:
 
     def _look(self) -> Turns:
         """Go somewhere, rather where it has not been; look inside; perhaps take what is seen."""
-        fresh = [r for r in self._places if r not in self._seen and r != self._here]
+        fresh = self._unseen()
         others = [r for r in self._places if r != self._here]
-        yield from self._visit(self._rng.choice(fresh if fresh and self._rng.random() < 0.8 else others), _LOOK)
+        yield from self._visit(self.rng.choice(fresh if fresh and self.rng.random() < 0.8 else others), _LOOK)
         lamps = [o for o in self._seen.get(self._here or "", []) if kind_of(o).endswith("lamp")]
-        if lamps and self._rng.random() < 0.5:
+        if lamps and self.rng.random() < 0.5:
             yield self._say(_LAMP, o=lamps[0]), f"use {lamps[0]}"
-        elif self._rng.random() < 0.5:
+        elif self.rng.random() < 0.5:
             yield from self._take_something()
 
     def _run(self, verb: str, kind: str, target: str) -> Turns:
         """An errand: find a thing of the kind, do to it what is said, bring it to a place of the target's kind."""
-        if self._held:
-            yield from self._put_down(self._here or self._places[0])
-        known = [(o, r) for r, things in self._seen.items() for o in things if kind_of(o) == kind]
-        if known:
-            thing, r = known[0]
-            yield from self._visit(r, _BACK, o=thing)
-            yield from self._take(thing, r)
-        else:
-            yield from self._search(kind, 12)
+        yield from self._search(kind, len(self._places))
         if self._held is None:
             return
         if verb == "light":
-            lamps = [(o, r) for r, things in self._seen.items() for o in things if kind_of(o) == "desklamp"]
-            fresh = [r for r in self._places if r not in self._seen and r != self._here]
-            for r in [lamps[0][1]] if lamps else self._rng.sample(fresh, len(fresh)):
-                yield from self._visit(r, _TO_LAMP, o=self._held)
-                if found := [o for o in self._seen.get(r, []) if kind_of(o) == "desklamp"]:
-                    yield self._say(_AT_LAMP, o=self._held, x=found[0]), f"use {found[0]}"
-                    return
+            yield from self._find_lamp()
             return
+        have = f"I have the {self._held}"
         if verb != "bring":
-            tool = self._rng.choice([r for r in self._places if kind_of(r) == _TOOL_OF[verb]])
+            tool = self.rng.choice([r for r in self._places if kind_of(r) == _TOOL_OF[verb]])
             if self._here != tool:
-                self._note(tool, (yield self._say(_TO_TOOL, o=self._held, r=tool, v=verb), f"go to {tool}"))
-            yield self._say(_TREAT, o=self._held, r=tool, v=verb), f"{verb} {self._held} with {tool}"
-        r = self._rng.choice([r for r in self._places if kind_of(r) == target])
-        yield from self._visit(r, _TO_TARGET, o=self._held, t=target, open_always=True)
-        yield from self._put_down(r, _AT_TARGET, t=target)
+                saying = self._say(_TO_TOOL_FOR, o=self._held, r=tool, v=verb)
+                self._note(tool, (yield saying, f"go to {tool}"))
+            saying = self._say(_TREAT_FOR, o=self._held, r=tool, v=verb)
+            if (yield saying, f"{verb} {self._held} with {tool}") == NOTHING:
+                return
+            have = f"The {self._held} is {_TREATED[verb]}"
+        r = self.rng.choice([r for r in self._places if kind_of(r) == target])
+        yield from self._visit(r, _TO_TARGET, open_always=True, opening=_SHUT_TARGET, h=have)
+        yield from self._put_down(r, _AT_TARGET, h=have)
+
+    def take_stock(self, order: list[str], most: int = 3) -> Turns:
+        """Go from place to place and say of some kinds of things, at most `most` there and `most` more, whether they
+        are there."""
+        said = ""
+        for r in order:
+            self._note(r, (yield said + self._say(_NEXT, r=r), f"go to {r}"))
+            if r in self._closed:
+                self._note(r, (yield self._say(_SHUT, r=r), f"open {r}"))
+            seen = self._seen.get(r, [])
+            some = self.rng.sample(seen, min(len(seen), self.rng.randint(1, most)))
+            kinds = dict.fromkeys([*map(kind_of, some), *self.rng.choices(self._kinds, k=self.rng.randint(1, most))])
+            here = {kind_of(o): f"The {o} is here. " for o in reversed(seen)}
+            order = self.rng.sample(list(kinds), len(kinds))
+            said = "".join(here.get(kind, f"The {kind} is not here. ") for kind in order)
+
+    def _find_lamp(self) -> Turns:
+        """Bring what is held to a desklamp, wherever one is, and turn it on."""
+        have = f"I have the {self._held}"
+        order = self._unseen()
+        while True:
+            lamps = [(o, r) for r, things in self._seen.items() for o in things if kind_of(o) == "desklamp"]
+            if lamps and lamps[0][1] == self._here:
+                yield self._say(_LAMP_FOUND, h=have, x=lamps[0][0]), f"use {lamps[0][0]}"
+                return
+            if lamps:
+                yield from self._visit(lamps[0][1], _KNOWN, o=lamps[0][0])
+            elif order:
+                yield from self._visit(order.pop(), _LAMP_MISSING, True, _SHUT_TARGET, h=have)
+            else:
+                return
 
     def _search(self, kind: str | None = None, most: int = 5) -> Turns:
         """Think of a kind of thing and look for it in a few places, in any order."""
         # Mostly of what this room has, so that looking is often rewarded.
-        kind = kind or self._rng.choice(self._kinds if self._rng.random() < 0.7 else _KINDS)
-        fresh = [r for r in self._places if r not in self._seen and r != self._here]
-        sayings = _WISH
-        chosen = self._rng.sample(fresh, min(len(fresh), most if most > 5 else self._rng.randint(1, most)))
-        if self._rng.random() < 0.6:  # a lucky search, so that an episode has room for more than searching
-            chosen.sort(key=lambda r: (kind not in self._lying[r]) + self._rng.random() * 1.5)
+        kind = kind or self.rng.choice(self._kinds if self.rng.random() < 0.7 else _KINDS)
+        aimless = not self._goal
+        if aimless:
+            self._goal = self.rng.choice(("I want a {}. ", "I would like a {}. ")).format(kind)
+        chosen = self._unseen()
+        if aimless:
+            chosen = chosen[: self.rng.randint(1, most)]
+        if self.rng.random() < 0.6:  # a lucky search, so that an episode has room for more than searching
+            chosen.sort(key=lambda r: (kind not in self.lying[r]) + self.rng.random() * 1.5)
+        sayings = _FIRST
         for r in chosen:
-            yield from self._visit(r, sayings, opening=_WISH_OPEN, k=kind)
-            sayings = _WISH_ON
+            if self._here and not aimless and self.rng.random() < _SLIP:
+                yield self._say(sayings, r=self._here, k=kind), f"go to {self._here}"
+            yield from self._visit(r, sayings, not aimless, _SHUT, k=kind)
+            sayings = _MISSING
             if found := [o for o in self._seen.get(r, []) if kind_of(o) == kind]:
                 if kind == "desklamp":
                     yield self._say(_LAMP, o=found[0]), f"use {found[0]}"
-                else:
-                    yield from self._take(found[0], r, _WISH_TAKE, k=kind)
-                return
+                    break
+                if not aimless and self.rng.random() < _SLIP:
+                    other = f"{kind} {int(found[0].split()[1]) % 3 + 1}"
+                    if other not in found:
+                        yield self._say(_FOUND, o=other), f"take {other} from {r}"
+                yield from self._take(found[0], r, _FOUND)
+                break
+        if aimless:
+            self._goal = ""
+
+    def _unseen(self) -> list[str]:
+        fresh = [r for r in self._places if r not in self._seen and r != self._here]
+        self.rng.shuffle(fresh)
+        return fresh
 
     def _fetch(self) -> Turns:
         """Get a thing that was seen."""
@@ -248,7 +322,7 @@ class _Wanderer:
             yield from self._look()
             return
         near = [pair for pair in known if pair[1] == self._here]
-        thing, r = self._rng.choice(near if near and self._rng.random() < 0.6 else known)
+        thing, r = self.rng.choice(near if near and self.rng.random() < 0.6 else known)
         yield from self._visit(r, _BACK, o=thing)
         yield from self._take(thing, r)
 
@@ -256,9 +330,9 @@ class _Wanderer:
         """Bring what is held to some place and put it there."""
         assert self._held
         here = self._here
-        if here is None or here in self._closed or self._rng.random() < 0.85:
-            here = self._rng.choice([r for r in self._places if r != self._here])
-            yield from self._visit(here, _CARRY, o=self._held, open_always=self._rng.random() < 0.9)
+        if here is None or here in self._closed or self.rng.random() < 0.85:
+            here = self.rng.choice([r for r in self._places if r != self._here])
+            yield from self._visit(here, _CARRY, o=self._held, open_always=self.rng.random() < 0.9)
         yield from self._put_down(here)
 
     def _treat(self) -> Turns:
@@ -268,7 +342,7 @@ class _Wanderer:
         if not tools:
             yield from self._carry()
             return
-        r = self._rng.choice(tools)
+        r = self.rng.choice(tools)
         verb = _TOOLS[kind_of(r)]
         if self._here != r:  # these work closed, so they stay closed
             self._note(r, (yield self._say(_TO_TOOL, o=self._held, r=r, v=verb), f"go to {r}"))
@@ -282,7 +356,7 @@ class _Wanderer:
         if not lamps:
             yield from self._carry()
             return
-        lamp, r = self._rng.choice(lamps)
+        lamp, r = self.rng.choice(lamps)
         yield from self._visit(r, _BACK, o=lamp)
         yield self._say(_LAMP, o=lamp), f"use {lamp}"
 
@@ -295,7 +369,7 @@ class _Wanderer:
             choices.append((_EXAMINE, f"examine {self._held}"))
         if self._here in self._opened:
             choices += [(_CLOSE, f"close {self._here}")] * 2
-        sayings, command = self._rng.choice(choices)
+        sayings, command = self.rng.choice(choices)
         yield self._say(sayings, o=self._held or "", r=self._here or ""), command
         if command.startswith("close") and self._here:
             self._opened.discard(self._here)
@@ -309,18 +383,18 @@ class _Wanderer:
         if self._here:
             choices.append((_SAME, "", self._here, f"go to {self._here}"))
         if far and not self._held:
-            o, r = self._rng.choice(far)
+            o, r = self.rng.choice(far)
             choices.append((_FAR, o, r, f"take {o} from {r}"))
         if near and self._held:
-            o, r = self._rng.choice(near)
+            o, r = self.rng.choice(near)
             choices.append((_FULL, o, r, f"take {o} from {r}"))
         if near and not self._held:
-            o, r = self._rng.choice(near)
+            o, r = self.rng.choice(near)
             choices.append((_EMPTY, o, r, self._put.format(o=o, r=r)))
         if not choices:
             yield from self._look()
             return
-        sayings, o, r, command = self._rng.choice(choices)
+        sayings, o, r, command = self.rng.choice(choices)
         yield self._say(sayings, o=o, r=r), command
 
     # Moves ---------------------------------------------------------------------------------------------------
@@ -335,14 +409,14 @@ class _Wanderer:
     ) -> Turns:
         if self._here != r:
             self._note(r, (yield self._say(sayings, r=r, **names), f"go to {r}"))
-        if r in self._closed and (open_always or self._rng.random() < 0.9):
+        if r in self._closed and (open_always or self.rng.random() < 0.9):
             self._note(r, (yield self._say(opening, r=r, **names), f"open {r}"))
             self._opened.add(r)
 
     def _take_something(self) -> Turns:
         things = [o for o in self._seen.get(self._here or "", []) if kind_of(o) not in _FIXED]
         if things and self._here and self._here not in self._closed:
-            yield from self._take(self._rng.choice(things), self._here)
+            yield from self._take(self.rng.choice(things), self._here)
 
     def _take(self, thing: str, r: str, sayings: tuple[str, ...] = _TAKE, **names: str) -> Turns:
         answer = yield self._say(sayings, o=thing, r=r, **names), f"take {thing} from {r}"
@@ -368,7 +442,7 @@ class _Wanderer:
             self._seen[r] = things_in(observation)
 
     def _say(self, sayings: tuple[str, ...], **names: str) -> str:
-        return self._rng.choice(sayings).format(**names)
+        return self._goal + self.rng.choice(sayings).format(**names)
 
     def _pick(self, *wishes: tuple[Callable[[], Turns], int]) -> Callable[[], Turns]:
-        return self._rng.choices([w for w, _ in wishes], [n for _, n in wishes])[0]
+        return self.rng.choices([w for w, _ in wishes], [n for _, n in wishes])[0]
