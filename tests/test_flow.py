@@ -142,7 +142,16 @@ def test_two_processes_train_the_model_of_one(root: Path, whole: dict) -> None:
     for name in ("train.json", "reference.json"):
         (run / "iteration-2" / name).unlink()
     shutil.rmtree(run / "iteration-2" / "model")
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "ipr.cli"]
     subprocess.run(
         [*launch, "train", "--dir", str(run), "--iteration", "2"],
