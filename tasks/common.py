@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from prefect import task
 
 from ipr import envs, models, rollout, store
@@ -76,6 +77,7 @@ def policy(path: str, name: str, config: RunConfig) -> TransformersPolicy:
         name,
         max_length=config.model.max_length,
         slots=config.rollout.slots,
+        kv_dtype=torch.bfloat16 if config.rollout.kv_dtype == "bfloat16" else None,
     )
 
 

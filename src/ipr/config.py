@@ -132,6 +132,8 @@ class RolloutConfig(_Section):
     """Episodes whose results are written together: what a killed run plays again at most."""
     max_new_tokens: int = Field(default=256, ge=1)
     """Per turn of the agent."""
+    kv_dtype: Literal["model", "bfloat16"] = "model"
+    """Type of the kept key-values: the model's, or bfloat16, which halves what a CPU has to read for each token."""
 
 
 class EvalConfig(_Section):
