@@ -98,7 +98,13 @@ def play(
     def shard(jobs: list[Job]) -> list[Trajectory]:
         label = f"{stage_name(iteration)} {task_name}"
         return rollout.play(
-            spec, player, jobs, sampling, slots=config.rollout.slots, progress=progress(label, "episodes")
+            spec,
+            player,
+            jobs,
+            sampling,
+            slots=config.rollout.slots,
+            join=config.algorithm.join,
+            progress=progress(label, "episodes"),
         )
 
     return lambda jobs: run.in_shards(iteration, task_name, jobs, shard)

@@ -31,8 +31,10 @@ def explore(run_dir: str, iteration: int) -> str:
         explored = play(run, iteration, "explore", agent(run, iteration - 1), temperature)(jobs)
         store.save(target, explored, Trajectory)
         whole = [t.reward for t in explored if t.start == 0]
+        starts = {job.prefix for job in jobs}
         return {
             "episodes": len(explored),
+            "joined": sum(t.prefix(t.start + 1) in starts for t in explored) if temperature == 0 else 0,
             "reward": sum(whole) / max(len(whole), 1),
             "endings": dict(Counter(t.ending for t in explored)),
         }

@@ -211,3 +211,40 @@ def test_trajectories_of_play_replay():
     assert {t.ending for t in played} == {"terminated", "truncated"}
     assert [replay(spec, t) for t in played] == [[]] * len(jobs)
     assert play(spec, policy, jobs, GREEDY, slots=3) == played
+
+
+def test_an_episode_that_comes_to_where_another_starts_is_played_once():
+    """The expert's words from every prefix: one turn each, but for the last; and the same trajectories."""
+    spec = toy.spec()
+    task_id = max(spec.task_ids("train"), key=lambda i: len(spec.expert(i).steps))
+    expert = spec.expert(task_id)
+    jobs = [Job(expert.prefix(t), seed=t) for t in range(len(expert.steps))]
+    together, apart = experts_words(spec), experts_words(spec)
+    joined = play(spec, together, jobs, GREEDY, slots=3)
+    assert joined == play(spec, apart, jobs, GREEDY, slots=3, join=False)
+    n = len(jobs)
+    assert n > 2
+    assert sum(map(len, together.batches)) == n
+    assert sum(map(len, apart.batches)) == n * (n + 1) // 2
+    assert [t.start for t in joined] == list(range(n))
+
+
+def test_sampled_episodes_do_not_join():
+    spec = toy.spec()
+    policy = experts_words(spec)
+    expert = spec.expert(spec.task_ids("train")[0])
+    play(spec, policy, [Job(expert.prefix(t)) for t in range(len(expert.steps))], Sampling(1.0))
+    n = len(expert.steps)
+    assert sum(map(len, policy.batches)) == n * (n + 1) // 2
+
+
+def test_actions_that_fail_count_for_both_who_joined():
+    spec = toy.spec()
+    task_id = spec.task_ids("train")[0]
+    bad = say("fly away")
+    first = play(spec, ScriptedPolicy({"": [bad] * 50}), [Job(Prefix(task_id))], GREEDY)[0]
+    jobs = [Job(first.prefix(t)) for t in (0, 2, 3)]
+    policy = ScriptedPolicy({"": [bad] * 50})
+    played = play(spec, policy, jobs, GREEDY)
+    assert [t.invalid for t in played] == [len(first.steps) - t for t in (0, 2, 3)]
+    assert played == play(spec, ScriptedPolicy({"": [bad] * 50}), jobs, GREEDY, join=False)

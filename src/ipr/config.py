@@ -115,6 +115,8 @@ class AlgorithmConfig(_Section):
     """Margin of the outcomes, kept when the difference is above it."""
     agent_wins: bool = False
     """Also take the pairs the other way round where the agent beats the expert by both margins (released code)."""
+    join: bool = True
+    """Exact saving: a greedy episode that comes to where another one starts is not played twice from there."""
     gate: bool = True
     """Exact saving: no step reward is sampled where the outcomes already decide that there is no pair."""
     skip_equal: bool = True

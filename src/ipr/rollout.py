@@ -4,13 +4,14 @@ Exploring, Monte-Carlo scoring, rejection sampling and evaluating are this one l
 once and its state forked by snapshot for every episode that starts there; replayed observations must equal the recorded
 ones; up to `slots` episodes are active, a finished one is replaced before the next round. Which episodes are active
 together follows from the jobs alone, so the same jobs give the same batches and the same trajectories to the last bit.
+A greedy episode that comes to where another one starts would go on as that one does, so it is played once.
 Left out: files, shards and resuming (see `ipr.run`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ipr.progress import Progress
@@ -40,29 +41,36 @@ def play(
     sampling: Sampling,
     *,
     slots: int = 128,
+    join: bool = True,
     progress: Progress | None = None,
 ) -> list[Trajectory]:
     """Play every job to the end of its episode; trajectories in the order of the jobs.
 
     A job whose prefix already ended its episode comes back finished, the policy is not asked. An episode whose context
-    is full ends as "overflow" with the reward the environment gave last (0 where it gave none). Raises IprError where a
-    replayed prefix does not give back its recorded observations.
+    is full ends as "overflow" with the reward the environment gave last (0 where it gave none). With `join` a greedy
+    episode whose steps become another job's prefix takes that job's continuation. Raises IprError where a replayed
+    prefix does not give back its recorded observations.
     """
     played: dict[int, Trajectory] = {}
+    joined: list[tuple[_Episode, int]] = []
+    starting = {job.prefix: index for index, job in enumerate(jobs)} if join and sampling.temperature == 0 else {}
     waiting = _order(jobs)[::-1]
     starts = _Starts(spec)
     envs: list[Environment] = []
     idle: list[Environment] = []
     active: list[_Episode] = []
 
-    def end(episode: _Episode, ending: Ending) -> None:
+    def leave(episode: _Episode) -> None:
         policy.close_session(episode.index)
         idle.append(episode.env)
+
+    def end(episode: _Episode, ending: Ending) -> None:
+        leave(episode)
         played[episode.index] = episode.trajectory(policy.name, ending)
 
     try:
-        while len(played) < len(jobs):
-            before = len(played)
+        while waiting or active:
+            before = len(played) + len(joined)
             while waiting and len(active) < slots:
                 index = waiting.pop()
                 start = starts.at(jobs[index].prefix)
@@ -82,18 +90,26 @@ def play(
                 ending = "overflow"
                 if completion.finish != "overflow":
                     ending = _ending(episode.act(completion.text), len(episode.steps), spec.max_steps)
-                if ending is None:
-                    going_on.append(episode)
-                else:
+                if ending is not None:
                     end(episode, ending)
+                elif starting and (other := starting.get(episode.prefix())) is not None:
+                    leave(episode)
+                    joined.append((episode, other))
+                else:
+                    going_on.append(episode)
             active = going_on
-            if progress and len(played) > before:
-                progress(len(played), len(jobs))
+            if progress and (done := len(played) + len(joined)) > before:
+                progress(done, len(jobs))
     finally:
         for episode in active:
             policy.close_session(episode.index)
         for env in [*envs, starts.env]:
             env.close()
+    # Where an episode joins lies further on than where it starts, so the furthest are known first.
+    for episode, other in sorted(joined, key=lambda pair: -len(pair[0].steps)):
+        rest = played[other]
+        mine = episode.trajectory(policy.name, rest.ending)
+        played[episode.index] = replace(mine, steps=rest.steps, reward=rest.reward, invalid=mine.invalid + rest.invalid)
     return [played[index] for index in range(len(jobs))]
 
 
@@ -174,6 +190,9 @@ class _Episode:
         self.steps = list(job.prefix.steps)
         self.invalid = 0
         self._conversation = [*prompt, *messages(start.first_observation, self.steps)]
+
+    def prefix(self) -> Prefix:
+        return Prefix(self.job.prefix.task_id, tuple(self.steps))
 
     def turn(self, max_steps: int) -> Turn:
         k = len(self.steps)
