@@ -81,13 +81,13 @@ class Folder:
             raise IprError(f"'{task_id}' is no question of {self.folder}; ids run like {self.all_ids()[0]}")
         item, file = items[int(place)], self.folder / f"{stem}.json"
         # InterCode calls the question "query" and the query "gold"; Spider "question" and "query".
-        gold = item.get("gold", item.get("query")) if isinstance(item, dict) else None
-        text = (item.get("query") if "gold" in item else item.get("question")) if isinstance(item, dict) else None
-        name = _field(item, "db", "db_id")
-        for field, value in (("db", name), ("question", text), ("gold query", gold)):
+        names = {"db": ("db", "db_id"), "question": ("question", "query"), "gold query": ("gold", "query")}
+        values = {what: _field(item, *where) for what, where in names.items()}
+        for what, value in values.items():
             if not isinstance(value, str) or not value.strip():
-                raise IprError(f"{file}: question {place} has no {field}; correct or remove it")
-        return Question(name, " ".join(text.split()), gold, item.get("hardness") or hardness(gold), str(file))
+                raise IprError(f"{file}: question {place} has no {what}; correct or remove it")
+        name, text, gold = values.values()
+        return Question(name, " ".join(text.split()), gold, _field(item, "hardness") or hardness(gold), str(file))
 
     def task_type(self, task_id: str) -> str:
         return self.question(task_id).hardness

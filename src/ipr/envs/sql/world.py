@@ -30,7 +30,7 @@ class Question:
     hardness: str
     """"easy", "medium", "hard" or "extra", as Spider grades; "" where it is not known."""
     where: str = ""
-    """The file it comes from, for messages."""
+    """The file, or the generated pool, that it comes from."""
 
 
 class Questions(Protocol):
@@ -134,6 +134,7 @@ class Console:
     def restore(self, state: Snapshot) -> None:
         task_id, steps, last, submitted = state
         if task_id != self._task_id:
+            self._task_id = ""  # until all of it is there
             self._question = self._questions.question(task_id)
             self._gold = self._gold_rows(task_id)
             self._task_id = task_id
