@@ -26,7 +26,7 @@ def spec(data: Path | None = None, max_steps: int | None = None, parity: bool = 
         source.check()
 
     def play_expert(task_id: str) -> Trajectory:
-        return expert.play(source, task_id, limit)
+        return expert.play(source, task_id, limit, parity)
 
     def oracle(env: Environment) -> float:
         """What submitting the last result now brings; 0 before the first query."""

@@ -64,9 +64,10 @@ def read(statement: str, database: str, numbers: Collection[str] = frozenset()) 
         return Reading("error", syntax_error(text[text.index("\x00") :].replace("\x00", "?")))
     if len(text) > MAX_LENGTH:
         return Reading("error", f"{ERROR}The statement is longer than {MAX_LENGTH} characters")
-    if not _COMMENTS.sub("", text).strip():
+    bare = _COMMENTS.sub(" ", text)
+    if not bare.strip():
         return Reading("nothing", f"{ERROR}Query was empty")
-    if _nesting(text) > MAX_NESTING:
+    if _nesting(bare) > MAX_NESTING:
         return Reading("error", f"{ERROR}The statement is nested too deeply")
     if _TABLES.fullmatch(text):
         return Reading("tables")

@@ -41,6 +41,13 @@ MAX_OPEN = 64
 
 _EVERY = 32  # opcodes between two looks at the clock: one `instr` on 100 kB can take 0.05 s
 _PLANNING = 20_000  # questions to the authorizer in one statement
+_SETTINGS = (
+    f"hard_heap_limit={HEAP}",
+    "cache_size=-200",  # kB: all connections together stay well below the heap's limit
+    "temp_store=MEMORY",
+    "query_only=ON",
+    "trusted_schema=OFF",
+)
 _LIMITS = {
     sqlite3.SQLITE_LIMIT_LENGTH: 100_000,
     sqlite3.SQLITE_LIMIT_SQL_LENGTH: 20_000,
@@ -88,6 +95,12 @@ class Source:
     """Table -> the rows of DESC; None: taken from the database."""
     where: str = ""
     """The file, for messages."""
+    state: str = ""
+    """What tells a file from the same file changed."""
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.where, self.name, self.state
 
 
 def open_file(file: Path) -> sqlite3.Connection:
@@ -149,7 +162,7 @@ class Database:
 
     def _guard(self) -> None:
         connection = self._connection
-        for setting in (f"hard_heap_limit={HEAP}", "temp_store=MEMORY", "query_only=ON", "trusted_schema=OFF"):
+        for setting in _SETTINGS:
             connection.execute(f"PRAGMA {setting}").fetchall()
         for limit, value in _LIMITS.items():
             connection.setlimit(limit, value)
@@ -182,7 +195,7 @@ class Database:
 
     def run(self, statement: str) -> Result:
         """Runs one statement of the agent, or remembers what it gave: the database never changes."""
-        key = (self._source.where, self.name, statement)
+        key = (*self._source.key, statement)
         known = _remembered(key)
         if known is None:
             clean = statement.encode("utf-8", "replace").decode()  # half characters cannot be passed on
@@ -293,8 +306,8 @@ class _Kept(threading.local):
 
     def __init__(self) -> None:
         self.pid = os.getpid()
-        self.databases: OrderedDict[tuple[str, str], Database] = OrderedDict()
-        self.results: OrderedDict[tuple[str, str, str], tuple[Result, int]] = OrderedDict()
+        self.databases: OrderedDict[tuple[str, ...], Database] = OrderedDict()
+        self.results: OrderedDict[tuple[str, ...], tuple[Result, int]] = OrderedDict()
         self.weight = 0
 
 
@@ -308,7 +321,7 @@ def database(source: Source) -> Database:
         _parents.append(_kept.databases)
         _kept.databases = OrderedDict()
         _kept.pid = os.getpid()
-    key = (source.where, source.name)
+    key = source.key
     known = _kept.databases.get(key)
     if known is None:
         known = _kept.databases[key] = Database(source)
@@ -319,15 +332,15 @@ def database(source: Source) -> Database:
     return known
 
 
-def _remembered(key: tuple[str, str, str]) -> Result | None:
+def _remembered(key: tuple[str, ...]) -> Result | None:
     if key not in _kept.results:
         return None
     _kept.results.move_to_end(key)
     return _kept.results[key][0]
 
 
-def _remember(key: tuple[str, str, str], result: Result, cost: int) -> None:
-    cost += len(key[2])
+def _remember(key: tuple[str, ...], result: Result, cost: int) -> None:
+    cost += len(key[-1])
     _kept.results[key] = (result, cost)
     _kept.weight += cost
     while _kept.weight > KEPT:

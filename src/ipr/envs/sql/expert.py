@@ -25,9 +25,9 @@ ERRS = 5
 """One episode in so many may begin with an error, where the query gives occasion for one."""
 
 
-def play(questions: Questions, task_id: str, max_steps: int) -> Trajectory:
+def play(questions: Questions, task_id: str, max_steps: int, parity: bool = False) -> Trajectory:
     """The expert's trajectory."""
-    console = Console(questions, max_steps)
+    console = Console(questions, max_steps, parity)
     first = console.reset(task_id)
     question = questions.question(task_id)
     plan = _plan(question, questions.database(question), task_id, max_steps)
@@ -82,7 +82,7 @@ def _quoted(name: str) -> str:
 
 
 def _seen(outcome: Outcome) -> str:
-    text = outcome.observation
+    text = outcome.observation.removeprefix("Observation: ")
     if text == "[]":
         return "No row fits."
     if text.endswith("..."):
@@ -137,8 +137,8 @@ class Parts:
         """Where things are, as far as it was seen, and then how the query puts them together."""
         said = []
         for table, columns in self.columns.items():
-            shown = [c for c in columns if c.lower() in seen]
-            hidden = [c for c in columns if c.lower() not in seen]
+            shown = [c for c in columns if f"'{c.lower()}'" in seen]
+            hidden = [c for c in columns if f"'{c.lower()}'" not in seen]
             if shown:
                 said.append(f"{table} has {_and(shown)}")
             if hidden:

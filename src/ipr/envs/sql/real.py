@@ -74,20 +74,27 @@ class Folder:
         """Every question, in the order of the files."""
         return sorted(i for ids in self._split.values() for i in ids)
 
+    @lru_cache(maxsize=4096)  # noqa: B019 - one object a run
     def question(self, task_id: str) -> Question:
+        name, text, gold = self._fields(task_id)
+        stem, _, place = task_id.partition("/")
+        graded = _field(self._files[stem][int(place)], "hardness") or hardness(gold)
+        return Question(name, " ".join(text.split()), gold, graded, str(self.folder / f"{stem}.json"))
+
+    def _fields(self, task_id: str) -> tuple[str, str, str]:
+        """Database, question and gold query."""
         stem, _, place = task_id.partition("/")
         items = self._files.get(stem, [])
         if not (place.isascii() and place.isdigit() and len(place) == 5 and int(place) < len(items)):
             raise IprError(f"'{task_id}' is no question of {self.folder}; ids run like {self.all_ids()[0]}")
-        item, file = items[int(place)], self.folder / f"{stem}.json"
         # InterCode calls the question "query" and the query "gold"; Spider "question" and "query".
         names = {"db": ("db", "db_id"), "question": ("question", "query"), "gold query": ("gold", "query")}
-        values = {what: _field(item, *where) for what, where in names.items()}
-        for what, value in values.items():
+        found = {what: _field(items[int(place)], *where) for what, where in names.items()}
+        for what, value in found.items():
             if not isinstance(value, str) or not value.strip():
+                file = self.folder / f"{stem}.json"
                 raise IprError(f"{file}: question {place} has no {what}; correct or remove it")
-        name, text, gold = values.values()
-        return Question(name, " ".join(text.split()), gold, _field(item, "hardness") or hardness(gold), str(file))
+        return found["db"], found["question"], found["gold query"]
 
     def task_type(self, task_id: str) -> str:
         return self.question(task_id).hardness
@@ -100,14 +107,14 @@ class Folder:
         file = self.folder / "database" / name / f"{name}.sqlite"
         if "/" in name or "\\" in name or name.startswith("."):
             raise IprError(f"{self.folder}: '{name}' is no name of a database; correct the question file")
-        _check(file)
+        state = _check(file)
         schema = file.with_name("schema.json")
         described = _described(schema) if schema.is_file() else None
-        return Source(name, partial(open_file, file), described, str(file))
+        return Source(name, partial(open_file, file), described, str(file), state)
 
     def check(self) -> None:
-        """Raises IprError for the first database that is named by a question and not there."""
-        for name in sorted({self.question(i).database for i in self.all_ids()}):
+        """Raises IprError for the first question that is broken, or database that is not there."""
+        for name in sorted({self._fields(i)[0] for i in self.all_ids()}):
             self._source(name)
 
 
@@ -124,15 +131,21 @@ def _json(file: Path) -> Any:
         raise IprError(f"{file} is not JSON ({error}); fetch the file again") from error
 
 
-def _check(file: Path) -> None:
-    """A database that is there and begins as SQLite's files do."""
+def _check(file: Path) -> str:
+    """Looks whether a database is there and begins as SQLite's files do; returns what tells it from a changed file."""
     try:
         with file.open("rb") as opened:
-            start = opened.read(16)
+            start = opened.read(100)
+        found = file.stat()
     except OSError as error:
         raise IprError(f"{file}: {error.strerror}; {_FIX}") from error
-    if start != b"SQLite format 3\0":
+    if len(start) < 100 or not start.startswith(b"SQLite format 3\0"):
         raise IprError(f"{file} is no SQLite database; fetch the file again")
+    size, pages = int.from_bytes(start[16:18], "big"), int.from_bytes(start[28:32], "big")
+    sure = start[24:28] == start[92:96]  # else an old SQLite wrote last, which keeps no count of pages
+    if sure and found.st_size < (65536 if size == 1 else size) * pages:
+        raise IprError(f"{file} is cut short; fetch the file again")
+    return f"{found.st_size} {found.st_mtime_ns}"
 
 
 def _described(file: Path) -> dict[str, list[Row]]:
