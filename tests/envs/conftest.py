@@ -19,3 +19,12 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with tarfile.open(ARCHIVE) as archive:
         archive.extractall(folder, filter="data")
     return next(folder.rglob("json_2.1.1"))
+
+
+@pytest.fixture(scope="session")
+def spider() -> Path:
+    """Spider's folder, cut down."""
+    folder = (Path(__file__).parents[2] / "../shared/data/spider").resolve()
+    if not folder.is_dir():
+        pytest.skip("no Spider data in ../shared")
+    return folder

@@ -1,0 +1,86 @@
+"""InterCodeSQL: questions to a database, generated or Spider's. See `world`, `engine`, `questions`, `expert`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from ipr.envs.react import compose
+from ipr.envs.sql import expert, questions
+from ipr.envs.sql.prompt import prompt
+from ipr.envs.sql.real import Folder
+from ipr.envs.sql.world import Console, Questions
+from ipr.types import Environment, EnvSpec, IprError, Trajectory
+
+MAX_STEPS = 10
+"""Step limit."""
+
+
+def spec(data: Path | None = None, max_steps: int | None = None, parity: bool = False) -> EnvSpec:
+    """The environment: generated questions, or those of Spider's folder. `parity`: read as the published wrapper."""
+    limit = MAX_STEPS if max_steps is None else max_steps
+    source: Questions = questions
+    if data is not None:
+        source = Folder(data)
+        source.check()
+
+    def play_expert(task_id: str) -> Trajectory:
+        return expert.play(source, task_id, limit, parity)
+
+    def oracle(env: Environment) -> float:
+        """What submitting the last result now brings; 0 before the first query."""
+        assert isinstance(env, Console)
+        return env.value()
+
+    return EnvSpec(
+        name="sql",
+        make=lambda: Console(source, limit, parity),
+        task_ids=source.task_ids,
+        prompt=prompt(),
+        max_steps=limit,
+        expert=play_expert,
+        task_type=source.task_type,
+        oracle=oracle,
+        version=("generated-1" if data is None else "real-1") + ("-parity" if parity else ""),
+    )
+
+
+def check_data(folder: Path) -> dict[str, Any]:
+    """Plays every gold query of a folder through a scripted agent: SHOW TABLES, DESC, the query, submit.
+
+    `full_reward` of `questions` earned 1.0. Questions that cannot be played are counted in `broken`, and `messages`
+    names each, or its file, with its fix.
+    """
+    source = Folder(folder)
+    console = Console(source, MAX_STEPS)
+    played = full = steps = broken = 0
+    messages: dict[str, None] = {}
+    start = time.process_time()
+    for task_id in source.all_ids():
+        try:
+            question = source.question(task_id)
+            console.reset(task_id)
+            table = next(iter(source.database(question).tables.values()))
+            for statement in ("SHOW TABLES", f"DESC `{table}`", question.gold):
+                console.step(compose("I look.", f"```sql\n{statement}\n```"))
+            outcome = console.step(compose("That is the answer.", "submit"))
+        except IprError as error:
+            broken += 1
+            messages[str(error)] = None
+            continue
+        played += 1
+        steps += 4
+        full += outcome.reward == 1.0
+        if outcome.reward != 1.0:
+            messages[f"{question.where}: the gold query of {task_id} earns {outcome.reward}; correct or remove it"] = (
+                None
+            )
+    seconds = time.process_time() - start
+    return {
+        "questions": played,
+        "full_reward": full,
+        "steps_per_s": round(steps / seconds) if seconds else 0,
+        "broken": broken,
+        "messages": list(messages),
+    }

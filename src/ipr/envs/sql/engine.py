@@ -1,0 +1,347 @@
+"""One database, read by statements that nobody has checked: the sandbox.
+
+Decided here: no guard holds alone, so all stand together. The connection is read-only and immutable (`mode=ro` alone
+lets ATTACH and VACUUM INTO make files); an authorizer allows SELECT, reading the database's own tables, recursion and a
+list of functions, all of which give the same whenever they are called; SQLite's limits bound strings (100 kB), columns
+and nesting; a counter of SQLite's opcodes stops endless work at the same place on every machine, and a deadline of one
+second what is slow in few opcodes; the heap is bounded (sorting, and the exponential planning of nested WITH); results
+are bounded in rows and size; it is one statement at a time. Connections are not shared between threads nor carried over
+a fork. Left out: a process of its own for SQLite, which would cost more than a step's time.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ipr.envs.sql import dialect
+from ipr.envs.sql.functions import ALLOWED, FUNCTIONS
+from ipr.types import IprError
+
+SHOWN = 350
+"""Characters of an observation; what is longer is cut there and ends in "..."."""
+MAX_ROWS = 10_000
+MAX_RESULT = 8_000_000
+"""Of a result: characters of its texts, and 64 for each value."""
+MAX_SECONDS = 1.0
+MAX_OPCODES = 20_000_000
+HEAP = 48_000_000
+"""Bytes that SQLite may have in this process. SQLite knows one such limit, for all its users in the process."""
+KEPT = 24_000_000
+"""Of the results that a thread remembers, measured as in MAX_RESULT."""
+MAX_OPEN = 64
+"""Connections at a time in a thread."""
+
+_EVERY = 32  # opcodes between two looks at the clock: one `instr` on 100 kB can take 0.05 s
+_PLANNING = 20_000  # questions to the authorizer in one statement
+_SETTINGS = (
+    f"hard_heap_limit={HEAP}",
+    "cache_size=-200",  # kB: all connections together stay well below the heap's limit
+    "temp_store=MEMORY",
+    "query_only=ON",
+    "trusted_schema=OFF",
+)
+_LIMITS = {
+    sqlite3.SQLITE_LIMIT_LENGTH: 100_000,
+    sqlite3.SQLITE_LIMIT_SQL_LENGTH: 20_000,
+    sqlite3.SQLITE_LIMIT_COLUMN: 200,
+    sqlite3.SQLITE_LIMIT_EXPR_DEPTH: 200,
+    sqlite3.SQLITE_LIMIT_COMPOUND_SELECT: 50,
+    sqlite3.SQLITE_LIMIT_VDBE_OP: 100_000,
+    sqlite3.SQLITE_LIMIT_FUNCTION_ARG: 32,
+    sqlite3.SQLITE_LIMIT_ATTACHED: 0,
+    sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 200,
+    sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER: 0,
+    sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH: 1,
+    sqlite3.SQLITE_LIMIT_WORKER_THREADS: 0,
+}
+
+Row = tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a statement gave."""
+
+    rows: tuple[Row, ...] | None
+    """All rows; None for an error and for statements without a result set."""
+    text: str
+    """What the agent sees of it."""
+    kind: Literal["rows", "error", "nothing"] = "rows"
+
+
+def found(rows: Sequence[Row]) -> Result:
+    return Result(tuple(rows), shown(str(list(rows))))
+
+
+def shown(text: str) -> str:
+    return text if len(text) <= SHOWN else text[:SHOWN] + "..."
+
+
+@dataclass(frozen=True)
+class Source:
+    """A database by name: how to open it, and what DESC prints where that is written down."""
+
+    name: str
+    open: Callable[[], sqlite3.Connection]
+    described: Mapping[str, Sequence[Row]] | None = None
+    """Table -> the rows of DESC; None: taken from the database."""
+    where: str = ""
+    """The file, for messages."""
+    state: str = ""
+    """What tells a file from the same file changed."""
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.where, self.name, self.state
+
+
+def open_file(file: Path) -> sqlite3.Connection:
+    """A connection that can only read, and takes the file for unchanging (no locks, no journal)."""
+    return sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro&immutable=1", uri=True, isolation_level=None)
+
+
+class Database:
+    """An open database: `run` answers any text, and never raises for what the text says."""
+
+    def __init__(self, source: Source) -> None:
+        self.name = source.name
+        self._source = source
+        try:
+            self._connection = source.open()
+            self.tables = self._schema()
+            self._kinds = {t: list(self._table_info(t)) for t in self.tables.values()}
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            raise IprError(f"{source.where or source.name}: {error}; fetch the file again") from error
+        numeric = {c.lower(): True for rows in self._kinds.values() for _, c, *_ in rows}
+        for rows in self._kinds.values():
+            for _, column, kind, *_ in rows:
+                numeric[column.lower()] &= _numeric(kind)
+        self._numbers = frozenset(c for c, yes in numeric.items() if yes)
+        self._guard()
+
+    # Reading the schema ----------------------------------------------------------------------------------------------
+
+    def _schema(self) -> dict[str, str]:
+        """Tables by their name in lower case, as SHOW TABLES lists them."""
+        found = self._connection.execute(
+            "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+        )
+        return {name.lower(): name for name in sorted((row[0] for row in found), key=str.lower)}
+
+    def _table_info(self, table: str) -> list[Row]:
+        quoted = table.replace('"', '""')
+        return self._connection.execute(f'PRAGMA table_info("{quoted}")').fetchall()
+
+    def columns(self, table: str) -> list[str]:
+        """The columns of a table (any case)."""
+        return [row[1] for row in self._kinds[self.tables[table.lower()]]]
+
+    def _describe(self, name: str) -> Result:
+        """DESC: field, type, null, key, default, extra."""
+        table = self.tables.get(name.lower())
+        if table is None:
+            return Result(None, f"{dialect.ERROR}Table '{self.name}.{name}' doesn't exist\n", "error")
+        written = {t.lower(): rows for t, rows in (self._source.described or {}).items()}
+        if table.lower() in written:
+            return found(written[table.lower()])
+        rows = []
+        for _, column, kind, not_null, default, key in self._kinds[table]:
+            kind = kind.lower() or "text"
+            rows.append((column, kind, "NO" if not_null or key else "YES", "PRI" if key else "", default, ""))
+        return found(rows)
+
+    # The sandbox -----------------------------------------------------------------------------------------------------
+
+    def _guard(self) -> None:
+        connection = self._connection
+        for setting in _SETTINGS:
+            connection.execute(f"PRAGMA {setting}").fetchall()
+        for limit, value in _LIMITS.items():
+            connection.setlimit(limit, value)
+        for name, (arguments, function) in FUNCTIONS.items():
+            connection.create_function(name, arguments, function, deterministic=True)
+        self._asked = self._ticks = 0
+        self._deadline = 0.0
+        connection.set_authorizer(self._may)
+        connection.set_progress_handler(self._over, _EVERY)
+
+    def _may(self, action: int, one: str | None, two: str | None, schema: str | None, _: str | None) -> int:
+        self._asked += 1
+        if self._asked > _PLANNING or time.perf_counter() > self._deadline:
+            return sqlite3.SQLITE_DENY
+        match action:
+            case sqlite3.SQLITE_SELECT | sqlite3.SQLITE_RECURSIVE:
+                return sqlite3.SQLITE_OK
+            case sqlite3.SQLITE_FUNCTION if two and two.lower() in ALLOWED:
+                return sqlite3.SQLITE_OK
+            case sqlite3.SQLITE_READ if one is not None:
+                name = one.lower()
+                # A table of which no column is read is asked for with "", and so is a WITH by its name.
+                other = not two and not name.startswith(("sqlite_", "pragma_", "json_", "fts", "dbstat", "generate_"))
+                return sqlite3.SQLITE_OK if name in self.tables or other else sqlite3.SQLITE_DENY
+        return sqlite3.SQLITE_DENY
+
+    def _over(self) -> bool:
+        self._ticks += 1
+        return self._ticks * _EVERY > MAX_OPCODES or time.perf_counter() > self._deadline
+
+    def run(self, statement: str) -> Result:
+        """Runs one statement of the agent, or remembers what it gave: the database never changes."""
+        key = (*self._source.key, statement)
+        known = _remembered(key)
+        if known is None:
+            clean = statement.encode("utf-8", "replace").decode()  # half characters cannot be passed on
+            known, cost = self._run(clean)
+            _remember(key, known, cost)
+        return known
+
+    def _run(self, statement: str) -> tuple[Result, int]:
+        reading = dialect.read(statement, self.name, self._numbers)
+        match reading.kind:
+            case "query":
+                return self._query(reading.text, statement)
+            case "tables":
+                result = found([(t,) for t in self.tables.values()])
+            case "databases":
+                result = found([(self.name,)])
+            case "columns":
+                result = self._describe(reading.text)
+            case kind:
+                result = Result(None, shown(reading.text), kind)
+        return result, 1000
+
+    def _query(self, sql: str, statement: str) -> tuple[Result, int]:
+        rows, cost, problem = self._fetch(sql)
+        if rows is not None:
+            return found(rows), cost
+        if problem == "Could not decode to UTF-8":
+            self._connection.text_factory = lambda raw: raw.decode(errors="replace")
+            try:
+                rows, cost, problem = self._fetch(sql)
+            finally:
+                self._connection.text_factory = str
+            if rows is not None:
+                return found(rows), cost
+        text = dialect.error_text(problem, statement, self.name, self._near(sql, statement, problem))
+        return Result(None, shown(text), "error"), 1000
+
+    def _fetch(self, sql: str) -> tuple[list[Row] | None, int, str]:
+        """Rows and what they weigh; or None and what went wrong, in SQLite's words."""
+        self._asked = self._ticks = 0
+        self._deadline = time.perf_counter() + MAX_SECONDS
+        rows: list[Row] = []
+        cost = 1000
+        cursor = self._connection.cursor()
+        try:
+            cursor.execute(sql)
+            if cursor.description is None:
+                return None, 0, "not authorized"
+            for row in cursor:
+                rows.append(row)
+                cost += sum(64 + len(v) if isinstance(v, (str, bytes)) else 64 for v in row)
+                if len(rows) > MAX_ROWS or cost > MAX_RESULT:
+                    return None, 0, f"The result has more than {MAX_ROWS} rows or is too large; LIMIT it"
+        except (sqlite3.Warning, sqlite3.ProgrammingError) as error:
+            return None, 0, str(error)
+        except sqlite3.DatabaseError as error:
+            said = str(error)
+            if "image is malformed" in said or "not a database" in said or "disk I/O" in said:
+                raise IprError(f"{self._source.where or self.name}: {said}; fetch the file again") from error
+            if self._asked > _PLANNING:
+                said = "The statement is too complicated"
+            elif "not authorized" in said and time.perf_counter() > self._deadline:
+                said = "interrupted"
+            return None, 0, "Could not decode to UTF-8" if said.startswith("Could not decode") else said
+        except (MemoryError, OverflowError, ValueError) as error:
+            return None, 0, "Out of memory" if isinstance(error, MemoryError) else str(error)
+        finally:
+            cursor.close()
+        return rows, cost, ""
+
+    def _near(self, sql: str, statement: str, said: str) -> str | None:
+        """Where a syntax error is: the rest of the statement from there, as MySQL quotes it; None for other errors.
+
+        SQLite names the token only, so the first of its places at which the statement fails in the same way is taken.
+        """
+        if said == "incomplete input":
+            return ""
+        if said.startswith("unrecognized token: "):
+            token = said.removeprefix('unrecognized token: "').removesuffix('"')
+        elif said.startswith('near "') and said.endswith('": syntax error'):
+            token = said.removeprefix('near "').removesuffix('": syntax error')
+        else:
+            return None
+        text = statement.strip().rstrip(";").strip()
+        start = -1
+        for _ in range(20):
+            start = text.find(token, start + 1)
+            if start < 0:
+                break
+            if self._fetch("EXPLAIN " + text[: start + len(token)])[2] == said:
+                return text[start:]
+        return token
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def _numeric(kind: str) -> bool:
+    kind = kind.lower()
+    return any(word in kind for word in ("int", "real", "floa", "doub", "num", "dec", "bit"))
+
+
+# What a process keeps ------------------------------------------------------------------------------------------------
+
+
+class _Kept(threading.local):
+    """What a thread keeps, latest used last."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.databases: OrderedDict[tuple[str, ...], Database] = OrderedDict()
+        self.results: OrderedDict[tuple[str, ...], tuple[Result, int]] = OrderedDict()
+        self.weight = 0
+
+
+_kept = _Kept()
+_parents: list[Any] = []  # connections that a fork brought along: never used, never closed here
+
+
+def database(source: Source) -> Database:
+    """The open database of a source, opened once a thread and process."""
+    if _kept.pid != os.getpid():
+        _parents.append(_kept.databases)
+        _kept.databases = OrderedDict()
+        _kept.pid = os.getpid()
+    key = source.key
+    known = _kept.databases.get(key)
+    if known is None:
+        known = _kept.databases[key] = Database(source)
+        if len(_kept.databases) > MAX_OPEN:
+            _kept.databases.popitem(last=False)[1].close()
+    else:
+        _kept.databases.move_to_end(key)
+    return known
+
+
+def _remembered(key: tuple[str, ...]) -> Result | None:
+    if key not in _kept.results:
+        return None
+    _kept.results.move_to_end(key)
+    return _kept.results[key][0]
+
+
+def _remember(key: tuple[str, ...], result: Result, cost: int) -> None:
+    cost += len(key[-1])
+    _kept.results[key] = (result, cost)
+    _kept.weight += cost
+    while _kept.weight > KEPT:
+        _kept.weight -= _kept.results.popitem(last=False)[1][1]

@@ -1,0 +1,156 @@
+"""Questions of the real data set: Spider's folder, with InterCode's question file or Spider's own.
+
+Decided here: `database/<db>/<db>.sqlite`, and beside it, where it is there, `schema.json` with the rows that DESC
+prints in MySQL. Task ids are "<question file>/<place in it>". Train is `train_spider.json` with a twentieth held out
+each for dev and seen, and unseen the development questions, whose databases are others. Where only one question file is
+there, a quarter of its databases is unseen, and the questions of the others are divided: by a hash of database and gold
+query, so that the phrasings of one question stay together.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+from ipr.envs.sql.dialect import hardness
+from ipr.envs.sql.engine import Database, Row, Source, database, open_file
+from ipr.envs.sql.world import Question
+from ipr.types import IprError, derive_seed
+
+SPLITS = ("train", "dev", "seen", "unseen")
+TRAIN = "train_spider.json"
+OTHERS = ("ic_spider_dev.json", "dev.json")
+"""Question files, InterCode's first; one of them is read."""
+_FIX = "give Spider's folder, with database/<db>/<db>.sqlite and ic_spider_dev.json or dev.json"
+
+
+class Folder:
+    """A folder of real questions and their databases."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        if not folder.is_dir():
+            raise IprError(f"{folder}: no such folder; {_FIX}")
+        files = [name for name in OTHERS if (folder / name).is_file()][:1]
+        if (folder / TRAIN).is_file():
+            files = [TRAIN, *files]
+        if not files:
+            raise IprError(f"{folder} holds no {', '.join((*OTHERS, TRAIN))}; {_FIX}")
+        if not (folder / "database").is_dir():
+            raise IprError(f"{folder / 'database'}: no such folder; {_FIX}")
+        self._files = {Path(name).stem: self._read(folder / name) for name in files}
+        self._split = self._splits()
+
+    def _read(self, file: Path) -> list[dict[str, Any]]:
+        found = _json(file)
+        if not isinstance(found, list) or not found:
+            raise IprError(f"{file} holds no list of questions; fetch the file again")
+        return found
+
+    def _splits(self) -> dict[str, list[str]]:
+        splits: dict[str, list[str]] = {name: [] for name in SPLITS}
+        whole = set(self._files) - {Path(TRAIN).stem} if len(self._files) > 1 else set()
+        names = sorted({str(_field(item, "db", "db_id")) for items in self._files.values() for item in items})
+        ranked = sorted(names, key=lambda name: derive_seed("sql", "unseen", name))
+        unseen = set() if whole else set(ranked[: max(1, len(names) // 4)] if len(names) > 1 else ())
+        for stem, items in self._files.items():
+            for place, item in enumerate(items):
+                name, gold = str(_field(item, "db", "db_id")), str(_field(item, "gold", "query"))
+                if stem in whole or name in unseen:
+                    split = "unseen"
+                else:
+                    split = {0: "dev", 1: "seen"}.get(derive_seed("sql", "split", name, gold) % 20, "train")
+                splits[split].append(f"{stem}/{place:05d}")
+        return splits
+
+    def task_ids(self, split: str) -> list[str]:
+        if split not in self._split:
+            raise IprError(f"sql has no split '{split}'; there are {', '.join(SPLITS)}")
+        return list(self._split[split])
+
+    def all_ids(self) -> list[str]:
+        """Every question, in the order of the files."""
+        return sorted(i for ids in self._split.values() for i in ids)
+
+    @lru_cache(maxsize=4096)  # noqa: B019 - one object a run
+    def question(self, task_id: str) -> Question:
+        name, text, gold = self._fields(task_id)
+        stem, _, place = task_id.partition("/")
+        graded = _field(self._files[stem][int(place)], "hardness") or hardness(gold)
+        return Question(name, " ".join(text.split()), gold, graded, str(self.folder / f"{stem}.json"))
+
+    def _fields(self, task_id: str) -> tuple[str, str, str]:
+        """Database, question and gold query."""
+        stem, _, place = task_id.partition("/")
+        items = self._files.get(stem, [])
+        if not (place.isascii() and place.isdigit() and len(place) == 5 and int(place) < len(items)):
+            raise IprError(f"'{task_id}' is no question of {self.folder}; ids run like {self.all_ids()[0]}")
+        # InterCode calls the question "query" and the query "gold"; Spider "question" and "query".
+        names = {"db": ("db", "db_id"), "question": ("question", "query"), "gold query": ("gold", "query")}
+        found = {what: _field(items[int(place)], *where) for what, where in names.items()}
+        for what, value in found.items():
+            if not isinstance(value, str) or not value.strip():
+                file = self.folder / f"{stem}.json"
+                raise IprError(f"{file}: question {place} has no {what}; correct or remove it")
+        return found["db"], found["question"], found["gold query"]
+
+    def task_type(self, task_id: str) -> str:
+        return self.question(task_id).hardness
+
+    def database(self, question: Question) -> Database:
+        return database(self._source(question.database))
+
+    @lru_cache(maxsize=512)  # noqa: B019 - one object a run
+    def _source(self, name: str) -> Source:
+        file = self.folder / "database" / name / f"{name}.sqlite"
+        if "/" in name or "\\" in name or name.startswith("."):
+            raise IprError(f"{self.folder}: '{name}' is no name of a database; correct the question file")
+        state = _check(file)
+        schema = file.with_name("schema.json")
+        described = _described(schema) if schema.is_file() else None
+        return Source(name, partial(open_file, file), described, str(file), state)
+
+    def check(self) -> None:
+        """Raises IprError for the first question that is broken, or database that is not there."""
+        for name in sorted({self._fields(i)[0] for i in self.all_ids()}):
+            self._source(name)
+
+
+def _field(item: Any, *names: str) -> Any:
+    return next((item[n] for n in names if n in item), "") if isinstance(item, dict) else ""
+
+
+def _json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise IprError(f"{file}: {error.strerror}; {_FIX}") from error
+    except (ValueError, RecursionError) as error:
+        raise IprError(f"{file} is not JSON ({error}); fetch the file again") from error
+
+
+def _check(file: Path) -> str:
+    """Looks whether a database is there and begins as SQLite's files do; returns what tells it from a changed file."""
+    try:
+        with file.open("rb") as opened:
+            start = opened.read(100)
+        found = file.stat()
+    except OSError as error:
+        raise IprError(f"{file}: {error.strerror}; {_FIX}") from error
+    if len(start) < 100 or not start.startswith(b"SQLite format 3\0"):
+        raise IprError(f"{file} is no SQLite database; fetch the file again")
+    size, pages = int.from_bytes(start[16:18], "big"), int.from_bytes(start[28:32], "big")
+    sure = start[24:28] == start[92:96]  # else an old SQLite wrote last, which keeps no count of pages
+    if sure and found.st_size < (65536 if size == 1 else size) * pages:
+        raise IprError(f"{file} is cut short; fetch the file again")
+    return f"{found.st_size} {found.st_mtime_ns}"
+
+
+def _described(file: Path) -> dict[str, list[Row]]:
+    try:
+        fields = ("field", "type", "null", "key", "default", "extra")
+        return {table: [tuple(row[f] for f in fields) for row in rows] for table, rows in _json(file).items()}
+    except (AttributeError, KeyError, TypeError) as error:
+        raise IprError(f"{file} does not describe tables ({error!r}); fetch it again or remove it") from error
