@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ipr.types import EnvSpec, IprError
 
-_SPECS = {"alfworld": "ipr.envs.alfworld"}
+_SPECS = {"alfworld": "ipr.envs.alfworld", "webshop": "ipr.envs.webshop"}
 """Environment -> the module whose `spec` makes it; imported when it is asked for."""
 
 
