@@ -21,7 +21,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property, lru_cache
 from math import prod
 from pathlib import Path
@@ -200,12 +200,13 @@ def _digest(file: Path, cache: Path) -> str:
 
 def _products(found: list[Path], tagger: nouns.Tagger, aside: Path) -> Iterator[Product]:
     """The products in the files' order; leaves the goals' entries in the folder."""
-    file = found[0]
-    about = dict(members(found[1], raw=True))
-    human: Human = dict(members(found[2])) if len(found) > 2 else {}
+    file, told, *_ = found
+    about = _by_asin(told, dict, raw=True)
+    human: Human = _by_asin(found[2], list) if len(found) > 2 else {}
+    instructions = {asin: list(_human(found[2], asin, entries)) for asin, entries in human.items()}
+    synthetic = not any(instructions.values())
     writer = Writer(aside / "goals.jsonl", aside / "goal_rows.npy")
     seen: set[str] = set()
-    synthetic = not any(entry.get("instruction_attributes") for entries in human.values() for entry in entries)
     counts: list[int] = []
     for number, (_, record) in enumerate(members(file)):
         try:
@@ -214,12 +215,12 @@ def _products(found: list[Path], tagger: nouns.Tagger, aside: Path) -> Iterator[
                 continue
             own = json.loads(about.get(asin, "{}"))
             product = _product(record, own.get("attributes"), tagger)
-            entries = _instructions(own) if synthetic else _human(human.get(asin, []))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             why = f"no {error}" if isinstance(error, KeyError) else str(error)
             raise IprError(
                 f"{file}: product {number} is not of the published form ({why}); fetch the file anew"
             ) from None
+        entries = _synthetic(own) if synthetic else instructions.get(asin, [])
         for k, (instruction, attributes, options) in enumerate(entries):
             writer.write([len(seen), k, instruction, attributes, options])
             counts.append(prod(len(values) for _, values in product.options) if options is None else 1)
@@ -229,17 +230,36 @@ def _products(found: list[Path], tagger: nouns.Tagger, aside: Path) -> Iterator[
     np.save(aside / "goal_ends.npy", np.cumsum(np.array(counts, np.int64)))
 
 
-def _instructions(own: dict[str, Any]) -> Iterable[tuple[str, list[str], None]]:
-    """A product's synthetic instruction; its goals ask for each combination of options."""
+def _by_asin(file: Path, kind: type, raw: bool = False) -> dict[str, Any]:
+    """The entries of a file by ASIN, or their texts, which take less memory."""
+    found = {}
+    for asin, value in members(file, raw):
+        if not asin or (value[:1] != "{" if raw else not isinstance(value, kind)):
+            raise IprError(f"{file}: entry {len(found)} is not of the published form; fetch the file anew")
+        found[asin] = value
+    return found
+
+
+Instruction = tuple[str, list[str], list[str] | None]
+"""Text, attributes, options (None: each combination of the product's)."""
+
+
+def _synthetic(own: dict[str, Any]) -> list[Instruction]:
+    """A product's synthetic instruction, where it has one."""
     if own.get("instruction") and own.get("instruction_attributes"):
-        yield own["instruction"], own["instruction_attributes"], None
+        return [(own["instruction"], own["instruction_attributes"], None)]
+    return []
 
 
-def _human(entries: list[dict[str, Any]]) -> Iterable[tuple[str, list[str], list[str]]]:
+def _human(file: Path, asin: str, entries: list[dict[str, Any]]) -> Iterator[Instruction]:
     """A product's human instructions; such without attributes are left out, as in the original."""
     for entry in entries:
-        if entry["instruction_attributes"]:
-            yield entry["instruction"].strip("."), entry["instruction_attributes"], entry["instruction_options"]
+        try:
+            if entry["instruction_attributes"]:
+                yield entry["instruction"].strip("."), entry["instruction_attributes"], entry["instruction_options"]
+        except (KeyError, TypeError, AttributeError) as error:
+            why = f"no {error}" if isinstance(error, KeyError) else str(error)
+            raise IprError(f"{file}: {asin} is not of the published form ({why}); fetch the file anew") from None
 
 
 def _product(record: dict[str, Any], attributes: list[str] | None, tagger: nouns.Tagger) -> Product:
