@@ -22,8 +22,8 @@ from ipr.envs.webshop.reward import option_matches, score
 from ipr.types import Step, Trajectory, derive_seed
 
 MAX_STEPS = 10
-HASTY = 0.15
-"""How often the customer opens the first product without comparing."""
+HASTY = 0.3
+"""How often the customer would open the first product without comparing, where another one is better."""
 
 Script = Generator[tuple[str, str], str, None]
 """Yields (thought, command), is sent the observation."""

@@ -85,11 +85,11 @@ class Shop:
         return self._task_id, self._state, self._steps
 
     def restore(self, state: Snapshot) -> None:
-        task_id, self._state, self._steps = state
-        if task_id != self._task_id:
+        task_id = state[0]
+        if task_id != self._task_id or not task_id:
             self._goal = self._goals.goal(task_id)
             self._catalogue = self._goals.catalogue()
-            self._task_id = task_id
+        self._task_id, self._state, self._steps = state
 
     def close(self) -> None:
         self._task_id = ""
