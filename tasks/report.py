@@ -60,6 +60,13 @@ def finish(run: Run) -> dict[str, Any]:
     tracker = Tracker(run.folder, run.config.track, project_root())
     for name in ("summary.json", "report.html", "config.yaml", "manifest.json"):
         tracker.artifact(run.folder / name)
+    # One figure per run to sort runs by; the curves' last values are those of the last iteration.
+    k, best = next((k, s) for k, s in enumerate(summary["stages"], -1) if s["name"] == summary["reported"])
+    found = {f"reported/{split}/{key}": best[split][key] for split in ("dev", "test") for key in ("reward", "success")}
+    tracker.metrics(found | {"reported/iteration": k}, step=k)
+    if md5 := run.manifest.get("data", {}).get("md5"):
+        tracker.dataset("data", project_root() / "data", md5, "output")
+    tracker.tags({"mlflow.note.content": reports.markdown(summary)})
     tracker.end("FINISHED")
     tracker.sync()
     return summary
@@ -84,6 +91,7 @@ def track(run: Run, iteration: int, summary: dict[str, Any]) -> None:
             "prefect.flow_run_id": flow_run.get_id(),
             "prefect.root_flow_run_id": flow_run.get_root_flow_run_id(),
             "mlflow.source.name": f"ipr run {manifest.get('preset', '')}".strip(),
+            "mlflow.note.content": reports.markdown(summary),
         },
     )
     stages = {stage["name"]: stage for stage in summary["stages"]}
@@ -107,7 +115,8 @@ def track(run: Run, iteration: int, summary: dict[str, Any]) -> None:
 def _data_sets(run: Run, iteration: int, tracker: Tracker) -> None:
     """What the stage used and made, by the md5 that DVC has for it."""
     experts = run.folder / "experts.parquet"
-    tracker.dataset("experts", experts, datasets.md5_of(experts), "input", iteration)
+    for k in (None, iteration):
+        tracker.dataset("experts", experts, datasets.md5_of(experts), "input", k)
     path = run.stage(iteration) / "published.json"
     published: dict[str, Any] = store.read_json(path) if path.exists() else {"files": {}}
     for name, md5 in published["files"].items():

@@ -103,6 +103,19 @@ def test_mlflow_and_dvc_have_it(root: Path, whole: dict, monkeypatch: pytest.Mon
     assert (root / "data" / "alfworld" / "whole" / "iteration-2" / "explored.parquet").is_file()
     assert tracking.Tracker(root / "runs" / "whole", TrackConfig(), root).sync()
 
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    experiment = client.get_experiment_by_name("ipr")
+    assert experiment is not None
+    parents = [r for r in client.search_runs([experiment.experiment_id]) if r.info.run_name == "whole"]
+    best = next(s for s in whole["stages"] if s["name"] == whole["reported"])
+    assert parents[0].data.metrics["reported/test/success"] == best["test"]["success"]
+    assert "| iteration-2 |" in parents[0].data.tags["mlflow.note.content"].replace("*", "")
+    inputs = parents[0].inputs
+    assert inputs is not None
+    assert {d.dataset.name for d in inputs.dataset_inputs} == {"experts", "data"}
+
 
 def test_killed_and_continued_ends_with_the_same(root: Path, whole: dict) -> None:
     """SIGKILL twice: once while step rewards are played, once in training (or right after it)."""

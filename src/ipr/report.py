@@ -213,7 +213,8 @@ table { border-collapse: collapse; margin: .6rem 0 } td, th { padding: .25rem .7
 th { border-bottom: 2px solid #888; font-weight: 600 } td { border-bottom: 1px solid #ddd }
 td:first-child, th:first-child { text-align: left } tr.reported { background: #eef4fb }
 pre { background: #f6f6f6; padding: .7rem; overflow-x: auto; font-size: 13px } svg { max-width: 100%; height: auto }
-.pair { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem } .good { border-left: 4px solid #2e8b57 }
+.pair { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem }
+.pair pre { white-space: pre-wrap } .good { border-left: 4px solid #2e8b57 }
 .bad { border-left: 4px solid #c0504d } .note { color: #666 }
 </style>
 <h1>{{ summary.name }}</h1>

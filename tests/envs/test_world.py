@@ -25,10 +25,10 @@ def spec() -> EnvSpec:
 
 
 def test_registry() -> None:
-    assert {"alfworld", "sql"} <= set(envs.names())
+    assert {"alfworld", "sql", "webshop"} <= set(envs.names())
     with pytest.raises(IprError, match="did you mean 'alfworld'"):
         envs.get("alfword")
-    with pytest.raises(IprError, match="there are alfworld"):
+    with pytest.raises(IprError, match="there are alfworld, "):
         envs.get("chess")
     with pytest.raises(IprError, match="max_steps"):
         envs.get("alfworld", max_steps=0)

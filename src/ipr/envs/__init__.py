@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ipr.types import EnvSpec, IprError
 
-_SPECS = {"alfworld": "ipr.envs.alfworld", "sql": "ipr.envs.sql"}
+_SPECS = {"alfworld": "ipr.envs.alfworld", "sql": "ipr.envs.sql", "webshop": "ipr.envs.webshop"}
 """Environment -> the module whose `spec` makes it; imported when it is asked for."""
 
 

@@ -1,0 +1,56 @@
+"""WebShop: buying what an instruction asks for, in a generated shop or in the real catalogue. See `pages`, `reward`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ipr.envs.webshop import expert, generate
+from ipr.envs.webshop.prompt import prompt
+from ipr.envs.webshop.real import Folder, check_data
+from ipr.envs.webshop.world import Goals, Shop
+from ipr.types import Environment, EnvSpec, Trajectory
+
+__all__ = ["MAX_STEPS", "check_data", "spec"]
+
+MAX_STEPS = 10
+"""Step limit."""
+
+
+def spec(
+    data: Path | None = None,
+    max_steps: int | None = None,
+    *,
+    mean_on_results: bool = False,
+    last_page_stands: bool = False,
+) -> EnvSpec:
+    """The environment: the generated shop, or the catalogue in a folder of published files.
+
+    Two readings of the published code can be asked for. `mean_on_results`: the oracle values a product on a results
+    page at the mean over its combinations of options, not at the best. `last_page_stands`: an episode that reaches the
+    step limit is worth its last page's score (mean over options on a results page), not 0.
+    """
+    limit = MAX_STEPS if max_steps is None else max_steps
+    source: Goals = generate if data is None else Folder(data)
+
+    def play_expert(task_id: str) -> Trajectory:
+        if isinstance(source, Folder):
+            return source.expert(task_id, limit)
+        goal = source.goal(task_id)
+        return expert.play(source.catalogue(), goal, task_id, lambda: expert.customer(goal, task_id), limit)
+
+    def oracle(env: Environment) -> float:
+        assert isinstance(env, Shop)
+        return env.page_score(mean=mean_on_results)
+
+    version = "generated-1" if not isinstance(source, Folder) else f"real-1-{source.key}"
+    return EnvSpec(
+        name="webshop",
+        make=lambda: Shop(source, limit, last_page_stands=last_page_stands),
+        task_ids=source.task_ids,
+        prompt=prompt(),
+        max_steps=limit,
+        expert=play_expert,
+        task_type=source.task_type,
+        oracle=oracle,
+        version=f"{version}-last-page" if last_page_stands else version,
+    )

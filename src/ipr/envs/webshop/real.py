@@ -1,0 +1,385 @@
+"""The published data: a folder with `items_shuffle*.json`, `items_ins_v2*.json` and, for human goals,
+`items_human_ins.json`.
+
+Decided here: the files are read once, product by product, into a catalogue on disk (see `catalogue`), in a cache folder
+named by the contents of the files, the tagger of nouns and the builder's version, so that a changed file is read anew.
+Goals are the human instructions where there are any, else the synthetic ones: every combination of a product's options.
+The original draws prices and price limits unseeded; here each has a seed of its own (ASIN and instruction), so they are
+the same everywhere, though not the original's.
+
+The official order is that of the products, shuffled with seed 233. By it, as in the original, goals 0 to 499 are "test"
+(the paper's 200 are among them), the next 1,000 "dev", the rest "train"; with fewer than 2,000 goals test is a quarter
+of them at most, and with fewer than 4,000 so is dev. "seen" and "unseen" part test by whether the goal's product has a
+train goal too. Left out: images, reviews, and the published index files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import re
+import time
+from collections.abc import Callable, Iterator
+from functools import cached_property, lru_cache
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ipr import store
+from ipr.envs.webshop import nouns
+from ipr.envs.webshop.catalogue import BUILDER, Catalogue, Lines, Writer, on_disk
+from ipr.envs.webshop.expert import buyer, play
+from ipr.envs.webshop.goods import Goal, Product
+from ipr.types import IprError, Trajectory, derive_seed
+
+SHUFFLE_SEED = 233
+"""The original's, for the order of goals."""
+TEST, DEV = 500, 1000
+"""Goals of the first two splits."""
+SPLITS = ("train", "dev", "test", "seen", "unseen")
+TENS = [10.0 * i for i in range(1, 100)]
+"""Price limits that there are, in dollars."""
+NO_LIMIT = 1_000_000.0
+"""The limit of what is too dear for one; the instruction then names none."""
+UNKNOWN_PRICE = 100.0
+"""What a product without a price costs."""
+NO_ATTRIBUTE = "DUMMY_ATTR"
+
+Human = dict[str, list[dict[str, Any]]]
+
+
+class Folder:
+    """The goals and the catalogue of a folder of published files."""
+
+    def __init__(self, folder: Path, cache: Path | None = None, tagger: nouns.Tagger | None = None) -> None:
+        """`cache`: where built catalogues lie, else ~/.cache/ipr/webshop. `tagger`: else the default (see `nouns`)."""
+        self.files = files(folder)
+        self._tagger = tagger or nouns.default()
+        self._cache = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ipr" / "webshop"
+        parts = [str(BUILDER), nouns.name(self._tagger), *(_digest(file, self._cache) for file in self.files)]
+        self.key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:20]
+        """Names the built catalogue."""
+
+    @cached_property
+    def _catalogue(self) -> Catalogue:
+        return on_disk(self._cache / self.key, lambda aside: _products(self.files, self._tagger, aside))
+
+    def catalogue(self) -> Catalogue:
+        return self._catalogue
+
+    @cached_property
+    def _entries(self) -> tuple[Lines, np.ndarray, np.ndarray]:
+        """Entries (instructions), how many goals there are up to and with each, and the official order of goals."""
+        self.catalogue()
+        folder = self._cache / self.key
+        lines = Lines(folder / "goals.jsonl", folder / "goal_rows.npy")
+        ends = np.load(folder / "goal_ends.npy")
+        order = list(range(int(ends[-1]) if len(ends) else 0))
+        random.Random(SHUFFLE_SEED).shuffle(order)
+        if not order:
+            raise IprError(f"{self.files[1]} names no goal for a product of {self.files[0]}; give files of one set")
+        return lines, ends, np.array(order)
+
+    @lru_cache(maxsize=8)  # noqa: B019 - one object a run
+    def task_ids(self, split: str) -> list[str]:
+        if split not in SPLITS:
+            raise IprError(f"webshop has no split '{split}'; there are {', '.join(SPLITS)}")
+        _, ends, order = self._entries
+        test = min(TEST, len(order) // 4)
+        dev = test + min(DEV, len(order) // 4)
+        numbers = {"dev": range(test, dev), "train": range(dev, len(order))}.get(split, range(test))
+        if split in ("seen", "unseen"):
+            rows = np.array([self._entries[0][i][0] for i in np.searchsorted(ends, order[:test], side="right")])
+            trained = self._rows_of(order[dev:])
+            numbers = np.flatnonzero(np.isin(rows, trained) == (split == "seen"))
+        return [f"goal/{k:06d}" for k in numbers]
+
+    def _rows_of(self, goals: np.ndarray) -> list[int]:
+        lines, ends, _ = self._entries
+        return [lines[i][0] for i in np.unique(np.searchsorted(ends, goals, side="right"))]
+
+    @lru_cache(maxsize=8192)  # noqa: B019
+    def goal(self, task_id: str) -> Goal:
+        entry, number = self._entry(task_id)
+        row, k, instruction, attributes, options = entry
+        product = self.catalogue().product(row)
+        wanted = tuple(_combination(product, number)) if options is None else tuple(options)
+        return _goal(product, k, instruction, tuple(attributes), wanted)
+
+    def product(self, task_id: str) -> Product:
+        """The product that a goal was made from."""
+        return self.catalogue().product(self._entry(task_id)[0][0])
+
+    def _entry(self, task_id: str) -> tuple[list[Any], int]:
+        """The entry of a goal, and the goal's number among those of the entry."""
+        lines, ends, order = self._entries
+        found = re.fullmatch(r"goal/([0-9]{6,9})", task_id)
+        if not found or int(found[1]) >= len(order):
+            raise IprError(
+                f"'{task_id}' is no goal of this data; ids run from goal/000000 to goal/{len(order) - 1:06d}"
+            )
+        place = int(order[int(found[1])])
+        entry = int(np.searchsorted(ends, place, side="right"))
+        return lines[entry], place - int(ends[entry - 1] if entry else 0)
+
+    def task_type(self, task_id: str) -> str:
+        """The department of the goal's product."""
+        return self.product(task_id).category
+
+    def expert(self, task_id: str, max_steps: int) -> Trajectory:
+        """Fetches the goal's own product (see `expert.buyer`)."""
+        goal, product = self.goal(task_id), self.product(task_id)
+        return play(self.catalogue(), goal, task_id, lambda: buyer(product, goal, max_steps), max_steps)
+
+
+# Goals ---------------------------------------------------------------------------------------------------------------
+
+
+def _goal(product: Product, k: int, instruction: str, attributes: tuple[str, ...], options: tuple) -> Goal:
+    limits = [ten for ten in TENS if ten > product.price][:4]
+    limit, said = NO_LIMIT, ""
+    if len(limits) >= 2:
+        limit = max(random.Random(derive_seed("webshop", "limit", product.asin, k)).sample(limits, 2))
+        said = f", and price lower than {limit:.2f} dollars"
+    pairs = [f"{o[0]}: {o[1]}" for o in options if not isinstance(o, str)]
+    named = f" with {', and '.join(pairs)}" if pairs else ""
+    return Goal(
+        instruction=f"{instruction}{named}{said}",
+        asin=product.asin,
+        query=product.query,
+        product_category=product.product_category,
+        attributes=attributes,
+        options=options,
+        price_upper=limit,
+        nouns=product.nouns,
+    )
+
+
+def _combination(product: Product, number: int) -> Iterator[tuple[str, str]]:
+    """A combination of options by number: names in the order of the alphabet, the last one's values change first."""
+    groups = sorted(product.options)
+    for i, (name, values) in enumerate(groups):
+        yield name, values[number // prod(len(v) for _, v in groups[i + 1 :]) % len(values)]
+
+
+# Reading -------------------------------------------------------------------------------------------------------------
+
+
+def files(folder: Path) -> list[Path]:
+    """Products, attributes and, where there is one, human instructions of a folder."""
+    if not folder.is_dir():
+        raise IprError(f"{folder}: no such folder; give the one with items_shuffle.json of the WebShop data")
+    products = sorted(folder.glob("items_shuffle*.json"), key=lambda p: (len(p.name), p.name))
+    if not products:
+        raise IprError(f"{folder} holds no items_shuffle*.json; give the folder of the WebShop data")
+    kind = products[0].stem.removeprefix("items_shuffle")
+    attributes = [p for p in (folder / f"items_ins_v2{kind}.json", folder / "items_ins_v2.json") if p.is_file()]
+    if not attributes:
+        raise IprError(f"{folder} holds no items_ins_v2{kind}.json, which belongs to {products[0].name}; fetch it too")
+    human = folder / "items_human_ins.json"
+    return [products[0], attributes[0], *([human] if human.is_file() else [])]
+
+
+def _digest(file: Path, cache: Path) -> str:
+    """A file's contents as a hash; remembered with size and time of the last change, for the files are large."""
+    memo = cache / "digests.json"
+    known = store.read_json(memo) if memo.is_file() else {}
+    about = file.stat()
+    mark = [about.st_size, about.st_mtime_ns]
+    if known.get(str(file.resolve()), {}).get("mark") != mark:
+        with file.open("rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        store.write_json(memo, {**known, str(file.resolve()): {"mark": mark, "digest": digest}})
+        return digest
+    return known[str(file.resolve())]["digest"]
+
+
+def _products(found: list[Path], tagger: nouns.Tagger, aside: Path) -> Iterator[Product]:
+    """The products in the files' order; leaves the goals' entries in the folder."""
+    file, told, *_ = found
+    about = _by_asin(told, dict, raw=True)
+    human: Human = _by_asin(found[2], list) if len(found) > 2 else {}
+    instructions = {asin: list(_human(found[2], asin, entries)) for asin, entries in human.items()}
+    synthetic = not any(instructions.values())
+    writer = Writer(aside / "goals.jsonl", aside / "goal_rows.npy")
+    seen: set[str] = set()
+    counts: list[int] = []
+    for number, (_, record) in enumerate(members(file)):
+        try:
+            asin = record["asin"]
+            if asin == "nan" or len(asin) > 10 or asin in seen:
+                continue
+            own = json.loads(about.get(asin, "{}"))
+            product = _product(record, own.get("attributes"), tagger)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            why = f"no {error}" if isinstance(error, KeyError) else str(error)
+            raise IprError(
+                f"{file}: product {number} is not of the published form ({why}); fetch the file anew"
+            ) from None
+        entries = _synthetic(own) if synthetic else instructions.get(asin, [])
+        for k, (instruction, attributes, options) in enumerate(entries):
+            writer.write([len(seen), k, instruction, attributes, options])
+            counts.append(prod(len(values) for _, values in product.options) if options is None else 1)
+        seen.add(asin)
+        yield product
+    writer.close()
+    np.save(aside / "goal_ends.npy", np.cumsum(np.array(counts, np.int64)))
+
+
+def _by_asin(file: Path, kind: type, raw: bool = False) -> dict[str, Any]:
+    """The entries of a file by ASIN, or their texts, which take less memory."""
+    found = {}
+    for asin, value in members(file, raw):
+        if not asin or (value[:1] != "{" if raw else not isinstance(value, kind)):
+            raise IprError(f"{file}: entry {len(found)} is not of the published form; fetch the file anew")
+        found[asin] = value
+    return found
+
+
+Instruction = tuple[str, list[str], list[str] | None]
+"""Text, attributes, options (None: each combination of the product's)."""
+
+
+def _synthetic(own: dict[str, Any]) -> list[Instruction]:
+    """A product's synthetic instruction, where it has one."""
+    if own.get("instruction") and own.get("instruction_attributes"):
+        return [(own["instruction"], own["instruction_attributes"], None)]
+    return []
+
+
+def _human(file: Path, asin: str, entries: list[dict[str, Any]]) -> Iterator[Instruction]:
+    """A product's human instructions; such without attributes are left out, as in the original."""
+    for entry in entries:
+        try:
+            if entry["instruction_attributes"]:
+                yield entry["instruction"].strip("."), entry["instruction_attributes"], entry["instruction_options"]
+        except (KeyError, TypeError, AttributeError) as error:
+            why = f"no {error}" if isinstance(error, KeyError) else str(error)
+            raise IprError(f"{file}: {asin} is not of the published form ({why}); fetch the file anew") from None
+
+
+def _product(record: dict[str, Any], attributes: list[str] | None, tagger: nouns.Tagger) -> Product:
+    """A record of the products' file as a product."""
+    title, bullets = record["name"], record["small_description"]
+    prices = [float(n) for n in map(_number, (record.get("pricing") or "").split("$")[1:]) if n][:2] or [UNKNOWN_PRICE]
+    price = prices[0]
+    if len(prices) == 2:
+        price = random.Random(derive_seed("webshop", "price", record["asin"])).uniform(*prices)
+    return Product(
+        asin=record["asin"],
+        title=title,
+        query=record["query"].lower().strip(),
+        category=record["category"],
+        product_category=record["product_category"],
+        description=record["full_description"] or "",
+        bullets=tuple(b for b in (bullets if isinstance(bullets, list) else [bullets]) if b is not None),
+        attributes=tuple(attributes or [NO_ATTRIBUTE]),
+        options=tuple(
+            (name.lower(), tuple(v["value"].strip().replace("/", " | ").lower() for v in values))
+            for name, values in (record.get("customization_options") or {}).items()
+            if values is not None
+        ),
+        price_tag=" to ".join(f"${price}" for price in prices),
+        price=price,
+        nouns=tuple(tagger(title)),
+    )
+
+
+def _number(text: str) -> str:
+    return re.sub(r"[^\d.]", "", text)
+
+
+CHUNK = 1 << 24
+"""Characters read at a time."""
+LONGEST = 1 << 26
+"""Characters; no single record is longer, so one that does not end within them is broken."""
+
+
+def members(file: Path, raw: bool = False) -> Iterator[tuple[str, Any]]:
+    """The members of a file that holds one JSON array or object, one after the other: key ("" in an array) and value,
+    or the value's text. Only a part of the file is in memory."""
+    decoder = json.JSONDecoder()
+    try:
+        with file.open(encoding="utf-8") as opened:
+            buffer, at = "", 0
+
+            def peek() -> str:
+                nonlocal buffer, at
+                while True:
+                    while at < len(buffer) and buffer[at] in " \t\r\n,:":
+                        at += 1
+                    if at < len(buffer):
+                        return buffer[at]
+                    buffer, at = opened.read(CHUNK), 0
+                    if not buffer:
+                        raise ValueError("it ends too early")
+
+            def value() -> tuple[Any, str]:
+                nonlocal buffer, at
+                peek()
+                while True:
+                    try:
+                        found, end = decoder.raw_decode(buffer, at)
+                        text, at = buffer[at:end] if raw else "", end
+                        return found, text
+                    except ValueError:
+                        more = opened.read(CHUNK) if len(buffer) - at < LONGEST else ""
+                        if not more:
+                            raise
+                        buffer, at = buffer[at:] + more, 0
+
+            opening = peek()
+            if opening not in "[{":
+                raise ValueError("it is neither a list nor an object")
+            at += 1
+            while peek() not in "]}":
+                key = value()[0] if opening == "{" else ""
+                found, text = value()
+                yield key, text if raw else found
+    except OSError as error:
+        raise IprError(f"{file}: {error.strerror}; give the folder of the WebShop data") from None
+    except ValueError as error:
+        raise IprError(f"{file} is not readable JSON ({error}); fetch the file anew") from None
+
+
+# Checking ------------------------------------------------------------------------------------------------------------
+
+
+def check_data(
+    folder: Path, most: int = 2000, cache: Path | None = None, say: Callable[[str], object] | None = None
+) -> dict[str, Any]:
+    """Builds the catalogue of a folder and lets a buyer who knows each goal's product fetch it, for the first `most`
+    goals in the official order.
+
+    Goals whose product the buyer could not buy within the step limit count as `broken`, and the first ones are named in
+    `messages`. `reward_1` counts purchases with the full reward. `say` is told what is being done.
+    """
+    from ipr.envs.webshop.world import Shop
+
+    data, tell = Folder(folder, cache), say or (lambda _: None)
+    tell(f"catalogue {data.key}")
+    size, ids = len(data.catalogue()), [i for split in ("test", "dev", "train") for i in data.task_ids(split)]
+    env, rewards, steps, seconds, messages = Shop(data, 10), [], 0, 0.0, []
+    for task_id in ids[:most]:
+        played = data.expert(task_id, 10)
+        rewards.append(played.reward)
+        if played.ending != "terminated":
+            messages.append(f"{task_id}: {data.product(task_id).asin} is not found by its title within the step limit")
+        env.reset(task_id)
+        start = time.process_time()
+        answers = [env.step(step.action).observation for step in played.steps]
+        seconds, steps = seconds + time.process_time() - start, steps + len(answers)
+    return {
+        "products": size,
+        "goals": len(rewards),
+        "of": len(ids),
+        "mean_reward": sum(rewards) / len(rewards),
+        "reward_1": sum(reward == 1 for reward in rewards),
+        "steps_per_s": round(steps / seconds) if seconds else 0,
+        "broken": len(messages),
+        "messages": messages[:20],
+    }

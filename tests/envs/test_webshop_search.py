@@ -1,0 +1,140 @@
+"""Search: Porter's pairs, Lucene's words and lengths, BM25 against a plain one, indexes in memory and on disk."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ipr.envs.webshop import search
+from ipr.envs.webshop.analysis import terms, words
+from ipr.envs.webshop.porter import stem
+
+# From the tables of Porter's paper, and words of the shop.
+PAIRS = """
+caresses caress ponies poni ties ti cats cat feed feed agreed agre plastered plaster bled bled motoring motor sing sing
+conflated conflat troubled troubl sized size hopping hop tanned tan falling fall hissing hiss fizzed fizz failing fail
+filing file happy happi sky sky relational relat conditional condit rational ration valenci valenc hesitanci hesit
+digitizer digit conformabli conform radicalli radic differentli differ vileli vile analogousli analog
+vietnamization vietnam predication predic operator oper feudalism feudal decisiveness decis hopefulness hope
+callousness callous formaliti formal sensitiviti sensit sensibiliti sensibl triplicate triplic formative form
+formalize formal electriciti electr electrical electr hopeful hope goodness good revival reviv allowance allow
+inference infer airliner airlin gyroscopic gyroscop adjustable adjust defensible defens irritant irrit
+replacement replac adjustment adjust dependent depend adoption adopt homologou homolog communism commun activate activ
+angulariti angular homologous homolog effective effect bowdlerize bowdler probate probat rate rate cease ceas
+controll control roll roll generalizations gener oscillators oscil apology apolog possibly possibl shoes shoe
+dresses dress is is by by
+"""
+
+
+def test_the_published_stems() -> None:
+    flat = PAIRS.split()
+    assert len(flat) > 150
+    assert [(w, stem(w)) for w in flat[::2]] == list(zip(flat[::2], flat[1::2], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "cut"),
+    [
+        ('16" x 16", wi-fi', ["16", "x", "16", "wi", "fi"]),
+        ("women's 1,000 U.S.A. 5:30 a:b x_y", ["women's", "1,000", "U.S.A", "5", "30", "a:b", "x_y"]),
+        ("3d..5 100% ''hi'' don't'", ["3d", "5", "100", "hi", "don't"]),
+        ("caf\xe9 \xbd cup Valentine\u2018s", ["caf\xe9", "cup", "Valentine\u2018s"]),
+        ("\u6f22\u5b57 \u30ab\u30bf\u30ab\u30ca", ["\u6f22", "\u5b57", "\u30ab\u30bf\u30ab\u30ca"]),
+        ("a" * 300, ["a" * 255, "a" * 45]),
+        ("", []),
+    ],
+)
+def test_words(text: str, cut: list[str]) -> None:
+    assert words(text) == cut
+
+
+def test_ascii_texts_are_cut_the_same_by_both_expressions() -> None:
+    rng = random.Random(2)
+    for _ in range(2000):
+        text = "".join(rng.choice("ab3_.,:;'- ") for _ in range(12))
+        assert words(text) == words(text + " \u00bd"), text
+
+
+def test_terms() -> None:
+    assert terms("The Women's running shoes are for running") == ["women", "run", "shoe", "run"]
+    assert terms("the and of") == []
+
+
+def exact_length(length: int) -> int:
+    """Lucene's byte of a length, decoded, by the description: 24 exact values, then 4 significant bits."""
+    over = length - 24
+    if over < 16:
+        return length
+    shift = over.bit_length() - 4
+    return 24 + ((over >> shift) << shift)
+
+
+def test_lengths_are_kept_in_a_byte() -> None:
+    lengths = [*range(3000), 10**5, 10**6]
+    kept = search.kept_length(np.array(lengths)).tolist()
+    assert kept == [exact_length(n) for n in lengths]
+    assert (kept[39], kept[40], kept[41], kept[42]) == (39, 40, 40, 42)
+    assert len(set(kept[:3000])) == 100
+
+
+def plain(texts: list[str], query: str, most: int) -> list[int]:
+    """BM25 as it is written down, slowly."""
+    docs = [Counter(terms(text)) for text in texts]
+    lengths = [sum(doc.values()) for doc in docs]
+    count = sum(n > 0 for n in lengths)
+    average = sum(lengths) / count
+    found = []
+    for i, doc in enumerate(docs):
+        total = 0.0
+        for term in terms(query):
+            if doc[term]:
+                df = sum(term in other for other in docs)
+                idf = math.log(1 + (count - df + 0.5) / (df + 0.5))
+                norm = search.K1 * (1 - search.B + search.B * exact_length(lengths[i]) / average)
+                total += idf * doc[term] / (doc[term] + norm)
+        if total:
+            found.append((-np.float32(round(total, 5)), i))
+    return [i for _, i in sorted(found)[:most]]
+
+
+@pytest.fixture
+def texts() -> list[str]:
+    rng = random.Random(1)
+    vocabulary = [f"w{i}" for i in range(100)]
+    weights = [1 / (i + 1) for i in range(100)]
+    return [" ".join(rng.choices(vocabulary, weights, k=rng.randint(0, 80))) for _ in range(150)]
+
+
+def test_the_best_are_those_of_plain_bm25(texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = search.build(texts)
+    monkeypatch.setattr(search, "BLOCK", 37)  # several blocks, the last not full
+    blocks, disk = search.build(texts), search.build(texts, tmp_path)
+    opened = search.Index.open(tmp_path, len(texts))
+    assert sorted(p.stem for p in tmp_path.iterdir()) == ["docs", "impacts", "offsets", "terms"]
+    rng = random.Random(3)
+    for _ in range(30):
+        query = " ".join(rng.choices([f"w{i}" for i in range(110)], k=rng.randint(1, 6)))
+        best = whole.search(query, 20)
+        assert best == blocks.search(query, 20) == disk.search(query, 20) == opened.search(query, 20)
+        assert best == plain(texts, query, 20), query
+
+
+def test_ties_go_to_the_first_document() -> None:
+    index = search.build(["red shoe", "blue hat", "red shoe", "red shoe"])
+    assert index.search("shoes", 2) == [0, 2]
+    assert index.search("shoes", 9) == [0, 2, 3]
+
+
+def test_nothing_to_find(tmp_path: Path) -> None:
+    index = search.build(["red shoe", "", "the"])
+    for query in ("", "the", "hats", "\x00", "\ud83d"):
+        assert index.search(query, 50) == []
+    assert index.search("SHOE'S", 50) == [0]
+    assert search.build([]).search("shoe", 5) == []
+    search.build([], tmp_path)
+    assert search.Index.open(tmp_path, 0).search("shoe", 5) == []
