@@ -22,7 +22,9 @@ from ipr.types import IprError
 
 BIG = "hex(hex(hex(hex(hex(hex(hex(hex(hex(hex(hex(hex('abcdefghijklmnopqrstuvw'))))))))))))"  # 94,208 characters
 MANY = "person a, person b, person c, person d, person e, person f, person g, person h"
-LONG = f"(SELECT substr({BIG}, 1, 65000) AS s, CONCAT(substr({BIG}, 1, 32000), '6') AS n) AS z, {MANY}"
+_A = "a" * 16
+SAME = f"replace(replace(replace('{_A}', 'a', '{_A}'), 'a', '{_A}'), 'a', '{_A}')"  # 65,536 times the same letter
+LONG = f"(SELECT {SAME} AS s, CONCAT(substr({SAME}, 1, 32000), 'b') AS n) AS z, {MANY}"
 
 
 def nested_with(levels: int, column: str) -> str:
@@ -117,10 +119,10 @@ ATTACKS = {
     "many instrs": "SELECT " + " + ".join(["instr(z.s, z.n)"] * 100) + f" FROM {LONG}",
     "long replace": f"SELECT length(replace(CONCAT(h.name, z.s), CONCAT(z.n, h.id), 'x')) FROM {LONG}",
     "many replaces": "SELECT " + ", ".join(["replace(z.s, z.n, 'x')"] * 100) + f" FROM {LONG}",
-    "long like": f"SELECT COUNT(*) FROM {LONG} WHERE CONCAT(z.s, h.name, g.name) LIKE '%3%3%3%3%3%3%3_%3_%3_z'",
-    "long glob": f"SELECT COUNT(*) FROM {LONG} WHERE CONCAT(z.s, h.id, g.id) GLOB '*3*3*3*3*[^6]*[^6]?3?z'",
+    "long like": f"SELECT COUNT(*) FROM {LONG} WHERE CONCAT(z.s, h.name, g.name) LIKE '%a%a%a%a%a%a%a_%a_%a_z'",
+    "long glob": f"SELECT COUNT(*) FROM {LONG} WHERE CONCAT(z.s, h.id, g.id) GLOB '*a*a*a*a*[^6]*[^6]?a?z'",
     "long compare": f"SELECT COUNT(*) FROM {LONG} WHERE CONCAT(z.s, h.id) > CONCAT(z.s, g.id)",
-    "long trims": f"SELECT SUM(length(trim(CONCAT(z.s, h.id), CONCAT('3', g.id)))) FROM {LONG}",
+    "long trims": f"SELECT SUM(length(trim(CONCAT(z.s, h.id), CONCAT('a', g.id)))) FROM {LONG}",
     "pattern": f"SELECT 'a' LIKE {BIG}",
     "reverse": f"SELECT SUM(length(reverse(CONCAT(z.s, h.id)))) FROM {LONG}",
     "dates": f"SELECT SUM(year('2020-01-01')) + COUNT(date(a.age)) FROM {MANY}",
