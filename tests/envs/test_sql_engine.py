@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import resource
 import sqlite3
 import subprocess
@@ -21,7 +22,9 @@ from ipr.types import IprError
 
 BIG = "hex(hex(hex(hex(hex(hex(hex(hex(hex(hex(hex(hex('abcdefghijklmnopqrstuvw'))))))))))))"  # 94,208 characters
 MANY = "person a, person b, person c, person d, person e, person f, person g, person h"
-LONG = f"(SELECT substr({BIG}, 1, 65000) AS s, CONCAT(substr({BIG}, 1, 32000), '6') AS n) AS z, {MANY}"
+_A = "a" * 16
+SAME = f"replace(replace(replace('{_A}', 'a', '{_A}'), 'a', '{_A}'), 'a', '{_A}')"  # 65,536 times the same letter
+LONG = f"(SELECT {SAME} AS s, CONCAT(substr({SAME}, 1, 32000), 'b') AS n) AS z, {MANY}"
 
 
 def nested_with(levels: int, column: str) -> str:
@@ -116,10 +119,10 @@ ATTACKS = {
     "many instrs": "SELECT " + " + ".join(["instr(z.s, z.n)"] * 100) + f" FROM {LONG}",
     "long replace": f"SELECT length(replace(CONCAT(h.name, z.s), CONCAT(z.n, h.id), 'x')) FROM {LONG}",
     "many replaces": "SELECT " + ", ".join(["replace(z.s, z.n, 'x')"] * 100) + f" FROM {LONG}",
-    "long like": f"SELECT COUNT(*) FROM {LONG} WHERE CONCAT(z.s, h.name, g.name) LIKE '%3%3%3%3%3%3%3_%3_%3_z'",
-    "long glob": f"SELECT COUNT(*) FROM {LONG} WHERE CONCAT(z.s, h.id, g.id) GLOB '*3*3*3*3*[^6]*[^6]?3?z'",
+    "long like": f"SELECT COUNT(*) FROM {LONG} WHERE CONCAT(z.s, h.name, g.name) LIKE '%a%a%a%a%a%a%a_%a_%a_z'",
+    "long glob": f"SELECT COUNT(*) FROM {LONG} WHERE CONCAT(z.s, h.id, g.id) GLOB '*a*a*a*a*[^6]*[^6]?a?z'",
     "long compare": f"SELECT COUNT(*) FROM {LONG} WHERE CONCAT(z.s, h.id) > CONCAT(z.s, g.id)",
-    "long trims": f"SELECT SUM(length(trim(CONCAT(z.s, h.id), CONCAT('3', g.id)))) FROM {LONG}",
+    "long trims": f"SELECT SUM(length(trim(CONCAT(z.s, h.id), CONCAT('a', g.id)))) FROM {LONG}",
     "pattern": f"SELECT 'a' LIKE {BIG}",
     "reverse": f"SELECT SUM(length(reverse(CONCAT(z.s, h.id)))) FROM {LONG}",
     "dates": f"SELECT SUM(year('2020-01-01')) + COUNT(date(a.age)) FROM {MANY}",
@@ -139,6 +142,9 @@ ATTACKS = {
     "ors": "SELECT 1 WHERE 0" + " OR 0" * 700,
     "plusses": "SELECT 1" + "+1" * 1900,
     "joins": "SELECT COUNT(*) FROM person" + "".join(f" JOIN person p{k} ON 1" for k in range(90)),
+    "joins without on": "SELECT a FROM t" + " JOIN t x" * 300,
+    "joins of nothing": "SELECT JOIN US ID " + "JOIN US ID " * 300,
+    "planning for an error": nested_with(24, "COUNT(*)") + " x" * 30,
     "too long": "SELECT '" + "x" * 1_000_000 + "'",
     "quotes": "SELECT " + "'" * 3001,
     "comments": "/*" * 1900,
@@ -386,3 +392,22 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
     file.write_bytes(b"SQLite format 3\0" + b"\1" * 5000)
     with pytest.raises(IprError, match=r"town\.sqlite"):
         opened(file)
+
+
+PIECES = """SELECT FROM WHERE GROUP BY ORDER HAVING LIMIT JOIN ON AS person name age town COUNT ( ) ( ) * , . ; = < 'x'
+" ` UNION ALL WITH r CASE WHEN THEN END NOT IN EXISTS BETWEEN AND OR LIKE NULL OVER PARTITION INTERVAL DAY CAST CONVERT
+USING MATCH AGAINST SHOW DESC SET := @ ? -- /* */ # 0x1 1e999 _utf8 \u00e9 \ud83d { } [ ]"""
+
+
+def test_no_text_raises_or_takes_long(town: Path) -> None:
+    """Statements put together from pieces, most of them nonsense."""
+    pieces = PIECES.split()
+    rng = random.Random(7)
+    database = opened(town)
+    for k in range(3000):
+        text = " ".join(rng.choices(pieces, k=rng.randint(1, 40)))
+        if k % 10 == 0:
+            text = "SELECT " + (" ".join(rng.choices(pieces, k=4)) + " ") * 200
+        start = time.process_time()
+        database._run(text.encode("utf-8", "replace").decode())[0].text.encode()
+        assert time.process_time() - start < 1.5, text

@@ -32,18 +32,18 @@ MAX_RESULT = 8_000_000
 """Of a result: characters of its texts, and 64 for each value."""
 MAX_SECONDS = 1.0
 MAX_OPCODES = 20_000_000
-HEAP = 48_000_000
+HEAP = 64_000_000
 """Bytes that SQLite may have in this process. SQLite knows one such limit, for all its users in the process."""
 KEPT = 24_000_000
 """Of the results that a thread remembers, measured as in MAX_RESULT."""
-MAX_OPEN = 64
+MAX_OPEN = 200
 """Connections at a time in a thread."""
 
 _EVERY = 32  # opcodes between two looks at the clock: one `instr` on 100 kB can take 0.05 s
 _PLANNING = 20_000  # questions to the authorizer in one statement
 _SETTINGS = (
     f"hard_heap_limit={HEAP}",
-    "cache_size=-200",  # kB: all connections together stay well below the heap's limit
+    "cache_size=-100",  # kB: all connections together stay well below the heap's limit
     "temp_store=MEMORY",
     "query_only=ON",
     "trusted_schema=OFF",
@@ -280,10 +280,10 @@ class Database:
         else:
             return None
         text = statement.strip().rstrip(";").strip()
-        start = -1
+        start, since = -1, time.perf_counter()
         for _ in range(20):
             start = text.find(token, start + 1)
-            if start < 0:
+            if start < 0 or time.perf_counter() - since > 0.1:
                 break
             if self._fetch("EXPLAIN " + text[: start + len(token)])[2] == said:
                 return text[start:]
