@@ -18,7 +18,7 @@ FIXTURE = Path(__file__).parents[2] / "../shared/fixtures/webshop_text_transcrip
 
 SHOE = Product(
     "B0SHOE0001", "Norvik Running Shoes", "running shoes", "fashion", f"A {SEPARATOR} B", "Light.",
-    ("Mesh upper", " ", "Flat"),
+    ("Mesh upper", " ", "\n", "", "Flat"),
     ("breathable",), (("color", ("red", "blue")), ("size", ("8", "9"))), "$20.0", 20.0, ("shoes",),
 )  # fmt: skip
 GOAL = Goal(

@@ -124,8 +124,16 @@ def test_a_named_option_is_compared_as_a_pair() -> None:
     assert not option_matches("wine\xa0red", ("color", "a\xa0blouse"))
 
 
+def test_similar_is_above_85() -> None:
+    """20 letters of which 17 are common, in order: 85; of 55, 47 are 85.45, which rounds to 85;
+    of 21, 18 are 85.7, which rounds to 86."""
+    assert not similar("a" * 47 + "bcdefghi", "a" * 47 + "qrstuvwx")
+    assert not similar("a" * 17 + "bcd", "a" * 17 + "xyz")
+    assert similar("a" * 18 + "bcd", "a" * 18 + "xyz")
+
+
 def test_similar_drops_what_thefuzz_drops() -> None:
-    assert similar("caf\xe9", "caf")  # characters 128 to 255 go
+    assert similar("sh\xe9\xe9oe", "shoe")  # characters 128 to 255 go
     assert not similar("\u6f22\u5b57", "caf")
     assert not similar("", "")
     assert similar("X-Large", "x large")

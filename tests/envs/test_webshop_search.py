@@ -95,7 +95,7 @@ def plain(texts: list[str], query: str, most: int) -> list[int]:
             if doc[term]:
                 df = sum(term in other for other in docs)
                 idf = math.log(1 + (count - df + 0.5) / (df + 0.5))
-                norm = search.K1 * (1 - search.B + search.B * exact_length(lengths[i]) / average)
+                norm = 0.9 * (0.6 + 0.4 * exact_length(lengths[i]) / average)
                 total += idf * doc[term] / (doc[term] + norm)
         if total:
             found.append((-np.float32(round(total, 5)), i))

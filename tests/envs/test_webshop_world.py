@@ -173,6 +173,15 @@ def test_the_closed_forms_equal_trying_every_combination() -> None:
         assert mean_score(product, goal, kept) == pytest.approx(sum(rewards) / len(rewards))
 
 
+def test_an_option_without_values_is_no_obstacle() -> None:
+    product, goal = draw(random.Random(1))
+    product = replace(product, options=(("size", ()), ("color", ("red",))))
+    goal = replace(goal, options=("red",))
+    assert (
+        best_score(product, goal, {}) == mean_score(product, goal, {}) == score(product, goal, {"color": "red"}).reward
+    )
+
+
 def test_the_means_of_the_recorded_results_pages() -> None:
     """Two goals of the transcripts: all attributes match, and the page's reward was this mean."""
     places = ('16" x 16"', "18 x 18-inch", '20" x 20"', '24" x 24"', '26" x 16"', '26" x 26"', '28" x 28"',

@@ -36,9 +36,8 @@ def page_score(catalogue: Catalogue, goal: Goal, state: State, mean: bool = Fals
 def best_score(product: Product, goal: Goal, chosen: dict[str, str]) -> float:
     """The best reward over the product's options; options chosen before, of other names, stay."""
     reached = {_matched(goal, [v for name, v in chosen.items() if name not in dict(product.options)])}
-    for name, values in product.options:
-        free = [] if name in chosen else [0]  # what was chosen can be changed, not taken back
-        masks = {*free, *(_matched(goal, [value]) for value in values)}
+    for _, values in product.options:
+        masks = {0, *(_matched(goal, [value]) for value in values)}
         reached = {one | other for one in reached for other in masks}
     return _reward(product, goal, max(mask.bit_count() for mask in reached))
 
