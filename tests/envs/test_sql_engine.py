@@ -11,12 +11,13 @@ import sqlite3
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ipr.envs.sql import dialect, engine
+from ipr.envs.sql import dialect, engine, functions
 from ipr.envs.sql.engine import Database, Source, open_file
 from ipr.types import IprError
 
@@ -117,6 +118,7 @@ ATTACKS = {
     "long instr": f"SELECT SUM(instr(CONCAT(h.name, z.s), CONCAT(z.n, h.id))) FROM {LONG}",
     "long instrs": "SELECT " + " + ".join(["instr(CONCAT(h.id, z.s), z.n)"] * 40) + f" FROM {LONG}",
     "many instrs": "SELECT " + " + ".join(["instr(z.s, z.n)"] * 100) + f" FROM {LONG}",
+    "instrs of one text": f"SELECT {' + '.join(['t.s'] * 100)} FROM (SELECT instr(z.s, z.n) AS s FROM {LONG}) AS t",
     "long replace": f"SELECT length(replace(CONCAT(h.name, z.s), CONCAT(z.n, h.id), 'x')) FROM {LONG}",
     "many replaces": "SELECT " + ", ".join(["replace(z.s, z.n, 'x')"] * 100) + f" FROM {LONG}",
     "long like": f"SELECT COUNT(*) FROM {LONG} WHERE CONCAT(z.s, h.name, g.name) LIKE '%a%a%a%a%a%a%a_%a_%a_z'",
@@ -411,3 +413,19 @@ def test_no_text_raises_or_takes_long(town: Path) -> None:
         start = time.process_time()
         database._run(text.encode("utf-8", "replace").decode())[0].text.encode()
         assert time.process_time() - start < 1.5, text
+
+
+@pytest.mark.parametrize("name", ["instr", "replace"])
+def test_our_searches_are_sqlites(name: str) -> None:
+    """On every mixture of texts, numbers, blobs and NULL; a result that is too long is SQLite's own error."""
+    values = [None, "", "a", "ab", "abab", "Ä", "a\U0001f600b", 0, 12, -1.5, 1e20, 0.1, b"ab", b"b"]
+    n, ours = functions.FUNCTIONS[name]
+    plain, mended = sqlite3.connect(":memory:"), sqlite3.connect(":memory:")
+    mended.create_function(name, n, ours, deterministic=True)
+    marks = ", ".join("?" * n)
+    for given in product(values, repeat=n):
+        query = f"SELECT typeof({name}({marks})), {name}({marks})"
+        assert mended.execute(query, given * 2).fetchone() == plain.execute(query, given * 2).fetchone(), given
+    if name == "replace":
+        with pytest.raises(sqlite3.DataError, match="too big"):
+            mended.execute("SELECT replace(?, 'a', ?)", ("a" * 1000, "b" * 1000)).fetchone()

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ipr.envs.sql import dialect
-from ipr.envs.sql.functions import ALLOWED, FUNCTIONS
+from ipr.envs.sql.functions import ALLOWED, FUNCTIONS, MAX_LENGTH
 from ipr.types import IprError
 
 SHOWN = 350
@@ -39,7 +39,7 @@ KEPT = 24_000_000
 MAX_OPEN = 200
 """Connections at a time in a thread."""
 
-_EVERY = 32  # opcodes between two looks at the clock: one `instr` on 100 kB can take 0.05 s
+_EVERY = 32  # opcodes between two looks at the clock; SQLite only looks where it jumps
 _PLANNING = 20_000  # questions to the authorizer in one statement
 _SETTINGS = (
     f"hard_heap_limit={HEAP}",
@@ -49,7 +49,7 @@ _SETTINGS = (
     "trusted_schema=OFF",
 )
 _LIMITS = {
-    sqlite3.SQLITE_LIMIT_LENGTH: 100_000,
+    sqlite3.SQLITE_LIMIT_LENGTH: MAX_LENGTH,
     sqlite3.SQLITE_LIMIT_SQL_LENGTH: 20_000,
     sqlite3.SQLITE_LIMIT_COLUMN: 200,
     sqlite3.SQLITE_LIMIT_EXPR_DEPTH: 200,
