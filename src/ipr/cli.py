@@ -157,13 +157,11 @@ def data(options: argparse.Namespace) -> Any:
 
 
 def env_check(options: argparse.Namespace) -> Any:
-    """Check an environment's contract, or play every recorded transcript of a folder of real games."""
-    from ipr.envs import checker, get, names
+    """Check an environment's contract, or play everything that a folder of its real data set holds."""
+    from ipr.envs import check_data, checker, get
 
     if options.data:
-        if options.name not in names():
-            get(options.name)  # raises with a suggestion
-        result = checker.check_recorded(Path(options.data))
+        result = check_data(options.name, Path(options.data))
         print(json.dumps(result))
         options.json = False
         return result
@@ -345,7 +343,7 @@ def _parser() -> argparse.ArgumentParser:
     envs = commands.add_parser("env", help="Check environments.").add_subparsers(metavar="WHAT", required=True)
     sub = add("check", env_check, envs)
     sub.add_argument("name")
-    sub.add_argument("--data", help="folder of real games: every recorded transcript is played")
+    sub.add_argument("--data", help="folder of the real data set: all in it is played")
     sub.add_argument("--games", type=int, default=20)
 
     add("doctor", doctor)

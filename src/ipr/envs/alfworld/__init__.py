@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from ipr.envs.alfworld import expert, games
 from ipr.envs.alfworld.prompt import prompt
@@ -40,6 +41,13 @@ def spec(data: Path | None = None, max_steps: int | None = None) -> EnvSpec:
         oracle=oracle,
         version="generated-1" if data is None else "real-1",
     )
+
+
+def check_data(folder: Path) -> dict[str, Any]:
+    """Every recorded transcript below the folder, played (`checker.check_recorded`)."""
+    from ipr.envs.checker import check_recorded
+
+    return check_recorded(folder)
 
 
 def _put(source: Games) -> str:

@@ -1,0 +1,32 @@
+"""`ipr env check`, as it is typed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ipr.cli import main
+
+SPIDER = Path(__file__).parents[1] / "../shared/data/spider"
+
+
+@pytest.mark.parametrize("name", ["alfworld", "sql", "webshop"])
+def test_the_contract_holds(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["env", "check", name, "--games", "3", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["ok"], found["problems"]
+
+
+@pytest.mark.skipif(not SPIDER.is_dir(), reason="no Spider folder in ../shared")
+def test_every_gold_query_earns_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["env", "check", "sql", "--data", str(SPIDER)]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["full_reward"] == found["questions"] > 0
+
+
+@pytest.mark.parametrize("name", ["alfworld", "sql", "webshop"])
+def test_a_folder_without_data_is_refused(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["env", "check", name, "--data", str(tmp_path)]) == 2
+    assert str(tmp_path) in capsys.readouterr().err
