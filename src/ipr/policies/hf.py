@@ -199,9 +199,7 @@ class TransformersPolicy:
         room = np.minimum(sampling.max_new_tokens, self.max_length - self._rows.lengths[rows])
         written = np.zeros((n, int(room.max())), dtype=np.int64)
         counts, stopped = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=bool)
-        # Rows of like length attend together; the order stays, as all that go on grow alike.
-        active = np.argsort(self._rows.lengths[rows] if n > self._block else rows, kind="stable")
-        logits = logits[torch.from_numpy(active).to(logits.device)]
+        active = np.arange(n)
         for index in count():
             tokens = draw(logits, sampling.temperature, seeds[active], index)
             written[active, index] = tokens
