@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ipr.envs import checker
 from ipr.envs.alfworld.engine import Game
+from ipr.envs.alfworld.real import check_data
 from ipr.types import IprError
 
 PROBLEM = """(define (problem small) (:domain alfred)
@@ -205,7 +205,7 @@ def test_a_broken_game_is_named(data: dict) -> None:
 
 
 def test_every_recorded_observation_is_equal(real: Path) -> None:
-    report = checker.check_recorded(real)
+    report = check_data(real)
     assert report["games"] == report["wins"] == 400
     assert report["observations"] == report["equal"] == 7500
     assert report["broken"] == 0
@@ -224,9 +224,9 @@ def test_broken_files_are_counted_not_raised(tmp_path: Path) -> None:
         (tmp_path / name / "gt_traj.json").write_text(recorded)
         if game is not None:
             (tmp_path / name / "game.tw-pddl").write_text(game)
-    report = checker.check_recorded(tmp_path)
+    report = check_data(tmp_path)
     assert (report["games"], report["wins"], report["observations"], report["equal"]) == (1, 0, 2, 0)
     assert report["broken"] == 3
     assert all(str(tmp_path) in message for message in report["messages"])
     with pytest.raises(IprError, match="gt_traj"):
-        checker.check_recorded(tmp_path / "good" / "nothing")
+        check_data(tmp_path / "good" / "nothing")

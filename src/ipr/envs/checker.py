@@ -1,21 +1,16 @@
-"""The contract of `Environment`, executable: one checker for every environment, and one for recorded transcripts.
+"""The contract of `Environment`, executable: one checker for every environment.
 
-Decided here: `check` plays the expert, random turns and nonsense through the public interface only, and gathers what is
-wrong instead of stopping at the first; `check_recorded` plays the transcripts that lie beside the games of the real
-data set and compares each observation letter by letter.
+Decided here: it plays the expert, random turns and nonsense through the public interface only, and gathers what is
+wrong instead of stopping at the first. Left out: what a real data set recorded (see each environment's `check_data`).
 """
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from ipr.envs.alfworld.engine import BANNER, NOTHING
-from ipr.envs.alfworld.real import read
 from ipr.types import Environment, EnvSpec, IprError, Outcome, Trajectory, derive_seed
 
 MALFORMED = (
@@ -177,47 +172,3 @@ def _speed(env: Environment, task_id: str, expert: Trajectory) -> tuple[int, flo
             env.step(step.action)
         steps += len(expert.steps)
     return steps, time.process_time() - start
-
-
-def check_recorded(folder: Path) -> dict[str, Any]:
-    """Plays every recorded transcript (`gt_traj.json` beside a `game.tw-pddl`) found anywhere under a folder.
-
-    `equal` of `observations` are the same letter by letter, first ones and the banner before them included. Files that
-    cannot be read are counted in `broken` and named, each with its fix, in `messages`.
-    """
-    found = sorted(folder.rglob("gt_traj.json"))
-    if not found:
-        raise IprError(f"{folder}: no gt_traj.json below it; give the folder json_2.1.1 of the ALFWorld data")
-    games = wins = observations = equal = commands = 0
-    seconds = 0.0
-    messages: list[str] = []
-    for file in found:
-        try:
-            game = read(file.with_name("game.tw-pddl"))
-            turns = [turn["value"] for turn in json.loads(file.read_text())]
-        except IprError as error:
-            messages.append(str(error))
-            continue
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            messages.append(f"{file} is no recorded transcript ({error!r}); fetch the file again")
-            continue
-        start = time.process_time()
-        state, answers = game.start, [BANNER + game.first]
-        for command in turns[1::2]:
-            state, answer = game.play(state, command)
-            answers.append(NOTHING if answer is None else answer)
-        seconds += time.process_time() - start
-        games += 1
-        wins += game.won(state)
-        commands += len(turns[1::2])
-        observations += len(turns[::2])
-        equal += sum(a == b for a, b in zip(answers, turns[::2], strict=False))
-    return {
-        "games": games,
-        "wins": wins,
-        "observations": observations,
-        "equal": equal,
-        "steps_per_s": round(commands / seconds) if seconds else 0,
-        "broken": len(messages),
-        "messages": messages,
-    }

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from ipr.envs.alfworld import expert, games
 from ipr.envs.alfworld.prompt import prompt
-from ipr.envs.alfworld.real import Folder
+from ipr.envs.alfworld.real import Folder, check_data
 from ipr.envs.alfworld.world import Games, Household
 from ipr.types import Environment, EnvSpec, Trajectory
+
+__all__ = ["MAX_STEPS", "REAL_EXPERT_STEPS", "check_data", "spec"]
 
 MAX_STEPS = 20
 """Step limit."""
@@ -41,13 +42,6 @@ def spec(data: Path | None = None, max_steps: int | None = None) -> EnvSpec:
         oracle=oracle,
         version="generated-1" if data is None else "real-1",
     )
-
-
-def check_data(folder: Path) -> dict[str, Any]:
-    """Every recorded transcript below the folder, played (`checker.check_recorded`)."""
-    from ipr.envs.checker import check_recorded
-
-    return check_recorded(folder)
 
 
 def _put(source: Games) -> str:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-from ipr.envs.alfworld.engine import Game
+from ipr.envs.alfworld.engine import BANNER, NOTHING, Game
 from ipr.types import IprError, derive_seed
 
 _DIRECTORIES: Mapping[str, str] = {"train": "train", "dev": "train", "seen": "valid_seen", "unseen": "valid_unseen"}
@@ -66,3 +68,47 @@ def _playable(file: Path) -> bool:
     with file.open("rb") as opened:  # the flag stands at the very end of a large file
         opened.seek(max(0, file.stat().st_size - 100))
         return not re.search(rb'"solvable"\s*:\s*false', opened.read())
+
+
+def check_data(folder: Path) -> dict[str, Any]:
+    """Plays every recorded transcript (`gt_traj.json` beside a `game.tw-pddl`) found anywhere under a folder.
+
+    `equal` of `observations` are the same letter by letter, first ones and the banner before them included. Files that
+    cannot be read are counted in `broken` and named, each with its fix, in `messages`.
+    """
+    found = sorted(folder.rglob("gt_traj.json"))
+    if not found:
+        raise IprError(f"{folder}: no gt_traj.json below it; give the folder json_2.1.1 of the ALFWorld data")
+    games = wins = observations = equal = commands = 0
+    seconds = 0.0
+    messages: list[str] = []
+    for file in found:
+        try:
+            game = read(file.with_name("game.tw-pddl"))
+            turns = [turn["value"] for turn in json.loads(file.read_text())]
+        except IprError as error:
+            messages.append(str(error))
+            continue
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            messages.append(f"{file} is no recorded transcript ({error!r}); fetch the file again")
+            continue
+        start = time.process_time()
+        state, answers = game.start, [BANNER + game.first]
+        for command in turns[1::2]:
+            state, answer = game.play(state, command)
+            answers.append(NOTHING if answer is None else answer)
+        seconds += time.process_time() - start
+        games += 1
+        wins += game.won(state)
+        commands += len(turns[1::2])
+        observations += len(turns[::2])
+        equal += sum(a == b for a, b in zip(answers, turns[::2], strict=False))
+    return {
+        "games": games,
+        "wins": wins,
+        "observations": observations,
+        "equal": equal,
+        "steps_per_s": round(commands / seconds) if seconds else 0,
+        "broken": len(messages),
+        "messages": messages,
+    }
