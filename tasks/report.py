@@ -66,7 +66,6 @@ def finish(run: Run) -> dict[str, Any]:
     tracker.metrics(found | {"reported/iteration": k}, step=k)
     if md5 := run.manifest.get("data", {}).get("md5"):
         tracker.dataset("data", project_root() / "data", md5, "output")
-    tracker.tags({"mlflow.note.content": reports.markdown(summary)})
     tracker.end("FINISHED")
     tracker.sync()
     return summary
@@ -115,8 +114,9 @@ def track(run: Run, iteration: int, summary: dict[str, Any]) -> None:
 def _data_sets(run: Run, iteration: int, tracker: Tracker) -> None:
     """What the stage used and made, by the md5 that DVC has for it."""
     experts = run.folder / "experts.parquet"
+    md5 = datasets.md5_of(experts)
     for k in (None, iteration):
-        tracker.dataset("experts", experts, datasets.md5_of(experts), "input", k)
+        tracker.dataset("experts", experts, md5, "input", k)
     path = run.stage(iteration) / "published.json"
     published: dict[str, Any] = store.read_json(path) if path.exists() else {"files": {}}
     for name, md5 in published["files"].items():
