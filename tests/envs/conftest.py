@@ -1,8 +1,11 @@
-"""Real games for the tests, where `../shared` is there: extracted once a session."""
+"""What the environments' tests share: real data, where `../shared` is there, and processes of their own."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,3 +31,22 @@ def spider() -> Path:
     if not folder.is_dir():
         pytest.skip("no Spider data in ../shared")
     return folder
+
+
+@pytest.fixture(scope="session")
+def in_two_processes() -> Callable[[str], set[str]]:
+    """Runs code in two processes, whose hashes of strings differ; gives the different things that they print."""
+
+    def run(code: str) -> set[str]:
+        return {
+            subprocess.run(
+                [sys.executable, "-c", code],
+                env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[2] / "src")},
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout.strip()
+            for seed in ("1", "2")
+        }
+
+    return run
