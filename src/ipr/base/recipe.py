@@ -29,7 +29,9 @@ class Recipe:
     seed: int = 0
     glances: int = 14_000
     """Short texts read first (`play.glance`), one per pretrain game, from the last backwards."""
-    episodes: int = 16_000
+    tours: int = 4_000
+    """Searches of a few places (`play.tour`) read next, of the same games as the glances."""
+    episodes: int = 10_000
     """Wanderer's episodes read then, one per pretrain game, from the first."""
     steps: int = 16
     """Turns of an episode."""
@@ -41,6 +43,7 @@ class Recipe:
     intermediate: int = 768
     max_length: int = 2048
     glances_batch: int = 32
+    tours_batch: int = 16
     batch_size: int = 4
     learning_rate: float = 3e-3
     observation_weight: float = 0.3
@@ -75,6 +78,8 @@ def build(out: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     ids = games.task_ids("pretrain")[: -recipe.glances - 1 : -1]
     read = [Demonstration(i, play.glance(i, recipe.seed), "wanderer") for i in ids]
     _read(model, chat, read, (), recipe.glances_batch, recipe, out / "glances")
+    read = [Demonstration(i, play.tour(i, recipe.seed), "wanderer") for i in ids[: recipe.tours]]
+    _read(model, chat, read, (), recipe.tours_batch, recipe, out / "tours")
     read = [Demonstration(e.task_id, (*e.history(0), *e.continuation(0)), "wanderer") for e in episodes]
     facts = _read(model, chat, read, prompt(), recipe.batch_size, recipe, out / "episodes")
     models.save_model(model.to(torch.bfloat16), tokenizer, out / "model")

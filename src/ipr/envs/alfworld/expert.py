@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
+from itertools import pairwise
 
 from ipr.envs.alfworld.engine import NOTHING, Game
 from ipr.envs.alfworld.rooms import OPENABLE, PLACES
@@ -18,6 +19,8 @@ from ipr.types import Step, Trajectory
 
 MAX_STEPS = 20
 """Within so many steps the expert wins every generated game."""
+PLAN = 6
+"""Places that a thought names when a search begins."""
 
 _USUAL = {thing.lower(): {r.lower(): n for r, n in where.items()} for thing, where in PLACES.items()}
 _CLOSED = frozenset(r.lower() for r in OPENABLE)
@@ -34,18 +37,20 @@ _THING = re.compile(r"\ba (\w+ \d+)")
 # A thought says the whole goal, then what is seen of the thing (its name last, so that a small model decides "is not
 # here" or "2 is here" by looking that name up), then what is done.
 _SAYINGS: Mapping[str, str] = {
-    "search": "I check the {r} first.",
-    "search more": "The {kind} is not here, so I check the {r}.",
+    "plan": "It may be at {plan}. I check {r} first.",
+    "plan again": "The {what} is not at {here}. It may be at {plan}. I check {r} first.",
+    "search": "The {what} is not at {here}, {r} is next.",
     "open": "The {r} is closed, so I open it.",
     "open to put": "{have}. The {r} is closed, so I open it.",
     "take": "The {o} is here, so I take it.",
-    "go back": "The {kind} is not here. I saw the {o} at the {r}, so I go there.",
+    "go back": "The {kind} is not at {here}. I saw the {o} at the {r}, so I go there.",
     "to tool": "{have}, so I go to the {r} to {verb} it.",
     "treat": "{have}. I am at the {r}, so I {verb} it.",
     "bring": "{have}, so I go to the {r}.",
     "put": "{have}. I am at the {r}, so I put it here.",
-    "search light": "{have}. The {light} is not here, so I check the {r}.",
-    "to light": "{have}. The {light} is not here. I saw the {lamp} at the {r}, so I go there.",
+    "plan light": "{have}. The {what} is not at {here}. It may be at {plan}. I check {r} first.",
+    "search light": "{have}. The {what} is not at {here}, {r} is next.",
+    "to light": "{have}. The {light} is not at {here}. I saw the {lamp} at the {r}, so I go there.",
     "light": "{have}. The {lamp} is here, so I use it.",
     "look again": "I am at the {r} already, so I look at it.",
     "lost": "I have looked everywhere, so I look around again.",
@@ -69,7 +74,7 @@ class Expert:
         self._treated = False
         self._placed: list[str] = []
         self._chosen: str | None = None  # the receptacle of the first of two
-        self._order = self._search_order(self._thing)
+        self._plan: list[str] = []  # where it said that it will look
         self.last_command = ""
 
     def act(self) -> str:
@@ -77,7 +82,7 @@ class Expert:
         self.last_command = command
         done = _DONE[self._verb] if self._verb and self._treated else ""
         names["have"] = f"The {self._held} is {done}" if done else f"I have the {self._held}"
-        words = _SAYINGS[saying].format(kind=self._thing, light=self._light, verb=self._verb, **names)
+        words = _SAYINGS[saying].format(kind=self._thing, light=self._light, verb=self._verb, here=self._here, **names)
         return compose(f"{self._goal()} {words}", command)
 
     def see(self, observation: str) -> None:
@@ -162,18 +167,27 @@ class Expert:
             if self._here != r:
                 return "go back", f"go to {r}", names
             return "take", f"take {thing} from {r}", names
-        return self._search("search more" if self._seen else "search", self._order)
+        return self._search(self._thing)
 
-    def _search(self, saying: str, order: list[str]) -> tuple[str, str, dict[str, str]]:
+    def _search(self, kind: str) -> tuple[str, str, dict[str, str]]:
         here = self._here
         if here and here not in self._seen:
             if here in self._closed:
                 return ("open to put" if self._held else "open"), f"open {here}", {"r": here}
             return "look again", f"examine {here}", {"r": here}
-        unseen = [r for r in order if r not in self._seen]
+        unseen = [r for r in self._search_order(kind) if r not in self._seen]
         if not unseen:
             return "lost", "look", {}
-        return saying, f"go to {unseen[0]}", {"r": unseen[0]}
+        r = unseen[0]
+        names = {"r": r, "what": kind}
+        if (here, r) in pairwise(self._plan):
+            return ("search light" if self._held else "search"), f"go to {r}", names
+        self._plan = unseen[:PLAN]
+        names["plan"] = ", ".join(self._plan)
+        if self._held:
+            return "plan light", f"go to {r}", names
+        empty = here and not any(kind_of(thing) == kind for thing in self._seen[here])
+        return ("plan again" if empty else "plan"), f"go to {r}", names
 
     def _use_light(self) -> tuple[str, str, dict[str, str]]:
         assert self._light
@@ -183,7 +197,7 @@ class Expert:
             if self._here != r:
                 return "to light", f"go to {r}", names
             return "light", f"use {lamp}", names
-        return self._search("search light", self._search_order(self._light))
+        return self._search(self._light)
 
     def _deliver(self, held: str) -> tuple[str, str, dict[str, str]]:
         targets = [r for r in self._receptacles if kind_of(r) == self._target] or self._receptacles

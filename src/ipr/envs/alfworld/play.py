@@ -13,7 +13,7 @@ six tasks, is in it.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 
 from ipr.envs.alfworld import games
 from ipr.envs.alfworld.engine import NOTHING, Game
@@ -90,11 +90,14 @@ _ERRANDS = {
 """How an errand is said at the start, and how a thought says it."""
 _TOOL_OF = {verb: tool for tool, verb in _TOOLS.items()}
 _TREATED = {"clean": "washed", "heat": "warm", "cool": "chilled"}
-_SLIP = 0.07
+_SLIP = 0.05
 """Chance of a slip in a step of an errand, which the next step mends."""
+_PLANNED = 6
+"""Most places that a thought names when a search begins."""
 _NEXT = ("I go on to the {r}.", "Next is the {r}.")
-_FIRST = ("I try the {r} first.", "Perhaps it is at the {r}.")
-_MISSING = ("The {k} is not here, so I try the {r}.", "The {k} is not here. I go on to the {r}.")
+_PLAN = ("It may be at {plan}. I try {r} first.", "Perhaps it is at {plan}. I check {r} first.")
+_PLAN_AGAIN = ("The {k} is not at {here}. It may be at {plan}. I check {r} first.",)
+_MISSING = ("The {k} is not at {here}, {r} is next.",)
 _SHUT = ("The {r} is closed, so I open it.",)
 _FOUND = ("The {o} is here, so I take it.",)
 _KNOWN = ("I saw the {o} at the {r}, so I go there.",)
@@ -103,7 +106,8 @@ _TREAT_FOR = ("I have the {o}. I am at the {r}, so I {v} it.",)
 _TO_TARGET = ("{h}, so I go to the {r}.",)
 _SHUT_TARGET = ("{h}. The {r} is closed, so I open it.",)
 _AT_TARGET = ("{h}. I am at the {r}, so I put it here.",)
-_LAMP_MISSING = ("{h}. The desklamp is not here, so I try the {r}.",)
+_LAMP_PLAN = ("{h}. The {k} is not at {here}. It may be at {plan}. I check {r} first.",)
+_LAMP_MISSING = ("{h}. The {k} is not at {here}, {r} is next.",)
 _LAMP_FOUND = ("{h}. The {x} is here, so I turn it on.",)
 _SAME = ("I am at the {r}, and I try to go there.",)
 
@@ -160,6 +164,29 @@ def glance(task_id: str, seed: int) -> tuple[Message, ...]:
     return Message("user", seen), Message("assistant", compose(thought, command))
 
 
+def tour(task_id: str, seed: int, steps: int = 8) -> tuple[Message, ...]:
+    """A search for what the room does not have: names a few places, goes there in that order, and names more.
+
+    To say what one will do and then do it, place by place, is looked up in one's own words; like the looking up of a
+    glance it is learned from short texts of it, and hardly from episodes.
+    """
+    game = games.game(task_id)
+    player = _Wanderer(game, random.Random(derive_seed("alfworld", "tour", task_id, seed)))
+    there = {kind_of(o) for o in game.object_names}
+    turns = player.search(player.rng.choice([kind for kind in _KINDS if kind not in there]), 2 * steps)
+    state, said = game.start, game.first.partition("\n\n")[0]
+    messages: list[Message] = []
+    for _ in range(steps):
+        try:
+            thought, command = turns.send(said) if messages else next(turns)
+        except StopIteration:
+            break
+        messages += [Message("user", said), Message("assistant", compose(thought, command))]
+        state, answer = game.play(state, command)
+        said = answer or NOTHING
+    return tuple(messages)
+
+
 class _Wanderer:
     """What it has seen, and its wishes."""
 
@@ -205,7 +232,7 @@ class _Wanderer:
         while True:
             if self._held is None:
                 wish = self._pick(
-                    (self._look, 4), (self._fetch, 5), (self._search, 3), (self._small, 1), (self._wrong, 1)
+                    (self._look, 4), (self._fetch, 5), (self.search, 3), (self._small, 1), (self._wrong, 1)
                 )
             else:
                 wish = self._pick(
@@ -228,7 +255,7 @@ class _Wanderer:
 
     def _run(self, verb: str, kind: str, target: str) -> Turns:
         """An errand: find a thing of the kind, do to it what is said, bring it to a place of the target's kind."""
-        yield from self._search(kind, len(self._places))
+        yield from self.search(kind, len(self._places))
         if self._held is None:
             return
         if verb == "light":
@@ -266,7 +293,7 @@ class _Wanderer:
     def _find_lamp(self) -> Turns:
         """Bring what is held to a desklamp, wherever one is, and turn it on."""
         have = f"I have the {self._held}"
-        order = self._unseen()
+        tour = self._tour(self._unseen())
         while True:
             lamps = [(o, r) for r, things in self._seen.items() for o in things if kind_of(o) == "desklamp"]
             if lamps and lamps[0][1] == self._here:
@@ -274,12 +301,15 @@ class _Wanderer:
                 return
             if lamps:
                 yield from self._visit(lamps[0][1], _KNOWN, o=lamps[0][0])
-            elif order:
-                yield from self._visit(order.pop(), _LAMP_MISSING, True, _SHUT_TARGET, h=have)
+            elif found := next(tour, None):
+                r, plan = found
+                sayings = _LAMP_PLAN if plan else _LAMP_MISSING
+                names = {"h": have, "k": "desklamp", "here": str(self._here), "plan": plan}
+                yield from self._visit(r, sayings, True, _SHUT_TARGET, **names)
             else:
                 return
 
-    def _search(self, kind: str | None = None, most: int = 5) -> Turns:
+    def search(self, kind: str | None = None, most: int = 5) -> Turns:
         """Think of a kind of thing and look for it in a few places, in any order."""
         # Mostly of what this room has, so that looking is often rewarded.
         kind = kind or self.rng.choice(self._kinds if self.rng.random() < 0.7 else _KINDS)
@@ -291,12 +321,11 @@ class _Wanderer:
             chosen = chosen[: self.rng.randint(1, most)]
         if self.rng.random() < 0.6:  # a lucky search, so that an episode has room for more than searching
             chosen.sort(key=lambda r: (kind not in self.lying[r]) + self.rng.random() * 1.5)
-        sayings = _FIRST
-        for r in chosen:
-            if self._here and not aimless and self.rng.random() < _SLIP:
-                yield self._say(sayings, r=self._here, k=kind), f"go to {self._here}"
-            yield from self._visit(r, sayings, not aimless, _SHUT, k=kind)
-            sayings = _MISSING
+        for r, plan in self._tour(chosen):
+            sayings = (_PLAN_AGAIN if self._here and r != chosen[0] else _PLAN) if plan else _MISSING
+            if not plan and not aimless and self.rng.random() < _SLIP:
+                yield self._say(_MISSING, r=str(self._here), k=kind, here=str(self._here)), f"go to {self._here}"
+            yield from self._visit(r, sayings, not aimless, _SHUT, k=kind, here=str(self._here), plan=plan)
             if found := [o for o in self._seen.get(r, []) if kind_of(o) == kind]:
                 if kind == "desklamp":
                     yield self._say(_LAMP, o=found[0]), f"use {found[0]}"
@@ -309,6 +338,16 @@ class _Wanderer:
                 break
         if aimless:
             self._goal = ""
+
+    def _tour(self, places: list[str]) -> Iterator[tuple[str, str]]:
+        """The places one by one, a few named before the first of them is visited: what a thought then says, else ""."""
+        named = 0
+        for i, r in enumerate(places):
+            plan = ""
+            if i == named:
+                named += self.rng.randint(2, _PLANNED)
+                plan = ", ".join(places[i:named])
+            yield r, plan
 
     def _unseen(self) -> list[str]:
         fresh = [r for r in self._places if r not in self._seen and r != self._here]
