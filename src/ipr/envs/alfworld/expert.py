@@ -186,8 +186,8 @@ class Expert:
         names["plan"] = ", ".join(self._plan)
         if self._held:
             return "plan light", f"go to {r}", names
-        empty = here and not any(kind_of(thing) == kind for thing in self._seen[here])
-        return ("plan again" if empty else "plan"), f"go to {r}", names
+        kinds = [kind_of(thing) for thing in self._seen[here]] if here else [kind]
+        return ("plan" if kind in kinds else "plan again"), f"go to {r}", names
 
     def _use_light(self) -> tuple[str, str, dict[str, str]]:
         assert self._light
