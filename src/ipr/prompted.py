@@ -87,7 +87,8 @@ def play(
 ) -> dict[str, Any]:
     """Play what is missing of `games` games; the figures over all of them. Asks nothing where all are there.
 
-    `check` is called before anything is played. `usage` is what the policy counts: it is noted with the episodes, and in the figures with its cost by `prices`.
+    `check` is called before anything is played. `usage` is what the policy counts: it is noted with the episodes, and
+    in the figures with its cost by `prices`. Raises IprError where not even the prompt fits into the model's context.
     """
     wanted = evaluate.games(spec.task_ids(split), split, games)
     played = out.played(split) if out else {}
@@ -111,6 +112,11 @@ def play(
         note()
     played |= {t.task_id: t for t in fresh}
     episodes = [played[task_id] for task_id in wanted]
+    if all(t.ending == "overflow" and not t.steps for t in episodes):
+        raise IprError(
+            f"the prompt of {spec.name} is longer than the context of {policy.name}; use --shots 0, or a model with a"
+            " longer context"
+        )
     figures = evaluate.metrics(episodes, task_type=spec.task_type, resamples=resamples)
     if usage is not None:
         figures["usage"] = asdict(usage) | {"dollars": usage.cost(prices) if prices else None}

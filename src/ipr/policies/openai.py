@@ -112,14 +112,14 @@ class EndpointPolicy:
         except openai.OpenAIError as error:
             raise self._refused(error) from None
         choice, usage = _choice(answer, self.url), answer.usage
-        text, finish = (choice.message.content or "").strip(), "stop"
-        if choice.finish_reason == "length":
-            limit = self._request(turn, sampling)
-            limit = limit.get("max_completion_tokens", limit.get("max_tokens"))
-            # Cut off before the limit that was asked for: the context was full.
-            cut = usage is not None and limit is not None and usage.completion_tokens < limit
-            finish = "overflow" if cut else "length"
-        return Completion(text, (), finish)
+        text = (choice.message.content or "").strip()
+        if choice.finish_reason != "length":
+            return Completion(text, (), "stop")
+        asked = self._request(turn, sampling)
+        limit = asked.get("max_completion_tokens", asked.get("max_tokens"))
+        # Cut off before the limit that was asked for: the context was full.
+        full = usage is not None and limit is not None and usage.completion_tokens < limit
+        return Completion(text, (), "overflow" if full else "length")
 
     def _ask(self, turn: Turn, sampling: Sampling) -> ChatCompletion:
         self._wait()
@@ -211,8 +211,6 @@ def _choice(answer: ChatCompletion, url: str) -> Any:
 
 
 def _too_long(error: openai.APIStatusError) -> bool:
-    if error.status_code not in (400, 413, 422):
+    if error.status_code not in (400, 413, 422) or error.code == "rate_limit_exceeded":
         return False
-    said = str(error)
-    kind = error.code or error.type
-    return error.status_code == 413 or kind in _CODES or bool(_TOO_LONG.search(said))
+    return error.status_code == 413 or bool({error.code, error.type} & _CODES) or bool(_TOO_LONG.search(str(error)))
