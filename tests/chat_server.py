@@ -61,7 +61,7 @@ def scripted(reply: Callable[[dict[str, Any], dict[str, str]], Reply]) -> Iterat
                 self.end_headers()
                 self.wfile.write(raw)
 
-        def log_message(self, *_: Any) -> None:
+        def log_message(self, format: str, *args: Any) -> None:
             pass
 
     class Server(ThreadingHTTPServer):

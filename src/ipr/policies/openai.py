@@ -26,7 +26,7 @@ from openai.types.chat import ChatCompletion
 from ipr.config import EndpointConfig
 from ipr.types import Completion, IprError, Message, Sampling, Turn
 
-_TOO_LONG = re.compile(r"context (length|window|size)|(prompt|input|conversation)\b.* too long|too many tokens", re.I)
+_TOO_LONG = re.compile(r"context (length|window|size)|(prompt|input)\b.* too long|token count\b.* exceeds", re.I)
 """How servers say that a conversation does not fit; where they give a code, it is looked at first."""
 _CODES = {"context_length_exceeded", "exceed_context_size_error"}
 _NO_WORDS = "..."
