@@ -14,12 +14,12 @@ from ipr.config import RunConfig
 from ipr.project import defaults, project_root
 from ipr.run import Run, check_space, stage_name
 from ipr.training.tokens import ChatTokens
-from ipr.types import IprError
+from ipr.types import EnvSpec, IprError
 
 
 def check(config: RunConfig) -> None:
     """Everything that can be refused in seconds: environment, games, model folder, tokenizer, context length."""
-    spec = envs.get(config.env.name, data=config.env.data, max_steps=config.env.max_steps)
+    spec = _environment(config)
     for split in ("train", "dev", *config.eval.splits):
         if not spec.task_ids(split):
             raise IprError(f"{config.env.name}: split '{split}' has no games; check env.data={config.env.data}")
@@ -42,7 +42,7 @@ def check(config: RunConfig) -> None:
 def plan(config: RunConfig) -> dict[str, Any]:
     """The plan of `ipr run --dry-run`."""
     check(config)
-    spec = envs.get(config.env.name, data=config.env.data, max_steps=config.env.max_steps)
+    spec = _environment(config)
     path = "embedded" if config.model.path == "champion" else config.model.path
     return plans.plan(config, spec, ChatTokens(models.load_tokenizer(path)))
 
@@ -92,27 +92,84 @@ def one_task(folder: Path, name: str, iteration: int) -> dict[str, Any]:
 
 
 def evaluate_model(options: Namespace) -> dict[str, Any]:
-    """Any model on any environment: figures, and the episodes where `--out` says."""
-    from ipr import evaluate, rollout, store
-    from ipr.progress import progress
-    from ipr.types import Sampling, Trajectory
-    from tasks.common import policy, whole_episodes
+    """Any model on any environment, hosted (`--endpoint`) or a folder: figures, and the episodes in `--out`."""
+    from ipr import prompted
+    from ipr.types import Sampling
 
-    config = configs.load(None, [f"env.name={options.env}", *options.overrides])
-    spec = envs.get(options.env, data=options.data, max_steps=config.env.max_steps)
-    path = _champion_folder(config, project_root()) if options.model == "champion" else options.model
+    config = _config(options)
+    spec = _environment(config)
+    sampling = Sampling(0.0, config.rollout.max_new_tokens)
+    settings = {
+        "model": options.model,
+        "env": spec.name,
+        "version": spec.version,
+        "max_steps": spec.max_steps,
+        "shots": config.env.shots,
+        "max_new_tokens": sampling.max_new_tokens,
+    }
+    ask = {"split": options.split, "games": options.games, "resamples": config.eval.bootstrap}
+    if options.endpoint:
+        from ipr.policies.openai import EndpointPolicy, Usage, base_url
+
+        if options.out is None:
+            raise IprError("a hosted model's answers cost time and money; say where to keep them: --out FOLDER")
+        url = base_url(options.endpoint)
+        check_space(options.out, 50 << 20)
+        out = prompted.Folder(options.out, settings | {"endpoint": url, "parameters": config.endpoint.parameters})
+        usage = Usage(**out.spent(options.split))
+        player = EndpointPolicy(url, options.model, config.endpoint, usage)
+        return prompted.play(
+            spec,
+            player,
+            sampling,
+            slots=config.endpoint.concurrency,
+            out=out,
+            check=lambda: player.check(sampling),
+            usage=usage,
+            prices=config.endpoint,
+            **ask,
+        )
+    from tasks.common import policy
+
+    path = _model_folder(options.model, config)
+    settings |= {"hash": models.model_hash(path), "max_length": config.model.max_length, "dtype": config.model.dtype}
+    out = None if options.out is None else prompted.Folder(options.out, settings)
+    player = policy(path, options.model, config)
+    return prompted.play(spec, player, sampling, slots=config.rollout.slots, out=out, **ask)
+
+
+def serve_model(options: Namespace) -> None:
+    """Serve a model through the chat protocol until stopped."""
+    from ipr import serve
+    from tasks.common import policy
+
+    config = configs.load(None, options.overrides)
+    path = _model_folder(options.model, config)
+    listening = serve.listen(options.host, options.port)
+    name = options.name or options.model
+    server = serve.server(policy(path, name, config), name)
+    host, port = listening.getsockname()[:2]
+    print(f"model '{name}' at http://{host}:{port}/v1", flush=True)
+    server.run(sockets=[listening])
+
+
+def _environment(config: RunConfig) -> EnvSpec:
+    env = config.env
+    return envs.get(env.name, data=env.data, max_steps=env.max_steps, shots=env.shots)
+
+
+def _config(options: Namespace) -> RunConfig:
+    given = {"env.name": options.env, "env.data": options.data, "env.shots": options.shots}
+    return configs.load(None, [*(f"{k}={v}" for k, v in given.items() if v is not None), *options.overrides])
+
+
+def _model_folder(model: str, config: RunConfig) -> str:
+    """The folder or hub name of a model that can be played, the champion's where it is asked for."""
+    path = _champion_folder(config, project_root()) if model == "champion" else model
     if path is None:
         raise IprError("there is no champion yet; train one: ipr run quick")
     models.check_model(path)
-    player = policy(path, options.model, config)
-    jobs = whole_episodes(spec.task_ids(options.split)[: options.games])
-    sampling = Sampling(0.0, config.rollout.max_new_tokens)
-    episodes = rollout.play(
-        spec, player, jobs, sampling, slots=config.rollout.slots, progress=progress(options.split, "episodes")
-    )
-    if options.out:
-        store.save(options.out, episodes, Trajectory)
-    return evaluate.metrics(episodes, task_type=spec.task_type, resamples=config.eval.bootstrap)
+    return path
 
 
 def deploy(preset: str, overrides: list[str], cron: str, name: str, runs: Path) -> None:

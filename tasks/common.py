@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from prefect import task
 
-from ipr import envs, models, rollout, store
+from ipr import envs, evaluate, models, rollout, store
 from ipr.config import RunConfig
 from ipr.policies.hf import TransformersPolicy
 from ipr.progress import progress
@@ -55,7 +54,8 @@ def _worth_a_retry(_task: Any, _run: Any, state: Any) -> bool:
 
 
 def environment(config: RunConfig) -> EnvSpec:
-    return envs.get(config.env.name, data=config.env.data, max_steps=config.env.max_steps)
+    env = config.env
+    return envs.get(env.name, data=env.data, max_steps=env.max_steps, shots=env.shots)
 
 
 def agent(run: Run, iteration: int) -> TransformersPolicy:
@@ -117,11 +117,7 @@ def experts(run: Run) -> list[Trajectory]:
 def heldout(run: Run, spec: EnvSpec) -> dict[str, list[str]]:
     """Split -> task ids to evaluate on: a seeded choice, the same for every stage."""
     sizes = {"dev": run.config.eval.dev_games} | dict.fromkeys(run.config.eval.splits, run.config.eval.games)
-    chosen: dict[str, list[str]] = {}
-    for split, size in sizes.items():
-        ids = spec.task_ids(split)
-        chosen[split] = sorted(random.Random(f"{split}").sample(ids, min(size, len(ids))))
-    return chosen
+    return {split: evaluate.games(spec.task_ids(split), split, size) for split, size in sizes.items()}
 
 
 def whole_episodes(task_ids: list[str]) -> list[Job]:

@@ -82,18 +82,30 @@ def stage(options: argparse.Namespace) -> Any:
 
 
 def evaluate(options: argparse.Namespace) -> Any:
-    """Evaluate a stage of a run (--dir), or any model folder on any environment (--model)."""
+    """Evaluate a stage of a run (--dir), or any model, local or hosted (--endpoint), on any environment (--model)."""
     from flows import launch
 
     if options.model:
         figures = launch.evaluate_model(options)
-    elif options.dir:
+        if not options.json:
+            from ipr import prompted
+
+            print(prompted.table(options.model, figures))
+        return figures
+    if options.dir:
         figures = launch.one_task(options.dir, "evaluate", options.iteration)
     else:
-        raise IprError("say what to evaluate: --dir RUN [--iteration K], or --model FOLDER")
+        raise IprError("say what to evaluate: --dir RUN [--iteration K], or --model NAME [--endpoint URL]")
     if not options.json:
         _print(figures)
     return figures
+
+
+def serve(options: argparse.Namespace) -> Any:
+    """Serve a model through the chat protocol of OpenAI, at /v1."""
+    from flows import launch
+
+    return launch.serve_model(options)
 
 
 def compare(options: argparse.Namespace) -> Any:
@@ -289,13 +301,22 @@ def _parser() -> argparse.ArgumentParser:
     sub = add("eval", evaluate)
     sub.add_argument("--dir", type=Path, help="a run's folder")
     sub.add_argument("--iteration", type=int, default=0, help="-1 base, 0 SFT, K iteration K")
-    sub.add_argument("--model", help="a model folder, 'embedded', 'champion' or a hub name")
+    sub.add_argument("--model", help="a model folder, 'embedded', 'champion' or a hub name; its name at --endpoint")
+    sub.add_argument("--endpoint", metavar="URL", help="an OpenAI-compatible server; the key is in OPENAI_API_KEY")
+    sub.add_argument("--shots", type=int, choices=(0, 1), help="worked examples in the prompt (env.shots)")
     sub.add_argument("--env", default="alfworld")
     sub.add_argument("--data", help="folder of the real data set")
     sub.add_argument("--split", default="unseen")
     sub.add_argument("--games", type=int, default=200)
-    sub.add_argument("--out", type=Path, help="where to write the episodes (Parquet)")
-    sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    sub.add_argument("--out", type=Path, help="folder that keeps the episodes; an unfinished evaluation continues")
+    sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. endpoint.price_in=0.15")
+
+    sub = add("serve", serve)
+    sub.add_argument("model", help="a model folder, 'embedded', 'champion' or a hub name")
+    sub.add_argument("--host", default="127.0.0.1")
+    sub.add_argument("--port", type=int, default=8000, help="0 takes a free one")
+    sub.add_argument("--name", help="what the model is called in requests (default: as it is given here)")
+    sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. model.dtype=bfloat16 rollout.slots=32")
 
     sub = add("compare", compare)
     sub.add_argument("a", help="Parquet of trajectories, or a stage such as runs/quick/sft")

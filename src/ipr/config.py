@@ -31,6 +31,8 @@ class EnvConfig(_Section):
     """Folder of the real data set; null plays the generated world."""
     max_steps: int | None = Field(default=None, ge=1)
     """Step limit of an episode; null takes the environment's own (ALFWorld 20)."""
+    shots: Literal[0, 1] = 0
+    """Worked examples put before every conversation: an expert's episode of the split "pretrain" (real data: train)."""
     tasks: int = Field(default=2851, ge=1)
     """Problems of the train split that have expert trajectories and are explored (fewer when there are fewer)."""
 
@@ -151,6 +153,25 @@ class EvalConfig(_Section):
     """Resamples of the 95 % intervals."""
 
 
+class EndpointConfig(_Section):
+    """A hosted model (`ipr eval --endpoint`); its key comes from OPENAI_API_KEY alone."""
+
+    concurrency: int = Field(default=16, ge=1)
+    """Episodes played at the same time, so requests under way."""
+    requests_per_minute: float | None = Field(default=None, gt=0)
+    """Requests are spread to at most this rate; null does not hold them back."""
+    timeout: float = Field(default=120.0, gt=0)
+    """Seconds to wait for one answer."""
+    retries: int = Field(default=6, ge=0)
+    """After a timeout, a 429 or a 5xx: what Retry-After says is waited for, else 0.5 s, doubled up to 8 s."""
+    price_in: float | None = Field(default=None, ge=0)
+    """Dollars per million tokens read; null shows the cost as "unknown price"."""
+    price_out: float | None = Field(default=None, ge=0)
+    """Dollars per million tokens written."""
+    parameters: dict[str, Any] = {}
+    """More fields of every request, e.g. {reasoning_effort: low}; null leaves out one of ours: {temperature: null}."""
+
+
 class TrackConfig(_Section):
     uri: str | None = None
     """MLflow tracking server; null is sqlite in `mlflow/` of the project (or what MLFLOW_TRACKING_URI says)."""
@@ -167,6 +188,10 @@ class DataConfig(_Section):
     """DVC remote to push to; null is the project's default remote."""
 
 
+_NOT_DECIDING = {"endpoint", "track", "data"}
+"""Sections on which no result of a run depends."""
+
+
 class RunConfig(_Section):
     seed: int = 0
     env: EnvConfig = EnvConfig()
@@ -176,6 +201,7 @@ class RunConfig(_Section):
     train: PreferenceConfig = PreferenceConfig()
     rollout: RolloutConfig = RolloutConfig()
     eval: EvalConfig = EvalConfig()
+    endpoint: EndpointConfig = EndpointConfig()
     track: TrackConfig = TrackConfig()
     data: DataConfig = DataConfig()
 
@@ -184,7 +210,7 @@ class RunConfig(_Section):
 
     def hash(self) -> str:
         """Digest of everything that decides the results (where they are tracked and published does not)."""
-        deciding = self.model_dump(exclude={"track", "data"})
+        deciding = self.model_dump(exclude=_NOT_DECIDING)
         return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -233,7 +259,7 @@ def keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> dict[str, str]
 
 def difference(old: RunConfig, new: RunConfig) -> list[str]:
     """Lines "key: old -> new" for every deciding key in which the two differ."""
-    a, b = _flat(old.model_dump(exclude={"track", "data"})), _flat(new.model_dump(exclude={"track", "data"}))
+    a, b = _flat(old.model_dump(exclude=_NOT_DECIDING)), _flat(new.model_dump(exclude=_NOT_DECIDING))
     return [f"{k}: {a.get(k)!r} -> {b.get(k)!r}" for k in b if a.get(k) != b.get(k)]
 
 

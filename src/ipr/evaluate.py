@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from random import Random
 from statistics import fmean
 from typing import Any
 
@@ -73,6 +74,11 @@ def compare(a: Sequence[Trajectory], b: Sequence[Trajectory], resamples: int = 2
         "tie": int((gaps == 0).sum()),
         "lose": int((gaps < 0).sum()),
     }
+
+
+def games(task_ids: Sequence[str], split: str, size: int) -> list[str]:
+    """The games that are played of a split: a seeded choice, the same for every model, so that models compare."""
+    return sorted(Random(split).sample(task_ids, min(size, len(task_ids))))
 
 
 def better(comparison: Mapping[str, Any]) -> bool:

@@ -10,7 +10,7 @@ Left out: files, shards and resuming (see `ipr.run`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,13 +43,15 @@ def play(
     slots: int = 128,
     join: bool = True,
     progress: Progress | None = None,
+    keep: Callable[[list[Trajectory]], None] | None = None,
 ) -> list[Trajectory]:
     """Play every job to the end of its episode; trajectories in the order of the jobs.
 
     A job whose prefix already ended its episode comes back finished, the policy is not asked. An episode whose context
     is full ends as "overflow" with the reward the environment gave last (0 where it gave none). With `join` a greedy
-    episode whose steps become another job's prefix takes that job's continuation. Raises IprError where a replayed
-    prefix does not give back its recorded observations.
+    episode whose steps become another job's prefix takes that job's continuation. `keep` is given the episodes that
+    ended in a round, after it (joined ones never: they end with `play` itself). Raises IprError where a replayed prefix
+    does not give back its recorded observations.
     """
     played: dict[int, Trajectory] = {}
     joined: list[tuple[_Episode, int]] = []
@@ -59,6 +61,8 @@ def play(
     envs: list[Environment] = []
     idle: list[Environment] = []
     active: list[_Episode] = []
+    ended: list[Trajectory] = []
+    """In this round."""
 
     def leave(episode: _Episode) -> None:
         policy.close_session(episode.index)
@@ -67,10 +71,12 @@ def play(
     def end(episode: _Episode, ending: Ending) -> None:
         leave(episode)
         played[episode.index] = episode.trajectory(policy.name, ending)
+        ended.append(played[episode.index])
 
     try:
         while waiting or active:
             before = len(played) + len(joined)
+            ended.clear()
             while waiting and len(active) < slots:
                 index = waiting.pop()
                 start = starts.at(jobs[index].prefix)
@@ -98,6 +104,8 @@ def play(
                 else:
                     going_on.append(episode)
             active = going_on
+            if keep and ended:
+                keep(list(ended))
             if progress and (done := len(played) + len(joined)) > before:
                 progress(done, len(jobs))
     finally:

@@ -74,6 +74,7 @@ class TransformersPolicy:
         self._config = (model.get_base_model() if hasattr(model, "peft_config") else model).config
         _check_architecture(self.model, self._config)
         self.max_length = min(max_length, models.longest(self._config))
+        self.slots = slots
         self._ends = np.array(sorted(_ends(self.model, self.chat)))
         self._rows = _Rows(slots, self.max_length)
         self._pool = _Pool(slots, self.max_length, kv_dtype)

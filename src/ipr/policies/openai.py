@@ -1,0 +1,216 @@
+"""A model behind any OpenAI-compatible chat endpoint as a policy: a hosted one, vLLM's server, `ipr serve`.
+
+Decided here: a turn is one request with the whole conversation, all turns of a call at the same time; waiting after a
+429 or 5xx is the client library's (it honours Retry-After up to two minutes). What goes wrong with one conversation
+ends like it would with a local model (a context that is full, an answer without words); what is wrong with the server,
+the name or the key is one IprError. The key is read from OPENAI_API_KEY and kept nowhere else.
+Left out: token ids (a server returns text), so nothing that such a policy played can be trained on token by token.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import threading
+import time
+from collections.abc import Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import openai
+from openai.types.chat import ChatCompletion
+
+from ipr.config import EndpointConfig
+from ipr.types import Completion, IprError, Message, Sampling, Turn
+
+_TOO_LONG = re.compile(r"context (length|window|size)|(prompt|input)\b.* too long|token count\b.* exceeds", re.I)
+"""How servers say that a conversation does not fit; where they give a code, it is looked at first."""
+_CODES = {"context_length_exceeded", "exceed_context_size_error"}
+_NO_WORDS = "..."
+"""Stands for an empty answer in the history: several servers refuse an empty message."""
+
+
+@dataclass(slots=True)
+class Usage:
+    """What was asked and answered, as the server counts it."""
+
+    requests: int = 0
+    retries: int = 0
+    """Of requests that were answered in the end."""
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    """Of the prompt tokens, those that the server had already read; often cheaper, priced here like the others."""
+    completion_tokens: int = 0
+
+    def cost(self, settings: EndpointConfig) -> float | None:
+        """Dollars; None where a price is unknown."""
+        if settings.price_in is None or settings.price_out is None:
+            return None
+        return (self.prompt_tokens * settings.price_in + self.completion_tokens * settings.price_out) / 1e6
+
+
+class EndpointPolicy:
+    """`model` at `url`, as far as /v1. `usage` goes on counting from what is given. Safe to close and make anew."""
+
+    def __init__(self, url: str, model: str, settings: EndpointConfig, usage: Usage | None = None):
+        self.name, self.url = model, base_url(url)
+        self.usage = usage or Usage()
+        self._settings = settings
+        self._key = os.environ.get("OPENAI_API_KEY", "")
+        # A server of one's own wants no key, the client library wants one.
+        self._client = openai.OpenAI(
+            base_url=self.url, api_key=self._key or "none", timeout=settings.timeout, max_retries=settings.retries
+        )
+        self._lock = threading.Lock()
+        self._free_at = 0.0
+        """When the next request may go, where their rate is limited."""
+
+    def generate(self, turns: Sequence[Turn], sampling: Sampling) -> list[Completion]:
+        """The next turn of every conversation, `concurrency` requests at a time; raises IprError."""
+        with ThreadPoolExecutor(self._settings.concurrency) as pool:
+            asked = [pool.submit(self._answer, turn, sampling) for turn in turns]
+            try:
+                return [answer.result() for answer in asked]
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def close_session(self, session: Hashable) -> None:
+        pass
+
+    def check(self, sampling: Sampling) -> None:
+        """Ask for one answer the way it is asked for later. Raises IprError for what would make all of them fail."""
+        quick = self._client.with_options(max_retries=1, timeout=min(20.0, self._settings.timeout))
+        try:
+            known = [model.id for model in quick.models.list()]
+        except openai.APIConnectionError as error:
+            raise self._refused(error) from None
+        except (openai.OpenAIError, ValueError, TypeError, AttributeError):
+            known = []  # not every server lists its models
+        try:
+            answer = self._ask(Turn((Message("user", "Say OK."),)), sampling)
+        except openai.NotFoundError as error:
+            near = difflib.get_close_matches(self.name, known, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(known[:8]) or 'none listed'}"
+            raise IprError(f"{self.url} has no model '{self.name}' ({self._said(error)}); {hint}") from None
+        except openai.OpenAIError as error:
+            raise self._refused(error) from None
+        _choice(answer, self.url)
+
+    def _answer(self, turn: Turn, sampling: Sampling) -> Completion:
+        try:
+            answer = self._ask(turn, sampling)
+        except openai.APIStatusError as error:
+            if _too_long(error):
+                return Completion("", (), "overflow")
+            if error.code == "content_filter":
+                return Completion("", (), "stop")
+            raise self._refused(error) from None
+        except openai.OpenAIError as error:
+            raise self._refused(error) from None
+        choice, usage = _choice(answer, self.url), answer.usage
+        text = (choice.message.content or "").strip()
+        if choice.finish_reason != "length":
+            return Completion(text, (), "stop")
+        asked = self._request(turn, sampling)
+        limit = asked.get("max_completion_tokens", asked.get("max_tokens"))
+        # Cut off before the limit that was asked for: the context was full.
+        full = usage is not None and limit is not None and usage.completion_tokens < limit
+        return Completion(text, (), "overflow" if full else "length")
+
+    def _ask(self, turn: Turn, sampling: Sampling) -> ChatCompletion:
+        self._wait()
+        raw = self._client.chat.completions.with_raw_response.create(**self._request(turn, sampling))
+        try:
+            answer = raw.parse()
+        except ValueError:
+            answer = None
+        if not isinstance(answer, ChatCompletion):
+            raise IprError(f"{self.url} answers with something else than a chat completion; correct --endpoint")
+        usage = answer.usage
+        with self._lock:
+            self.usage.requests += 1
+            self.usage.retries += raw.retries_taken
+            if usage is not None:
+                self.usage.prompt_tokens += usage.prompt_tokens
+                self.usage.completion_tokens += usage.completion_tokens
+                details = usage.prompt_tokens_details
+                self.usage.cached_tokens += (details and details.cached_tokens) or 0
+        return answer
+
+    def _request(self, turn: Turn, sampling: Sampling) -> dict[str, Any]:
+        fields: dict[str, Any] = {"temperature": sampling.temperature, "max_tokens": sampling.max_new_tokens}
+        if sampling.temperature > 0:
+            fields["seed"] = turn.seed
+        fields |= self._settings.parameters
+        known = ("temperature", "max_tokens", "max_completion_tokens", "seed")
+        extra = {key: value for key, value in fields.items() if key not in known and value is not None}
+        return {
+            "model": self.name,
+            "messages": [{"role": m.role, "content": m.content or _NO_WORDS} for m in turn.conversation],
+            **{key: fields[key] for key in known if fields.get(key) is not None},
+            **({"extra_body": extra} if extra else {}),
+        }
+
+    def _wait(self) -> None:
+        """Until the rate allows another request."""
+        if self._settings.requests_per_minute is None:
+            return
+        with self._lock:
+            at = max(time.monotonic(), self._free_at)
+            self._free_at = at + 60 / self._settings.requests_per_minute
+        time.sleep(max(0.0, at - time.monotonic()))
+
+    def _refused(self, error: openai.OpenAIError) -> IprError:
+        said = self._said(error)
+        if isinstance(error, openai.APITimeoutError):
+            return IprError(f"{self.url} did not answer within {self._settings.timeout:g} s; raise endpoint.timeout")
+        if isinstance(error, openai.APIConnectionError):
+            return IprError(f"cannot reach {self.url} ({said}); start the server, or correct --endpoint")
+        if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
+            return IprError(f"{self.url} refuses the key ({said}); set OPENAI_API_KEY")
+        if isinstance(error, openai.RateLimitError):
+            return IprError(f"{self.url}: {said}; lower endpoint.requests_per_minute, and give the command again later")
+        if isinstance(error, openai.InternalServerError):
+            return IprError(f"{self.url}: {said}; give the command again when the server is well")
+        return IprError(
+            f"{self.url} refuses the request ({said}); fields are changed by e.g. endpoint.parameters.temperature=null"
+        )
+
+    def _said(self, error: openai.OpenAIError) -> str:
+        """The error in one line, without the key, which some servers repeat."""
+        text = str(error)
+        if isinstance(error, openai.APIStatusError):
+            body = error.body if isinstance(error.body, dict) else {}
+            text = f"{error.status_code} {body.get('message') or text}"
+        elif error.__cause__ is not None:
+            text = str(error.__cause__)
+        if self._key:
+            text = text.replace(self._key, "<key>")
+        return " ".join(text.split())[:300]
+
+
+def base_url(url: str) -> str:
+    """The endpoint as far as /v1. Raises IprError for what is none, and for one that holds a secret."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise IprError(f"--endpoint {url} is no URL such as http://127.0.0.1:8000/v1")
+    if parts.username or parts.password or parts.query:
+        raise IprError("--endpoint holds a name, a password or a query; the key belongs into OPENAI_API_KEY")
+    path = parts.path.rstrip("/").removesuffix("/chat/completions")
+    return f"{parts.scheme}://{parts.netloc}{path or '/v1'}"
+
+
+def _choice(answer: ChatCompletion, url: str) -> Any:
+    if not answer.choices:
+        raise IprError(f"{url} answers without a choice; it does not speak the protocol of chat completions")
+    return answer.choices[0]
+
+
+def _too_long(error: openai.APIStatusError) -> bool:
+    if error.status_code not in (400, 413, 422) or error.code == "rate_limit_exceeded":
+        return False
+    return error.status_code == 413 or bool({error.code, error.type} & _CODES) or bool(_TOO_LONG.search(str(error)))

@@ -1,0 +1,215 @@
+"""The policy against real HTTP servers: a scripted one that misbehaves, and our own with the shipped model."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from ipr import envs, models
+from ipr.config import EndpointConfig, ModelConfig
+from ipr.policies.hf import TransformersPolicy
+from ipr.policies.openai import EndpointPolicy, Usage, base_url
+from ipr.rollout import play
+from ipr.types import Completion, IprError, Job, Message, Prefix, Sampling, Turn
+from tests import toy
+from tests.chat_server import answer, refusal, scripted, serving
+
+GREEDY = Sampling(0.0, 12)
+KEY = "sk-very-secret"
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+
+@pytest.fixture(scope="module")
+def embedded() -> Iterator[TransformersPolicy]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    model = models.load_model("embedded", ModelConfig())
+    yield TransformersPolicy(model, models.load_tokenizer("embedded"), "embedded", max_length=1000, slots=8)
+    torch.set_num_threads(before)
+
+
+def policy(url: str, **settings: Any) -> EndpointPolicy:
+    return EndpointPolicy(url, "m", EndpointConfig(**settings))
+
+
+def turn(text: str = "hello") -> Turn:
+    return Turn((Message("user", text),))
+
+
+@pytest.mark.parametrize(("env", "shots", "temperature"), [("alfworld", 0, 0.0), ("sql", 1, 0.0), ("alfworld", 0, 1.0)])
+def test_episodes_through_the_server_are_the_local_ones(
+    embedded: TransformersPolicy, env: str, shots: int, temperature: float
+) -> None:
+    """Also where the context is full, and at temperature 1, because the seed is in the request."""
+    spec = envs.get(env, max_steps=5, shots=shots)
+    jobs = [Job(Prefix(task_id), seed) for seed, task_id in enumerate(spec.task_ids("dev")[:3])]
+    sampling = Sampling(temperature, 32)
+    local = play(spec, embedded, jobs, sampling, slots=3)
+    with serving(embedded) as url:
+        hosted = policy(url)
+        played = play(spec, hosted, jobs, sampling, slots=3)
+    assert [(t.steps, t.ending, t.reward, t.invalid) for t in played] == [
+        (t.steps, t.ending, t.reward, t.invalid) for t in local
+    ]
+    assert env == "alfworld" or {t.ending for t in played} == {"overflow"}
+    assert hosted.usage.requests >= sum(len(t.steps) for t in played)
+
+
+def test_a_busy_and_a_failing_server_are_asked_again() -> None:
+    seen: list[float] = []
+
+    def reply(_: Any, __: Any) -> Any:
+        seen.append(time.monotonic())
+        if len(seen) == 1:
+            return refusal(429, "slow down", **{"Retry_After": "0.9"})
+        return refusal(500, "oops", **{"Retry_After": "0.05"}) if len(seen) == 2 else answer("yes")
+
+    with scripted(reply) as url:
+        asked = policy(url)
+        assert asked.generate([turn()], GREEDY) == [Completion("yes", (), "stop")]
+    assert seen[1] - seen[0] >= 0.9, "Retry-After is honoured"
+    assert asked.usage == Usage(requests=1, retries=2, prompt_tokens=7, completion_tokens=3)
+
+
+def test_turns_of_a_call_are_asked_together_and_no_more_than_allowed() -> None:
+    together = threading.Barrier(4, timeout=10)
+    lock, under_way, most = threading.Lock(), 0, 0
+
+    def reply(body: dict[str, Any], _: Any) -> Any:
+        nonlocal under_way, most
+        with lock:
+            under_way += 1
+            most = max(most, under_way)
+        together.wait()  # fails unless four are here at the same time
+        with lock:
+            under_way -= 1
+        return answer(body["messages"][-1]["content"])
+
+    with scripted(reply) as url:
+        found = policy(url, concurrency=4).generate([turn(str(i)) for i in range(8)], GREEDY)
+    assert [c.text for c in found] == [str(i) for i in range(8)]
+    assert most == 4
+
+
+def test_the_rate_is_limited() -> None:
+    with scripted(lambda *_: answer("yes")) as url:
+        start = time.monotonic()
+        policy(url, requests_per_minute=600).generate([turn()] * 5, GREEDY)
+    assert time.monotonic() - start >= 0.4
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        (answer(" words\n"), Completion("words", (), "stop")),
+        (answer(None), Completion("", (), "stop")),
+        (answer("cut", "length", written=12), Completion("cut", (), "length")),
+        (answer("cu", "length", written=2), Completion("cu", (), "overflow")),
+        (answer("", "content_filter"), Completion("", (), "stop")),
+        (refusal(400, "no such words here", "content_filter"), Completion("", (), "stop")),
+        (refusal(400, "too long", "context_length_exceeded"), Completion("", (), "overflow")),
+        (refusal(400, "This model's maximum context length is 99 tokens"), Completion("", (), "overflow")),
+        (refusal(413, "Payload Too Large"), Completion("", (), "overflow")),
+    ],
+)
+def test_how_an_answer_ends(reply: Any, expected: Completion) -> None:
+    with scripted(lambda *_: reply) as url:
+        assert policy(url).generate([turn()], GREEDY) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        (refusal(401, f"wrong key {KEY}"), "refuses the key .*wrong key <key>.*OPENAI_API_KEY"),
+        (refusal(404, "no"), "has no model 'n'.*there are m"),
+        (refusal(400, "temperature must be 1"), "temperature must be 1.*endpoint.parameters.temperature=null"),
+        (refusal(429, "quota is used up"), "quota is used up"),
+        (refusal(503, "down"), "503 down"),
+        ((200, {}, b"<html>hello</html>"), "something else than a chat completion"),
+        ((200, {}, {"object": "chat.completion", "choices": []}), "without a choice"),
+    ],
+)
+def test_a_server_that_cannot_be_used_is_one_line(reply: Any, said: str) -> None:
+    with scripted(lambda *_: reply) as url:
+        asked = EndpointPolicy(url, "n", EndpointConfig(retries=0))
+        with pytest.raises(IprError, match=said) as error:
+            asked.check(GREEDY)
+        assert KEY not in str(error.value)
+        assert "\n" not in str(error.value)
+        with pytest.raises(IprError):
+            asked.generate([turn()], GREEDY)
+
+
+def test_nobody_there_and_too_slow() -> None:
+    with scripted(lambda *_: answer("yes")) as url:
+        pass
+    with pytest.raises(IprError, match=r"cannot reach .*start the server"):
+        policy(url).check(GREEDY)
+
+    def slow(*_: Any) -> Any:
+        time.sleep(0.5)
+        return answer("yes")
+
+    with scripted(slow) as url, pytest.raises(IprError, match=r"did not answer within 0\.1 s"):
+        policy(url, timeout=0.1, retries=0).generate([turn()], GREEDY)
+
+
+def test_what_is_sent() -> None:
+    sent: list[dict[str, Any]] = []
+
+    def reply(body: dict[str, Any], headers: dict[str, str]) -> Any:
+        sent.append(body | {"key": headers["authorization"]})
+        return answer("yes")
+
+    said = (Message("user", "a"), Message("assistant", ""), Message("user", "b"))
+    messages = [{"role": r, "content": c} for r, c in (("user", "a"), ("assistant", "..."), ("user", "b"))]
+    with scripted(reply) as url:
+        policy(url).generate([Turn(said, 5)], GREEDY)
+        policy(url).generate([Turn(said, 2**62)], Sampling(0.5, 9))
+        changed = {"temperature": None, "max_tokens": None, "max_completion_tokens": 99, "reasoning_effort": "low"}
+        policy(url, parameters=changed).generate([Turn(said, 5)], GREEDY)
+    common = {"model": "m", "messages": messages, "key": f"Bearer {KEY}"}
+    assert sent == [
+        common | {"temperature": 0.0, "max_tokens": 12},
+        common | {"temperature": 0.5, "max_tokens": 9, "seed": 2**62},
+        common | {"max_completion_tokens": 99, "reasoning_effort": "low"},
+    ]
+
+
+def test_an_outage_stops_the_play_and_frees_its_episodes() -> None:
+    asked = 0
+
+    def reply(*_: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        return answer("Thought: x\nAction: go to box 1") if asked <= 3 else refusal(503, "down")
+
+    with scripted(reply) as url, pytest.raises(IprError, match="503 down"):
+        play(toy.spec(), policy(url, retries=0), [Job(Prefix("dev-1")), Job(Prefix("dev-2"))], GREEDY)
+
+
+def test_cost() -> None:
+    usage = Usage(requests=1, prompt_tokens=2_000_000, completion_tokens=500_000)
+    assert usage.cost(EndpointConfig(price_in=0.5, price_out=2.0)) == 2.0
+    assert usage.cost(EndpointConfig(price_in=0.5)) is None
+
+
+def test_base_url() -> None:
+    assert base_url("http://host:1") == base_url("http://host:1/v1/") == "http://host:1/v1"
+    assert base_url("https://host/api/v3/chat/completions") == "https://host/api/v3"
+    for bad in ("host:1", "ftp://host", "http://"):
+        with pytest.raises(IprError, match="is no URL"):
+            base_url(bad)
+    for bad in ("http://me:secret@host/v1", "http://host/v1?key=secret"):
+        with pytest.raises(IprError, match="OPENAI_API_KEY") as error:
+            base_url(bad)
+        assert "secret" not in str(error.value)
