@@ -117,7 +117,7 @@ def shared_rows(model: Any) -> Iterator[bool]:
     (A model that recomputes its activations attends in the backward pass as well.)
     """
     share = _shares(model)
-    with _plugged_in(model) if share else nullcontext():
+    with plugged_in(_config(model), "ipr_tree") if share else nullcontext():
         yield share
 
 
@@ -132,18 +132,15 @@ def _shares(model: Any) -> bool:
 
     False where attention cannot be plugged in or is more than scores and a window, or a state goes from token to token.
     """
-    config = _config(model)
-    # What so few tokens would not show: attention of other kinds further apart.
-    kinds = set(getattr(config.get_text_config(), "layer_types", None) or ())
-    base = model.get_base_model() if hasattr(model, "peft_config") else model
-    if not base._supports_attention_backend or not kinds <= {"full_attention", "sliding_attention"}:
+    if not pluggable(model):
         return False
+    config = _config(model)
     training = model.training
     model.eval()
     try:
         rows = [torch.tensor(row) % config.get_text_config().vocab_size for row in _TRIAL]
         tree = Tree(rows, model.device)
-        with _plugged_in(model):
+        with plugged_in(config, "ipr_tree"):
             packed = run(model, tree).logits[0]
         for row, place in zip(rows, tree.places, strict=True):
             alone = model(input_ids=row[None].to(model.device), use_cache=False).logits[0]
@@ -188,12 +185,18 @@ def _config(model: Any) -> Any:
     return (model.get_base_model() if hasattr(model, "peft_config") else model).config
 
 
+def pluggable(model: Any) -> bool:
+    """Whether attention of ours can take the place of the model's own, by what the model says of itself."""
+    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    kinds = set(getattr(base.config.get_text_config(), "layer_types", None) or ())
+    return getattr(base, "_supports_attention_backend", False) and kinds <= {"full_attention", "sliding_attention"}
+
+
 @contextmanager
-def _plugged_in(model: Any) -> Iterator[None]:
-    """The model attends by `_attend`; afterwards it is as it was."""
-    config = _config(model)
+def plugged_in(config: Any, name: str) -> Iterator[None]:
+    """The model of this config attends by what is registered under `name`; afterwards it is as it was."""
     before = config._attn_implementation
-    config._attn_implementation = "ipr_tree"
+    config._attn_implementation = name
     try:
         yield
     finally:
