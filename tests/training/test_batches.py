@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ipr.training.batches import Example, Row, collate, demonstration_example, micro_batches, pair_example, updates
+from ipr.training.sharing import Tree
 from tests.training import tiny
 
 
@@ -20,8 +21,8 @@ def trained_text(chat, row: Row) -> str:
     return chat.tokenizer.decode(row.ids[row.agent])
 
 
-def example(length: int, step: bool = False, rows: int = 1) -> Example:
-    row = Row(torch.arange(length), torch.ones(length, dtype=torch.bool), torch.ones(length))
+def example(length: int, step: bool = False, rows: int = 1, first: int = 0) -> Example:
+    row = Row(torch.arange(first, first + length), torch.ones(length, dtype=torch.bool), torch.ones(length))
     return Example((row,) * rows, step)
 
 
@@ -71,19 +72,24 @@ def test_every_update_holds_both_levels_in_proportion():
         assert abs(sum(examples[i].step for i in update) - 12) <= 2
 
 
-def test_micro_batches_fit_the_budget_and_lose_nothing():
+@pytest.mark.parametrize("share", [False, True])
+def test_micro_batches_fit_the_budget_and_lose_nothing(share):
     lengths = [5, 90, 40, 41, 7, 300, 12]
-    examples = [example(n, rows=2) for n in lengths]
-    batches = micro_batches(examples, range(len(examples)), 200)
+    examples = [example(n, rows=2, first=i) for i, n in enumerate(lengths)]
+    batches = micro_batches(examples, range(len(examples)), 200, share)
     assert sorted(chain(*batches)) == list(range(len(examples)))
     for batch in batches:
-        padded = 2 * len(batch) * max(lengths[i] for i in batch)
-        assert padded <= 200 or len(batch) == 1
-    assert micro_batches(examples, range(len(examples)), 1 << 20) == [sorted(range(7), key=lambda i: -lengths[i])]
+        read = collate([row for i in batch for row in examples[i].rows], share).inputs
+        size = len(read.ids) if isinstance(read, Tree) else read.numel()
+        assert size <= 200 or len(batch) == 1
+    assert len(batches) == (3 if share else 4)
+    whole = list(range(7)) if share else sorted(range(7), key=lambda i: -lengths[i])
+    assert micro_batches(examples, range(len(examples)), 1 << 20, share) == [whole]
 
 
 def test_collate_pads_on_the_right_without_weight():
-    batch = collate([example(2).rows[0], example(4).rows[0]])
-    assert batch.ids.tolist() == [[0, 1, 0, 0], [0, 1, 2, 3]]
-    assert batch.weights.tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]
-    assert batch.agent.tolist() == [[True, True, False, False], [True] * 4]
+    batch = collate([example(3).rows[0], example(5).rows[0]], share=False)
+    assert torch.equal(torch.as_tensor(batch.inputs), torch.tensor([[0, 1, 0, 0], [0, 1, 2, 3]]))
+    assert batch.before.tolist() == [0, 1, 4, 5, 6, 7]
+    assert batch.targets.tolist() == [1, 2, 1, 2, 3, 4]
+    assert batch.rows.tolist() == [0, 0, 1, 1, 1, 1]

@@ -159,6 +159,7 @@ def test_dpo_equals_trl_on_single_turn_pairs(tmp_path: Path):
     with torch.no_grad():
         theirs = trainer.compute_loss(policy, next(iter(trainer.get_train_dataloader())))
         examples = [pair_example(chat, (), pair) for pair in pairs]
-        ours = losses.preference_loss(*_pair_logps(policy, examples), *_pair_logps(reference, examples), beta=0.3)[0]
+        logps = [_pair_logps(model, examples, False) for model in (policy, reference)]
+        ours = losses.preference_loss(*logps[0], *logps[1], beta=0.3)[0]
     assert ours.mean().item() == pytest.approx(theirs.item(), rel=1e-5)
     assert ours.mean().item() != pytest.approx(math.log(2), rel=1e-3)

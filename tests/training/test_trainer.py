@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from ipr.config import LoraConfig, ModelConfig, PreferenceConfig, TrainConfig
 from ipr.models import load_model, save_model
 from ipr.training import losses, trainer
-from ipr.training.batches import collate, pair_example
+from ipr.training.batches import pair_example
+from ipr.training.sharing import shared_rows
 from ipr.training.trainer import CHECKPOINT, learning_rate, reference_logps, train_sft
 from ipr.types import IprError
 from tests.training import tiny
@@ -48,17 +50,19 @@ def sft(model, chat, out, config, demonstrations=None, **more):
 # The loss --------------------------------------------------------------------------------------------------------
 
 
-def test_logps_are_those_of_the_whole_logits(chat):
-    """Selecting hidden states before the output layer, padding and no attention mask change nothing."""
+@pytest.mark.parametrize("share", [True, False])
+def test_logps_are_those_of_the_whole_logits(chat, share):
+    """Selecting hidden states before the output layer, sharing, padding and no attention mask change nothing."""
     model = tiny.make_model(chat)
     examples = [pair_example(chat, tiny.PROMPT, pair) for pair in tiny.make_pairs()]
     with torch.no_grad():
-        chosen, rejected = trainer._pair_logps(model, examples)
+        with shared_rows(model) if share else nullcontext():
+            chosen, rejected = trainer._pair_logps(model, examples, share)
         for i, example in enumerate(examples):
             for found, row in zip((chosen[i], rejected[i]), example.rows, strict=True):
-                alone = collate([row])
-                logits = model(input_ids=alone.ids, attention_mask=torch.ones_like(alone.ids)).logits
-                whole = losses.sequence_logps(logits, alone.ids, alone.agent)
+                ids = row.ids[None]
+                logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+                whole = losses.sequence_logps(logits, ids, row.agent[None])
                 assert found.item() == pytest.approx(whole.item(), rel=1e-5)
     assert model(torch.arange(5)[None]).logits.shape == (1, 5, len(chat.tokenizer)), "the hook is gone"
 
@@ -85,7 +89,9 @@ def test_micro_batches_do_not_change_an_update(chat, tmp_path, stage):
     for i, tokens in enumerate((1 << 20, 256)):
         model = tiny.make_model(chat, 7)
         passes.append(0)
-        model.get_output_embeddings().register_forward_hook(lambda *_, i=i: passes.__setitem__(i, passes[i] + 1))
+        model.get_output_embeddings().register_forward_hook(
+            lambda layer, *_, i=i: passes.__setitem__(i, passes[i] + layer.training)
+        )
         watch = register_optimizer_step_pre_hook(look)
         same: dict[str, Any] = {"epochs": 1, "batch_size": 10, "micro_batch_tokens": tokens}
         if stage == "sft":
@@ -110,8 +116,8 @@ def test_term_means_of_a_mixed_update_are_exact(chat, tmp_path):
     for pair in tiny.make_pairs():
         example = pair_example(chat, tiny.PROMPT, pair)
         with torch.no_grad():
-            c, r = trainer._pair_logps(model, [example])
-            dpo = losses.preference_loss(c, r, *trainer._pair_logps(reference, [example]), beta=0.2)[0].item()
+            c, r = trainer._pair_logps(model, [example], False)
+            dpo = losses.preference_loss(c, r, *trainer._pair_logps(reference, [example], False), beta=0.2)[0].item()
         terms[f"{pair.level}_dpo"].append(dpo)
         if pair.level == "outcome":
             terms["sft"].append(-c.item())

@@ -29,6 +29,7 @@ from transformers import AttentionInterface
 from transformers.cache_utils import Cache
 
 from ipr import models
+from ipr.training.sharing import pluggable, plugged_in
 from ipr.training.tokens import ChatTokens
 from ipr.types import Completion, IprError, Sampling, Turn
 
@@ -93,7 +94,7 @@ class TransformersPolicy:
         if len(set(named)) < len(named):
             raise ValueError("a session has one turn in a call")
         slots = self._rows.slots
-        with _plugged_in(self._config):
+        with plugged_in(self._config, "ipr"):
             return [
                 completion
                 for first in range(0, len(turns), slots)
@@ -496,17 +497,6 @@ AttentionInterface.register("ipr", _attend)
 
 
 @contextmanager
-def _plugged_in(config: Any) -> Iterator[None]:
-    """The model attends by `_attend`; afterwards it is as it was, so that others may use it too."""
-    before = config._attn_implementation
-    config._attn_implementation = "ipr"
-    try:
-        yield
-    finally:
-        config._attn_implementation = before
-
-
-@contextmanager
 def _mkl() -> Iterator[None]:
     """Products by MKL inside `models.fast_products`: on small ones oneDNN takes two to four times as long."""
     setting: Any = getattr(torch.backends.mkldnn, "matmul")  # noqa: B009 (pyright does not know it)
@@ -519,9 +509,7 @@ def _mkl() -> Iterator[None]:
 
 
 def _check_architecture(model: Any, config: Any) -> None:
-    base = model.get_base_model() if hasattr(model, "peft_config") else model
-    kinds = set(getattr(config.get_text_config(), "layer_types", None) or ())
-    if not getattr(base, "_supports_attention_backend", False) or not kinds <= {"full_attention", "sliding_attention"}:
+    if not pluggable(model):
         raise IprError(
             f"models of type {config.model_type} cannot be played with kept key-values; take a decoder such as Llama,"
             " Qwen or Mistral"

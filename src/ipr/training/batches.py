@@ -1,7 +1,8 @@
-"""Conversations become rows of numbers, rows become updates, updates become padded micro batches.
+"""Conversations become rows of numbers, rows become updates, updates become micro batches.
 
 Decided here: an update is `batch_size` examples whatever their length; a micro batch is as many of an update's examples
-as fit the token budget, sorted by length so that little is padding. A pair is never split: its two rows are
+as fit the token budget: neighbours in the order of their ids, so that much is shared (`sharing`), or for a model that
+cannot share, in the order of their lengths, so that little is padding. A pair is never split: its two rows are
 needed for one loss. Padding is on the right, where a causal model cannot see it, so no attention mask is needed
 and any id will do. What is longer than the limit is dropped (both sides of a pair: a cut-off on one side biases
 DPO) and counted.
@@ -13,11 +14,13 @@ import hashlib
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from ipr.training.sharing import Tree, common
 from ipr.training.tokens import ChatTokens
 from ipr.types import Demonstration, Message, PreferencePair, derive_seed
 
@@ -59,11 +62,20 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Padded rows, each tensor [B, T]; padding has weight 0."""
+    """What a model reads in one pass, and the K tokens with a weight, row by row."""
 
-    ids: Tensor
+    inputs: Tensor | Tree
+    """Padded rows [B, T] of ids, or the packed rows; a row's last token is not read, as nothing follows it."""
+    before: Tensor
+    """[K]: of each token, where the one before it is among those read: its logits predict it."""
+    targets: Tensor
+    """[K]: the tokens."""
+    rows: Tensor
+    """[K]"""
     agent: Tensor
+    """[K] bool"""
     weights: Tensor
+    """[K]"""
 
 
 def demonstration_example(
@@ -113,26 +125,56 @@ def updates(examples: Sequence[Example], batch_size: int, epochs: int, seed: int
     return plan
 
 
-def micro_batches(examples: Sequence[Example], indices: Iterable[int], most_tokens: int) -> list[list[int]]:
-    """The indices, longest first, cut so that rows x longest row <= most_tokens (one example always goes in)."""
+def micro_batches(
+    examples: Sequence[Example], indices: Iterable[int], most_tokens: int, share: bool
+) -> list[list[int]]:
+    """The indices, cut so that a pass reads at most `most_tokens` (padding included; one example always goes in)."""
     batches: list[list[int]] = []
-    room = 0
-    for i in sorted(indices, key=lambda i: (-examples[i].length, i)):
-        if room < len(examples[i].rows):
+    if not share:  # longest first
+        room = 0
+        for i in sorted(indices, key=lambda i: (-examples[i].length, i)):
+            if room < len(examples[i].rows):
+                batches.append([])
+                room = most_tokens // examples[i].length
+            batches[-1].append(i)
+            room -= len(examples[i].rows)
+        return batches
+    room, before = -1, ()
+    for i in sorted(indices, key=lambda i: [row.ids.tolist() for row in examples[i].rows]):
+        rows = [row.ids for row in examples[i].rows]
+        alone = examples[i].tokens - sum(common(a, b) for a, b in pairwise(rows))
+        shared = max((common(row, rows[0]) for row in before), default=0)
+        if room < alone - shared:
             batches.append([])
-            room = most_tokens // examples[i].length
+            room, shared = most_tokens, 0
         batches[-1].append(i)
-        room -= len(examples[i].rows)
+        room -= alone - shared
+        before = rows
     return batches
 
 
-def collate(rows: Sequence[Row], device: torch.device | str = "cpu") -> Batch:
-    """Rows padded on the right to the longest."""
-    ids, agent, weights = (
-        pad_sequence([getattr(row, name) for row in rows], batch_first=True).to(device)
-        for name in ("ids", "agent", "weights")
+def collate(rows: Sequence[Row], share: bool, device: torch.device | str = "cpu") -> Batch:
+    """Rows packed into one sequence, or padded on the right to the longest."""
+    read = [row.ids[:-1] for row in rows]
+    if share:
+        inputs = Tree(read, device)
+        places = inputs.places
+    else:
+        inputs = pad_sequence(read, batch_first=True).to(device)
+        places = [i * inputs.shape[1] + torch.arange(len(ids)) for i, ids in enumerate(read)]
+    where = [row.weights[1:] > 0 for row in rows]
+
+    def chosen(values: Iterable[Tensor]) -> Tensor:
+        return torch.cat([value[w] for value, w in zip(values, where, strict=True)]).to(device)
+
+    return Batch(
+        inputs,
+        chosen(places),
+        chosen(row.ids[1:] for row in rows),
+        torch.arange(len(rows)).repeat_interleave(torch.tensor([int(w.sum()) for w in where])).to(device),
+        chosen(row.agent[1:] for row in rows),
+        chosen(row.weights[1:] for row in rows),
     )
-    return Batch(ids, agent, weights)
 
 
 def digest(examples: Iterable[Example], *more: object) -> str:

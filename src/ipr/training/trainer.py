@@ -5,11 +5,12 @@ Decided here:
   dropout), so a checkpoint is weights, optimizer state and a number, and a training that was killed goes on exactly.
 - Every process holds the whole model. Gradients are added up by hand, once an update, after the last micro batch: as
   each loss is already divided by the counts of the whole update, the sum is exact for any split over processes.
+- What the rows of a pass begin with in common is run once and nothing is padded, where the model allows it (`sharing`).
 - The output layer sees only the positions that are trained, for any causal model (see `_trained_positions_only`).
 - Reference log-probabilities are computed once, before the training (`reference_logps`), not in every update.
 
 Left out on purpose: sharded training (FSDP), saving on SIGTERM (SIGKILL is survived, so SIGTERM is), evaluation within
-training (the flow plays games instead), exact prefix sharing between chosen and rejected.
+training (the flow plays games instead).
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from ipr.training.batches import (
     pair_example,
     updates,
 )
+from ipr.training.sharing import Tree, run, shared_rows
 from ipr.training.tokens import ChatTokens
 from ipr.types import Demonstration, IprError, Message, PreferencePair, derive_seed
 
@@ -95,15 +97,15 @@ def train_sft(
     """
     examples = [demonstration_example(chat, prompt, d, config.observation_weight) for d in demonstrations]
 
-    def objective(micro: list[Example], batch: list[Example]) -> tuple[Tensor, dict[str, Tensor]]:
-        rows = collate([example.rows[0] for example in micro], model.device)
-        logps, _ = _token_logps(model, rows)
-        chosen = rows.weights[:, 1:] > 0
-        loss = losses.sft_loss(logps, rows.weights[:, 1:][chosen], sum(float(e.rows[0].weights.sum()) for e in batch))
-        agent = rows.agent[:, 1:][chosen]
-        return loss, {"agent_nll": -logps.detach()[agent].sum() / max(1, sum(e.agent_tokens for e in batch))}
+    with shared_rows(model) as share:
 
-    return _train(model, examples, objective, config, max_length, seed, out, log, progress)
+        def objective(micro: list[Example], batch: list[Example]) -> tuple[Tensor, dict[str, Tensor]]:
+            rows = collate([example.rows[0] for example in micro], share, model.device)
+            logps = _token_logps(model, rows)
+            loss = losses.sft_loss(logps, rows.weights, sum(float(e.rows[0].weights.sum()) for e in batch))
+            return loss, {"agent_nll": -logps.detach()[rows.agent].sum() / max(1, sum(e.agent_tokens for e in batch))}
+
+        return _train(model, examples, objective, share, config, max_length, seed, out, log, progress)
 
 
 def train_preference(
@@ -134,16 +136,18 @@ def train_preference(
         or (config.sft and (config.sft_on == "every" or pair.level == "outcome"))
     ]
 
-    def objective(micro: list[Example], batch: list[Example]) -> tuple[Tensor, dict[str, Tensor]]:
-        chosen, rejected = _pair_logps(model, micro)
-        reference = torch.tensor([e.reference for e in micro], device=chosen.device)
-        step = torch.tensor([e.step for e in micro], device=chosen.device)
-        n_step = sum(e.step for e in batch)
-        return losses.ipr_loss(
-            chosen, rejected, reference[:, 0], reference[:, 1], step, config, len(batch) - n_step, n_step
-        )
+    with shared_rows(model) as share:
 
-    return _train(model, examples, objective, config, max_length, seed, out, log, progress)
+        def objective(micro: list[Example], batch: list[Example]) -> tuple[Tensor, dict[str, Tensor]]:
+            chosen, rejected = _pair_logps(model, micro, share)
+            reference = torch.tensor([e.reference for e in micro], device=chosen.device)
+            step = torch.tensor([e.step for e in micro], device=chosen.device)
+            n_step = sum(e.step for e in batch)
+            return losses.ipr_loss(
+                chosen, rejected, reference[:, 0], reference[:, 1], step, config, len(batch) - n_step, n_step
+            )
+
+        return _train(model, examples, objective, share, config, max_length, seed, out, log, progress)
 
 
 def reference_logps(
@@ -163,14 +167,16 @@ def reference_logps(
     """
     examples = [pair_example(chat, prompt, pair) for pair in pairs]
     limit = _limit(model, max_length)
-    plan = micro_batches(examples, [i for i, e in enumerate(examples) if e.length <= limit], config.micro_batch_tokens)
+    kept = [i for i, e in enumerate(examples) if e.length <= limit]
     found = torch.full((len(pairs), 2), torch.nan)
     state = _processes(model)
     model.eval()
-    with torch.no_grad(), models.fast_products(), _precision(model, config):
+    with torch.no_grad(), models.fast_products(), shared_rows(model) as share, _precision(model, config):
+        plan = micro_batches(examples, kept, config.micro_batch_tokens, share)
         for done, indices in enumerate(plan):
             if done % state.num_processes == state.process_index:
-                found[indices] = torch.stack(_pair_logps(model, [examples[i] for i in indices]), 1).float().cpu()
+                logps = _pair_logps(model, [examples[i] for i in indices], share)
+                found[indices] = torch.stack(logps, 1).float().cpu()
             if progress and state.is_main_process:
                 progress(done + 1, len(plan))
     if state.num_processes > 1:
@@ -196,6 +202,7 @@ def _train(
     model: Any,
     examples: list[Example],
     objective: Callable[[list[Example], list[Example]], tuple[Tensor, dict[str, Tensor]]],
+    share: bool,
     config: TrainConfig,
     max_length: int,
     seed: int,
@@ -203,8 +210,8 @@ def _train(
     log: Log | None,
     progress: Progress | None,
 ) -> TrainResult:
-    """The loop. `objective(micro, batch)`: the share of the examples `micro` in the loss of the update `batch`, and
-    of its metrics; both add up to the update's."""
+    """The loop. `objective(micro, batch)`: the part of the examples `micro` in the loss of the update `batch`, and of
+    its metrics; both add up to the update's."""
     limit = _limit(model, max_length)
     kept = [e for e in examples if e.length <= limit and all(row.weights.any() for row in e.rows)]
     if not kept:
@@ -236,15 +243,17 @@ def _train(
                 group["lr"] = rate
             optimizer.zero_grad(set_to_none=False)
         torch.manual_seed(derive_seed(seed, "dropout", update, state.process_index))
-        padded = sum(len(e.rows) for e in batch) * max(e.length for e in batch)
-        most = min(config.micro_batch_tokens, -(-padded // state.num_processes))  # so that every process has work
-        shares: list[dict[str, Tensor]] = []
-        for indices in micro_batches(batch, range(len(batch)), most)[state.process_index :: state.num_processes]:
+        # Longest first, dealt out to the processes.
+        mine = sorted(range(len(batch)), key=lambda i: (-batch[i].length, i))[
+            state.process_index :: state.num_processes
+        ]
+        found: list[dict[str, Tensor]] = []
+        for indices in micro_batches(batch, mine, config.micro_batch_tokens, share):
             with _precision(model, config):
                 loss, parts = objective([batch[i] for i in indices], batch)
             loss.backward()
-            shares.append({"loss": loss.detach(), **parts})
-        metrics = _sum_over_processes(shares, parameters.values(), state)
+            found.append({"loss": loss.detach(), **parts})
+        metrics = _sum_over_processes(found, parameters.values(), state)
         norm = float(nn.utils.clip_grad_norm_(parameters.values(), config.max_grad_norm))
         if not math.isfinite(norm):
             raise IprError(
@@ -298,31 +307,33 @@ def _optimizers(model: Any, parameters: dict[str, nn.Parameter], config: TrainCo
     return optimizers
 
 
-def _pair_logps(model: Any, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+def _pair_logps(model: Any, examples: Sequence[Example], share: bool) -> tuple[Tensor, Tensor]:
     """log pi of the chosen and of the rejected remainders, each [n], summed over the agent's tokens."""
     n = len(examples)
-    batch = collate([e.rows[0] for e in examples] + [e.rows[1] for e in examples], model.device)
-    logps, rows = _token_logps(model, batch)
-    sums = losses.sum_by_row(logps, rows, 2 * n)
+    batch = collate([e.rows[0] for e in examples] + [e.rows[1] for e in examples], share, model.device)
+    sums = losses.sum_by_row(_token_logps(model, batch), batch.rows, 2 * n)
     return sums[:n], sums[n:]
 
 
-def _token_logps(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-    """log pi of the K tokens with a weight, row by row: (logps [K], their rows [K])."""
-    where = batch.weights[:, 1:] > 0
-    with _trained_positions_only(model, where):
-        logits = model(input_ids=batch.ids[:, :-1], use_cache=False).logits[0]
-    return losses.token_logps(logits, batch.ids[:, 1:][where]), where.nonzero()[:, 0]
+def _token_logps(model: Any, batch: Batch) -> Tensor:
+    """log pi of the K tokens with a weight [K]."""
+    inputs = batch.inputs
+    with _trained_positions_only(model, batch.before):
+        output = run(model, inputs) if isinstance(inputs, Tree) else model(input_ids=inputs, use_cache=False)
+    return losses.token_logps(output.logits[0], batch.targets)
 
 
 @contextmanager
 def _trained_positions_only(model: Any, where: Tensor) -> Iterator[None]:
-    """Let the output layer see only the hidden states `where` [B, T] is true: logits become [1, K, V].
+    """Let the output layer see only the hidden states at `where` [K], of all rows in turn: logits become [1, K, V].
 
     Done by a hook on the layer, so that whatever a model does to its logits (scaling, soft capping) stays in place and
     adapters need no special case. Logits of untrained positions are most of the memory for large vocabularies.
     """
-    hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0][where].unsqueeze(0),))
+    # Not indexed: where a token is trained in several rows, the gradients are then added up in a fixed order.
+    hook = model.get_output_embeddings().register_forward_pre_hook(
+        lambda _, args: (args[0].flatten(0, 1).index_select(0, where)[None],)
+    )
     try:
         yield
     finally:
