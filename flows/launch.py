@@ -91,6 +91,15 @@ def one_task(folder: Path, name: str, iteration: int) -> dict[str, Any]:
     return {key: value for key, value in record.items() if key != "history"}
 
 
+def quality(folder: Path, samples: list[int], taus: list[float], scorers: list[str]) -> dict[str, Any]:
+    """The quality of a run's step rewards; see `tasks.quality`."""
+    run = Run(folder)
+    from tasks import quality as task
+
+    with run.lock():
+        return task.quality(run, samples, taus, scorers)
+
+
 def evaluate_model(options: Namespace) -> dict[str, Any]:
     """Any model on any environment, hosted (`--endpoint`) or a folder: figures, and the episodes in `--out`."""
     from ipr import prompted

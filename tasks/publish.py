@@ -19,19 +19,24 @@ KINDS = ("explored", "step_rewards", "pairs", "demonstrations")
 def ensure_data(run_dir: str, iteration: int = 0) -> str | None:
     """Bring `data/` to what `data.dvc` names (DVC's cache, its remote, or the generator); returns the experts' file.
 
-    None where the run plays a real data set that has no published experts.
+    What data.dvc names is brought whatever is played, because publishing adds to it. None where what is played (a real
+    data set, an environment of one's own) has no published experts.
     """
     run = Run(run_dir)
     root = project_root()
-    if run.config.env.data is None and run.config.data.publish:
-        datasets.ensure(root, lambda data: data_commands.generate_experts(data, run.config.env.name))
+    ours = run.config.env.data is None and run.config.env.name in data_commands.EXPERTS
+    if run.config.data.publish and (ours or datasets.recorded(root) is not None):
+        datasets.ensure(root, data_commands.generate_published)
     path = root / "data" / run.config.env.name / "experts.parquet"
     return str(path) if path.is_file() else None
 
 
 @stage_task("publish", timeout=3600)
 def publish(run_dir: str, iteration: int) -> dict[str, str]:
-    """Copy the stage's data sets to `data/`, add and push them; returns file -> md5. Iteration 0 has none."""
+    """Copy the stage's data sets to `data/`, add and push them; returns file -> md5.
+
+    Iteration 0 has the run's experts where the published ones do not hold them all, else none.
+    """
     run = Run(run_dir)
     if not run.config.data.publish:
         return {}
@@ -42,6 +47,8 @@ def publish(run_dir: str, iteration: int) -> dict[str, str]:
         stage = run.stage(iteration)
         found = {kind: stage / f"{kind}.parquet" for kind in KINDS}
         files = {f"{place}/iteration-{iteration}/{kind}.parquet": p for kind, p in found.items() if p.exists()}
+    elif (made := run.record(0, "experts")) and made["published"] < made["experts"]:
+        files = {f"{place}/experts.parquet": run.folder / "experts.parquet"}
     published = datasets.publish(root, files, remote=run.config.data.remote)
     if not published.pushed:
         log.warning("data sets are added to DVC but not pushed; the next publish tries again (see `ipr doctor`)")

@@ -121,6 +121,8 @@ def _data_sets(run: Run, iteration: int, tracker: Tracker) -> None:
     published: dict[str, Any] = store.read_json(path) if path.exists() else {"files": {}}
     for name, md5 in published["files"].items():
         kind = name.rsplit("/", 1)[-1].removesuffix(".parquet")
+        if kind == "experts":  # an input, above
+            continue
         tracker.dataset(kind, run.stage(iteration) / f"{kind}.parquet", md5, "output", iteration)
     if "md5" in published:
         tracker.dataset("data", project_root() / "data", published["md5"], "output", iteration)

@@ -208,6 +208,8 @@ def test_a_remote_that_is_down_costs_a_warning_and_gets_everything_later(
     assert "no answer from http://127.0.0.1:9" in caplog.text
     assert not datasets.publish(root, {}, remote="typo").pushed
     assert "no DVC remote typo; known: r" in caplog.text
+    with pytest.raises(IprError, match=r"no answer from http://127.0.0.1:9"):
+        datasets.reach_remote(root)
 
     configure(root, str(tmp_path / "remote"))
     assert datasets.publish(root, {}).pushed
@@ -237,6 +239,10 @@ def test_s3(root: Path, tmp_path: Path):
         assert datasets.verify(clone) == []
         with pytest.raises(IprError, match="cannot bring"):
             datasets.restore(clone, "0" * 32 + ".dir", tmp_path / "no")
+        assert datasets.reach_remote(clone) == "r: s3://bucket/ipr"
+        configure(clone, "s3://other/ipr", endpointurl=endpoint)
+        with pytest.raises(IprError, match="no bucket other"):
+            datasets.reach_remote(clone)
     finally:
         server.stop()
 

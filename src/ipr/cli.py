@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if result is not None and options.json:
         print(json.dumps(result, default=str))
-    return 0
+    return options.status
 
 
 # Running -------------------------------------------------------------------------------------------------------------
@@ -75,10 +76,26 @@ def stage(options: argparse.Namespace) -> Any:
     """Run one stage of a run, without Prefect's server."""
     from flows import launch
 
+    if getattr(options, "quality", None):
+        return quality(options)
+    if options.dir is None:
+        raise IprError(f"say which run: ipr {options.task} --dir RUN")
     record = launch.one_task(options.dir, options.task, options.iteration)
     if not options.json:
         _print(record)
     return record
+
+
+def quality(options: argparse.Namespace) -> Any:
+    """How well a run's step rewards order pairs, against the environment's oracle."""
+    from flows import launch
+    from ipr.quality import table
+
+    found = launch.quality(options.quality, options.samples, options.tau, options.scorer)
+    if not options.json:
+        print(table(found["rows"]))
+        print(f"\nplot: {found['plot']}" + (f"\nnote: {found['note']}" if found["note"] else ""))
+    return found
 
 
 def evaluate(options: argparse.Namespace) -> Any:
@@ -170,32 +187,55 @@ def data(options: argparse.Namespace) -> Any:
 
 def env_check(options: argparse.Namespace) -> Any:
     """Check an environment's contract, or play everything that a folder of its real data set holds."""
-    from ipr.envs import check_data, checker, get
+    from ipr.envs import check_data, checker
 
-    if options.data:
-        result = check_data(options.name, Path(options.data))
+    if options.data and (result := check_data(options.name, Path(options.data))) is not None:
         print(json.dumps(result))
         options.json = False
         return result
-    result = checker.check(get(options.name), games=options.games)
+    result = checker.check_named(options.name, options.data, options.games)
+    options.status = int(not result["ok"])
     if not options.json:
-        _print(result)
+        _print({key: value for key, value in result.items() if key != "problems"})
+        for problem in result["problems"]:
+            print(f"problem: {problem}")
     return result
 
 
+def env_list(options: argparse.Namespace) -> Any:
+    """The environments that there are, where each comes from, and what is wrong with it."""
+    from ipr import envs
+
+    found: dict[str, str] = {}
+    for name in envs.names():
+        try:
+            envs.get(name)
+            found[name] = envs.origin(name)
+        except IprError as error:
+            found[name] = f"broken: {error}"
+    if not options.json:
+        _print(found)
+        for line in envs.refused():
+            print(line)
+    return found
+
+
 def doctor(options: argparse.Namespace) -> Any:
-    """Say what is there, what is missing and the line that mends it."""
+    """Say what is there, what is missing and the line that mends it; exit 1 where a run would not start."""
+    from ipr import config as configs
     from ipr.doctor import checks
     from ipr.project import project_root
 
-    found = checks(project_root())
-    if not options.json:
-        for check in found:
-            print(
-                f"{'ok  ' if check.ok else 'FIX '} {check.name}: {check.detail}"
-                + ("" if check.ok else f"  ->  {check.fix}")
-            )
-    return [{"name": c.name, "ok": c.ok, "detail": c.detail, "fix": c.fix} for c in found]
+    found = []
+    for check in checks(project_root(), configs.load(options.preset, options.overrides, _presets())):
+        found.append(check)
+        if not options.json:
+            word = "ok  " if check.ok else "STOP" if check.needed else "mend"
+            print(f"{word} {check.name}: {check.detail}" + ("" if check.ok else f"  ->  {check.fix}"), flush=True)
+    options.status = int(any(check.needed and not check.ok for check in found))
+    if not options.json and not options.status:
+        print(f"ipr run {' '.join([options.preset, *options.overrides])} can start")
+    return [asdict(check) | {"fix": "" if check.ok else check.fix} for check in found]
 
 
 def base(options: argparse.Namespace) -> Any:
@@ -247,6 +287,16 @@ def _episodes(place: str, split: str | None) -> list[Any]:
     return store.rows_of(wanted, Trajectory)
 
 
+def _listed(kind: type) -> Any:
+    """Reads "1,2,3"."""
+
+    def read(text: str) -> list[Any]:
+        return [kind(part) for part in text.split(",") if part]
+
+    read.__name__ = f"comma-separated {kind.__name__}"
+    return read
+
+
 def _print(value: Any, indent: str = "") -> None:
     items = value.items() if isinstance(value, dict) else [(f"[{i}]", v) for i, v in enumerate(value)]
     for key, item in items:
@@ -271,7 +321,7 @@ def _parser() -> argparse.ArgumentParser:
     def add(name: str, command: Any, parent: Any = commands) -> argparse.ArgumentParser:
         text = (command.__doc__ or "").strip()
         sub = parent.add_parser(name, help=text, description=text)
-        sub.set_defaults(command=command)
+        sub.set_defaults(command=command, status=0)
         sub.add_argument("--json", action="store_true", help="print one JSON value as the last line")
         return sub
 
@@ -293,10 +343,17 @@ def _parser() -> argparse.ArgumentParser:
         sub = add(task, stage)
         sub.description = texts[task]
         commands._choices_actions[-1].help = texts[task]
-        sub.add_argument("--dir", type=Path, required=True, help="a run's folder")
+        sub.add_argument("--dir", type=Path, help="a run's folder")
         default = 0 if task == "sft" else 1
         sub.add_argument("--iteration", type=int, default=default)
         sub.set_defaults(task=task)
+        if task == "reward":
+            text = "compare the step rewards of this run with the environment's oracle, and estimate nothing new"
+            sub.add_argument("--quality", type=Path, metavar="RUN", help=text)
+            sub.add_argument("--samples", type=_listed(int), default=[], metavar="N,...", help="with --quality")
+            sub.add_argument("--tau", type=_listed(float), default=[], metavar="TAU,...", help="with --quality")
+            text = "with --quality: stages whose models play as scorers, e.g. sft,base"
+            sub.add_argument("--scorer", type=_listed(str), default=[], metavar="STAGE,...", help=text)
 
     sub = add("eval", evaluate)
     sub.add_argument("--dir", type=Path, help="a run's folder")
@@ -361,13 +418,16 @@ def _parser() -> argparse.ArgumentParser:
         if name == "generate":
             kind.add_argument("--count", type=int, default=None, help="expert trajectories")
 
-    envs = commands.add_parser("env", help="Check environments.").add_subparsers(metavar="WHAT", required=True)
+    envs = commands.add_parser("env", help="List and check environments.").add_subparsers(metavar="WHAT", required=True)
+    add("list", env_list, envs)
     sub = add("check", env_check, envs)
     sub.add_argument("name")
     sub.add_argument("--data", help="folder of the real data set: all in it is played")
     sub.add_argument("--games", type=int, default=20)
 
-    add("doctor", doctor)
+    sub = add("doctor", doctor)
+    sub.add_argument("preset", nargs="?", default="quick", help="what is to run: a preset or a YAML file")
+    sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. env.data=FOLDER")
     sub = add("base", base)
     sub.add_argument("--out", default=str(Path(__file__).parent / "base"))
     sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE")

@@ -26,7 +26,7 @@ class _Section(BaseModel):
 
 class EnvConfig(_Section):
     name: str = "alfworld"
-    """Environment, one of `ipr.envs.names()`."""
+    """Environment, one of `ipr env list`: alfworld, sql, webshop, or an installed package's."""
     data: str | None = None
     """Folder of the real data set; null plays the generated world."""
     max_steps: int | None = Field(default=None, ge=1)

@@ -182,6 +182,32 @@ def restore(root: Path, md5: str, out: Path, remote: str | None = None) -> Path:
     return out
 
 
+def reach_remote(root: Path, remote: str | None = None) -> str:
+    """Name and url of the remote, which answered. Raises IprError where it does not."""
+
+    def act(repo: Any) -> str:
+        name, url = _remote(repo, remote)
+        objects = repo.cloud.get_remote_odb(name)
+        if objects.fs.protocol == "local":
+            above = next(p for p in (Path(objects.path), *Path(objects.path).parents) if p.exists())
+            if not os.access(above, os.W_OK):
+                raise IprError(f"DVC remote {name}: {above} cannot be written")
+        elif url.startswith("s3:"):
+            bucket = objects.path.split("/", 1)[0]  # what is under it may not be there before the first push
+            if not objects.fs.exists(bucket):
+                raise IprError(f"DVC remote {name}: no bucket {bucket}, or no right to see it")
+        else:
+            objects.fs.exists(objects.path)  # raises what its file system raises
+        return f"{name}: {url}"
+
+    try:
+        return _dvc(root, act)
+    except IprError:
+        raise
+    except Exception as error:  # as in _push
+        raise IprError(f"DVC remote: {_line(error)}") from None
+
+
 # Helpers -------------------------------------------------------------------------------------------------------------
 
 

@@ -145,6 +145,21 @@ def replay(spec: EnvSpec, trajectory: Trajectory) -> list[str]:
         env.close()
 
 
+def values(spec: EnvSpec, prefixes: Sequence[Prefix]) -> dict[Prefix, float]:
+    """The oracle's value of the state after each prefix, by replay. The environment has an oracle."""
+    assert spec.oracle is not None
+    found: dict[Prefix, float] = {}
+    starts, env = _Starts(spec), spec.make()
+    try:
+        for index in _order([Job(prefix) for prefix in prefixes]):
+            env.restore(starts.at(prefixes[index]).snapshot)
+            found[prefixes[index]] = spec.oracle(env)
+    finally:
+        env.close()
+        starts.env.close()
+    return found
+
+
 @dataclass(frozen=True)
 class _Start:
     """A state that episodes are forked from."""

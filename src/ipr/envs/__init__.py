@@ -1,4 +1,11 @@
-"""The environments by name. To add one: a module with `spec(data, max_steps)`, and a line in `_SPECS`."""
+"""The environments by name: those of this package, and those of installed packages (docs/environments.md).
+
+A package of yours names its environment in the entry-point group `ipr.environments`: NAME = "module", a module with
+`spec(data, max_steps) -> EnvSpec` and, where it has a real data set to play, `check_data(folder)`. Decided here:
+nothing of an environment is imported before it is asked for; one that is broken is one line when it is asked for, and
+never in the way of the others. Ours are no entry points, so that a checkout need not be installed again; a package
+cannot take one of their names.
+"""
 
 from __future__ import annotations
 
@@ -6,48 +13,74 @@ import difflib
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from ipr.types import EnvSpec, IprError, Message
 
-_SPECS = {"alfworld": "ipr.envs.alfworld", "sql": "ipr.envs.sql", "webshop": "ipr.envs.webshop"}
-"""Environment -> the module whose `spec` makes it; imported when it is asked for."""
+GROUP = "ipr.environments"
+_BUILT_IN = {"alfworld": "ipr.envs.alfworld", "sql": "ipr.envs.sql", "webshop": "ipr.envs.webshop"}
+"""Environment -> the module whose `spec` makes it."""
 _LOOKED_AT = 200
 """Episodes among which an example is looked for."""
 
 
 def names() -> list[str]:
-    """The environments that there are."""
-    return sorted(_SPECS)
+    """The environments that there are, those of installed packages among them, broken or not."""
+    return sorted({*_BUILT_IN, *_named_by_packages()})
 
 
-def _module(name: str) -> ModuleType:
-    if name not in _SPECS:
-        close = difflib.get_close_matches(name, _SPECS, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(names())}"
-        raise IprError(f"unknown environment '{name}'; {hint}")
-    return import_module(_SPECS[name])
+def origin(name: str) -> str:
+    """Where an environment comes from: "built in", or its package, for people."""
+    return "built in" if name in _BUILT_IN else " and ".join(_package(p) for p in _named_by_packages()[name])
 
 
-def check_data(name: str, folder: Path) -> dict[str, Any]:
-    """Plays all that a folder of the real data set holds; what is found, as the environment's own `check_data` says."""
-    return _module(name).check_data(folder)
+def refused() -> list[str]:
+    """One line for every name of ours that an installed package gives to an environment of its own; ours stays."""
+    return [
+        f"package {_package(point)} names an environment '{name}', which is built in and stays; rename it in the"
+        f" package's entry points ({GROUP})"
+        for name, points in _named_by_packages().items()
+        if name in _BUILT_IN
+        for point in points
+    ]
+
+
+def check_data(name: str, folder: Path) -> dict[str, Any] | None:
+    """Plays all that a folder of the real data set holds; what is found, as the environment's own `check_data` says.
+
+    None where the environment has none.
+    """
+    check: Callable[[Path], dict[str, Any]] | None = getattr(_module(name), "check_data", None)
+    if check is None:
+        return None
+    try:
+        return check(folder)
+    except IprError:
+        raise
+    except Exception as error:  # as in `_made`
+        if name in _BUILT_IN:
+            raise
+        raise _broken(name, f"check_data({folder}) raises {_line(error)}") from error
 
 
 def get(name: str, data: str | Path | None = None, max_steps: int | None = None, shots: int = 0) -> EnvSpec:
-    """An environment. `data` is a folder of the real data set, None the generated world; `shots` 1 adds an example."""
+    """An environment. `data` is a folder of the real data set, None the generated world; `shots` 1 adds an example.
+
+    Raises IprError, in one line, for an unknown name and for whatever is wrong with a package's environment.
+    """
     module = _module(name)
     if max_steps is not None and max_steps < 1:
         raise IprError(f"max_steps is {max_steps}; give 1 or more")
-    make: Callable[[Path | None, int | None], EnvSpec] = module.spec
     folder = None if data is None else Path(data)
-    spec = make(folder, max_steps)
+    spec = _made(name, module, folder, max_steps)
     if not shots:
         return spec
     # The example is played with the environment's own step limit, so that it is always the same one.
-    return replace(spec, prompt=(*spec.prompt, *_example(make(folder, None), "pretrain" if data is None else "train")))
+    split = "pretrain" if data is None and name in _BUILT_IN else "train"
+    return replace(spec, prompt=(*spec.prompt, *_example(_made(name, module, folder, None), split)))
 
 
 def _example(spec: EnvSpec, split: str) -> list[Message]:
@@ -65,3 +98,60 @@ def _example(spec: EnvSpec, split: str) -> list[Message]:
         Message("user", f"{found.steps[-1].observation}\n\nThis ends the example. Next comes a new task for you."),
         Message("assistant", "OK"),
     ]
+
+
+def _made(name: str, module: ModuleType, folder: Path | None, max_steps: int | None) -> EnvSpec:
+    """What a module's `spec` gives; of a package's module, whatever it raises is named."""
+    if name in _BUILT_IN:
+        return module.spec(folder, max_steps)
+    try:
+        spec = module.spec(folder, max_steps)
+    except IprError:
+        raise
+    except Exception as error:
+        raise _broken(name, f"spec(data, max_steps) of {module.__name__} raises {_line(error)}") from error
+    if not isinstance(spec, EnvSpec):
+        raise _broken(name, f"spec(data, max_steps) of {module.__name__} gives {type(spec).__name__}, no EnvSpec")
+    if spec.name != name:
+        raise _broken(name, f"its EnvSpec is named '{spec.name}'")
+    return spec
+
+
+def _module(name: str) -> ModuleType:
+    if name in _BUILT_IN:
+        return import_module(_BUILT_IN[name])
+    points = _named_by_packages().get(name, [])
+    if not points:
+        known = names()
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(known)}"
+        raise IprError(f"unknown environment '{name}'; {hint}")
+    if len(points) > 1:
+        raise IprError(f"environment '{name}' is in packages {origin(name)}; uninstall one of them: pip uninstall")
+    try:
+        module = import_module(points[0].value)
+    except Exception as error:  # as in `_made`
+        raise _broken(name, f"module {points[0].value} cannot be imported: {_line(error)}") from error
+    if not callable(getattr(module, "spec", None)):
+        raise _broken(name, f"module {points[0].value} has no spec(data, max_steps)")
+    return module
+
+
+def _named_by_packages() -> dict[str, list[EntryPoint]]:
+    """Environment -> the entry points of that name, one unless packages clash."""
+    found: dict[str, list[EntryPoint]] = {}
+    for point in entry_points(group=GROUP):
+        found.setdefault(point.name, []).append(point)
+    return found
+
+
+def _package(point: EntryPoint) -> str:
+    return point.dist.name if point.dist else point.value
+
+
+def _broken(name: str, what: str) -> IprError:
+    return IprError(f"environment '{name}' (package {origin(name)}): {what}; mend or uninstall that package")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
