@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ipr import config as configs
-from ipr import envs, models
+from ipr import envs, experts, models
 from ipr import plan as plans
 from ipr.config import RunConfig
 from ipr.project import defaults, project_root
@@ -19,11 +19,12 @@ from ipr.types import IprError
 
 def check(config: RunConfig) -> None:
     """Everything that can be refused in seconds: environment, games, model folder, tokenizer, context length."""
-    spec = envs.get(config.env.name, data=config.env.data, max_steps=config.env.max_steps)
+    spec = experts.environment(config.env)
     for split in ("train", "dev", *config.eval.splits):
         if not spec.task_ids(split):
             raise IprError(f"{config.env.name}: split '{split}' has no games; check env.data={config.env.data}")
     spec.make().reset(spec.task_ids("train")[0])
+    experts.check(config.env, most=20)
     path = config.model.path
     if path == "champion":
         return
@@ -42,7 +43,7 @@ def check(config: RunConfig) -> None:
 def plan(config: RunConfig) -> dict[str, Any]:
     """The plan of `ipr run --dry-run`."""
     check(config)
-    spec = envs.get(config.env.name, data=config.env.data, max_steps=config.env.max_steps)
+    spec = experts.environment(config.env)
     path = "embedded" if config.model.path == "champion" else config.model.path
     return plans.plan(config, spec, ChatTokens(models.load_tokenizer(path)))
 

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from prefect import task
 
-from ipr import envs, models, rollout, store
+from ipr import experts as given
+from ipr import models, rollout, store
 from ipr.config import RunConfig
 from ipr.policies.hf import TransformersPolicy
 from ipr.progress import progress
@@ -55,7 +56,7 @@ def _worth_a_retry(_task: Any, _run: Any, state: Any) -> bool:
 
 
 def environment(config: RunConfig) -> EnvSpec:
-    return envs.get(config.env.name, data=config.env.data, max_steps=config.env.max_steps)
+    return given.environment(config.env)
 
 
 def agent(run: Run, iteration: int) -> TransformersPolicy:

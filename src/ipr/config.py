@@ -31,6 +31,8 @@ class EnvConfig(_Section):
     """Folder of the real data set; null plays the generated world."""
     max_steps: int | None = Field(default=None, ge=1)
     """Step limit of an episode; null takes the environment's own (ALFWorld 20)."""
+    experts: str | None = None
+    """Parquet of expert trajectories (`ipr data import`), in place of the environment's own; null makes them."""
     tasks: int = Field(default=2851, ge=1)
     """Problems of the train split that have expert trajectories and are explored (fewer when there are fewer)."""
 
