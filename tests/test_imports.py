@@ -14,6 +14,8 @@ from ipr import exports, imports, store
 from ipr.cli import main
 from ipr.envs import get
 from ipr.envs.alfworld import games
+from ipr.envs.sql import questions
+from ipr.envs.webshop import generate
 from ipr.types import IprError, Message, Step, Trajectory
 
 ENVS = ("alfworld", "sql", "webshop")
@@ -44,6 +46,14 @@ def published(t: Trajectory, example: Trajectory | None = None, name: str = "", 
         told = [Message("user", "Do this.\n\nYour task is hard."), Message("assistant", "OK"), *shown, *episode]
     names = {"user": "human", "assistant": "gpt"}
     return {"id": name, "conversations": [{"from": names[m.role], "value": m.content} for m in told]}
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few tasks, so that all of them are soon looked through."""
+    for module in (games, questions, generate):
+        for split in imports.SPLITS:
+            monkeypatch.setitem(module.SIZES, split, 30)
 
 
 @pytest.fixture
@@ -115,25 +125,6 @@ def test_an_id_or_a_path_names_the_task(path: str, file: Callable[..., Path]) ->
     assert imports.load("conversations", file([row]), "alfworld")[0] == [t]
 
 
-def test_two_tasks_that_begin_alike_are_told_apart_by_what_follows(real: Path, file: Callable[..., Path]) -> None:
-    spec = get("alfworld", real)
-    by_text: dict[str, list[str]] = {}
-    for task_id in spec.task_ids("train"):
-        by_text.setdefault(spec.make().reset(task_id), []).append(task_id)
-    alike = next(ids for ids in by_text.values() if len(ids) > 1)
-    given = [spec.expert(i) for i in reversed(alike)]
-    played, differences = imports.load("conversations", file([published(t) for t in given]), "alfworld", real)
-    assert differences == []
-    assert [(p.steps, p.reward) for p in played] == [(t.steps, t.reward) for t in given]
-    assert {p.task_id for p in played} == set(alike)
-
-
-def test_an_expert_of_a_real_game_may_be_longer_than_an_episode(real: Path, file: Callable[..., Path]) -> None:
-    spec = get("alfworld", real)
-    t = next(t for t in map(spec.expert, spec.task_ids("train")) if len(t.steps) > spec.max_steps)
-    assert imports.load("conversations", file([published(t)]), "alfworld", real) == ([t], [])
-
-
 def test_records_of_either_wording(tmp_path: Path, file: Callable[..., Path]) -> None:
     """The same games in both wordings: what was recorded in one comes back in the words of the other."""
     folders, given = {}, {}
@@ -170,11 +161,11 @@ def differing(t: Trajectory, how: str) -> dict[str, Any]:
     says = row["conversations"]
     match how:
         case "observation":
-            says[5]["value"] = "Observation: Something else."
+            says[4]["value"] = "Observation: Something else."
         case "unfinished":
             del says[-2:]
         case "goes on":
-            says += [{"from": "human", "value": "Observation: x"}, {"from": "gpt", "value": "Action: look"}]
+            says += [{"from": "human", "value": t.steps[-1].observation}, {"from": "gpt", "value": "Action: look"}]
         case "first":
             says[2]["value"] = "You are nowhere."
         case "reward":
