@@ -109,10 +109,11 @@ def test_an_agent_that_goes_back_to_the_search_page(file: Callable[..., Path]) -
         action = f"Thought: t\nAction: {command}"
         steps.append(Step(action, env.step(action).observation))
     assert steps[1].observation == first
-    rest = spec.expert(task_id).steps
-    for step in rest[: 10 - len(steps)]:
+    outcome = None
+    for step in spec.expert(task_id).steps[: 10 - len(steps)]:
         outcome = env.step(step.action)
         steps.append(Step(step.action, outcome.observation))
+    assert outcome is not None
     assert outcome.terminated
     t = Trajectory(task_id, first, tuple(steps), outcome.reward, "terminated", "expert")
     assert imports.load("conversations", file([published(t)]), "webshop") == ([t], [])

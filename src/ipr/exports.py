@@ -46,7 +46,7 @@ def messages(trajectories: Iterable[Trajectory], prompt: Sequence[Message]) -> l
 
 
 def write(rows: Iterable[dict[str, Any]], file: Path) -> Path:
-    return store.write_text(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return store.write_text(file, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _chat(turns: Iterable[Message]) -> list[dict[str, str]]:
