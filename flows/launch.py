@@ -8,22 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from ipr import config as configs
-from ipr import envs, models
+from ipr import experts, models
 from ipr import plan as plans
 from ipr.config import RunConfig
 from ipr.project import defaults, project_root
 from ipr.run import Run, check_space, stage_name
 from ipr.training.tokens import ChatTokens
-from ipr.types import EnvSpec, IprError
+from ipr.types import IprError
 
 
 def check(config: RunConfig) -> None:
     """Everything that can be refused in seconds: environment, games, model folder, tokenizer, context length."""
-    spec = _environment(config)
+    spec = experts.environment(config.env)
     for split in ("train", "dev", *config.eval.splits):
         if not spec.task_ids(split):
             raise IprError(f"{config.env.name}: split '{split}' has no games; check env.data={config.env.data}")
     spec.make().reset(spec.task_ids("train")[0])
+    experts.check(config.env, most=20)
     path = config.model.path
     if path == "champion":
         return
@@ -42,7 +43,7 @@ def check(config: RunConfig) -> None:
 def plan(config: RunConfig) -> dict[str, Any]:
     """The plan of `ipr run --dry-run`."""
     check(config)
-    spec = _environment(config)
+    spec = experts.environment(config.env)
     path = "embedded" if config.model.path == "champion" else config.model.path
     return plans.plan(config, spec, ChatTokens(models.load_tokenizer(path)))
 
@@ -106,7 +107,7 @@ def evaluate_model(options: Namespace) -> dict[str, Any]:
     from ipr.types import Sampling
 
     config = _config(options)
-    spec = _environment(config)
+    spec = experts.environment(config.env)
     sampling = Sampling(0.0, config.rollout.max_new_tokens)
     settings = {
         "model": options.model,
@@ -160,11 +161,6 @@ def serve_model(options: Namespace) -> None:
     host, port = listening.getsockname()[:2]
     print(f"model '{name}' at http://{host}:{port}/v1", flush=True)
     server.run(sockets=[listening])
-
-
-def _environment(config: RunConfig) -> EnvSpec:
-    env = config.env
-    return envs.get(env.name, data=env.data, max_steps=env.max_steps, shots=env.shots)
 
 
 def _config(options: Namespace) -> RunConfig:

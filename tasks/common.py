@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from prefect import task
 
-from ipr import envs, evaluate, models, rollout, store
+from ipr import evaluate, models, rollout, store
+from ipr import experts as given
 from ipr.config import RunConfig
 from ipr.policies.hf import TransformersPolicy
 from ipr.progress import progress
@@ -54,8 +55,7 @@ def _worth_a_retry(_task: Any, _run: Any, state: Any) -> bool:
 
 
 def environment(config: RunConfig) -> EnvSpec:
-    env = config.env
-    return envs.get(env.name, data=env.data, max_steps=env.max_steps, shots=env.shots)
+    return given.environment(config.env)
 
 
 def agent(run: Run, iteration: int) -> TransformersPolicy:

@@ -1,10 +1,11 @@
-"""The expert trajectories of a run: from the published data set, else from the environment's expert."""
+"""The expert trajectories of a run: of a given file, else the published ones, else the environment's expert's."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from ipr import store
+from ipr import datasets, store
+from ipr import experts as given
 from ipr.rollout import replay
 from ipr.run import Run
 from ipr.types import IprError, Trajectory
@@ -16,9 +17,13 @@ def experts(run_dir: str, published: str | None, iteration: int = 0) -> str:
     """Write `experts.parquet` of the run; returns its path. `published` is the data set's file, where there is one."""
     run = Run(run_dir)
     target = run.folder / "experts.parquet"
+    if run.config.env.experts is not None:
+        _fix(run, run.config.env.experts)
+        published = None
 
     def work() -> dict:
         spec = environment(run.config)
+        given.check(run.config.env)
         ids = spec.task_ids("train")[: run.config.env.tasks]
         known: dict[str, Trajectory] = {}
         if published and Path(published).is_file():
@@ -30,8 +35,21 @@ def experts(run_dir: str, published: str | None, iteration: int = 0) -> str:
                     )
         found = [known.get(task_id) or spec.expert(task_id) for task_id in ids]
         store.save(target, found, Trajectory)
-        log.info("%d expert trajectories, %d of them from %s", len(found), len(known.keys() & set(ids)), published)
-        return {"experts": len(found), "published": len(known.keys() & set(ids))}
+        taken = len(known.keys() & set(ids))
+        log.info("%d expert trajectories, %d of them from %s", len(found), taken, published)
+        return {"experts": len(found), "published": taken, "given": run.config.env.experts}
 
     run.once(iteration, "experts", work)
     return str(target)
+
+
+def _fix(run: Run, file: str) -> None:
+    """The content of a given file is part of what the run is: another one is refused when the run goes on."""
+    if not Path(file).is_file():
+        raise IprError(f"no file {file} (env.experts); restore it")
+    md5, begun = datasets.md5_of(Path(file)), run.manifest.get("experts_md5")
+    if begun not in (None, md5):
+        raise IprError(
+            f"{file} has changed since {run.folder} began ({begun} -> {md5}); restore it, or use another --dir"
+        )
+    run.note(experts_md5=md5)

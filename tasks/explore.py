@@ -8,7 +8,7 @@ from collections import Counter
 from ipr import algorithms, store
 from ipr.run import Run
 from ipr.types import Job, Trajectory, derive_seed
-from tasks.common import agent, experts, play, stage_task
+from tasks.common import agent, environment, experts, play, stage_task
 
 
 @stage_task("explore")
@@ -23,9 +23,11 @@ def explore(run_dir: str, iteration: int) -> str:
         few = run.config.algorithm.explore_tasks
         if few is not None and few < len(chosen):
             chosen = random.Random(derive_seed(run.config.seed, "explore", iteration)).sample(chosen, few)
+        limit = environment(run.config).max_steps
         jobs = [
             Job(prefix, derive_seed(run.config.seed, "explore", iteration, prefix.key()))
             for prefix in method.explore(chosen)
+            if len(prefix.steps) < limit  # an expert of a real game may be longer than an agent's episode
         ]
         temperature = run.config.algorithm.explore_temperature
         explored = play(run, iteration, "explore", agent(run, iteration - 1), temperature)(jobs)

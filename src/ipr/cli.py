@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +180,8 @@ def deploy(options: argparse.Namespace) -> Any:
 def data(options: argparse.Namespace) -> Any:
     from ipr import data_commands
 
-    result = getattr(data_commands, options.what.replace("-", "_"))(options)
+    what = options.what.replace("-", "_")
+    result = getattr(data_commands, what + "_" * iskeyword(what))(options)
     if not options.json and result is not None:
         _print(result)
     return result
@@ -402,6 +404,8 @@ def _parser() -> argparse.ArgumentParser:
         "games": "Write generated games in the real format.",
         "lineage": "From a model in MLflow to the exact data that made it.",
         "restore": "Fetch the data that made a model.",
+        "import": "Take trajectories, or ALFWorld's data folder, after playing all of it again.",
+        "export": "Write pairs or trajectories for other trainers.",
     }.items():
         kind = kinds.add_parser(name, help=text, description=text)
         kind.add_argument("--json", action="store_true")
@@ -410,7 +414,17 @@ def _parser() -> argparse.ArgumentParser:
             kind.add_argument(
                 "ref", nargs="?", default="champion", help="champion, a model version, or an MLflow run id"
             )
-        if name in ("games", "restore"):
+        if name == "import":
+            kind.add_argument("format", choices=("messages", "conversations", "parquet", "alfworld"))
+            kind.add_argument("file", type=Path, help="file of trajectories; for alfworld the folder json_2.1.1")
+        if name == "export":
+            kind.add_argument("format", choices=("trl", "messages"))
+            kind.add_argument(
+                "source", type=Path, help="a run, a stage of it, or a Parquet file of pairs or trajectories"
+            )
+        if name in ("import", "export"):
+            kind.add_argument("--data", type=Path, help="folder of the real data set")
+        if name in ("games", "restore", "import", "export"):
             kind.add_argument("--out", type=Path, required=True)
         if name == "games":
             kind.add_argument("--split", default="train")

@@ -33,6 +33,8 @@ class EnvConfig(_Section):
     """Step limit of an episode; null takes the environment's own (ALFWorld 20)."""
     shots: Literal[0, 1] = 0
     """Worked examples put before every conversation: an expert's episode of the split "pretrain" (real data: train)."""
+    experts: str | None = None
+    """Parquet of expert trajectories (`ipr data import`), in place of the environment's own; null makes them."""
     tasks: int = Field(default=2851, ge=1)
     """Problems of the train split that have expert trajectories and are explored (fewer when there are fewer)."""
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from ipr import datasets, envs, store
+from ipr import config as configs
+from ipr import datasets, envs, exports, imports, store
 from ipr.config import TrackConfig
 from ipr.project import defaults, project_root
-from ipr.types import IprError, Trajectory
+from ipr.types import EnvSpec, IprError, PreferencePair, Trajectory
 
 EXPERTS = {"alfworld": 1000}
 """Expert trajectories in the published data set of each environment's generated world."""
@@ -82,3 +84,66 @@ def restore(options: Namespace) -> dict[str, Any]:
 
     defaults(project_root())
     return tracking.restore_data(options.ref, options.out, TrackConfig(), project_root())
+
+
+SHOWN = 10
+"""Lines of a report that are printed; all are in its file."""
+
+
+def import_(options: Namespace) -> dict[str, Any]:
+    """Trajectories that the environment gives back, as a Parquet file; the others in a report beside it."""
+    if options.format == "alfworld":
+        from ipr.envs.alfworld import pack
+
+        found = pack(options.file, options.out)
+        _tell(found["report"], found.pop("messages"))
+        return found
+    played, differences = imports.load(options.format, options.file, options.env, options.data)
+    report = store.write_text(options.out.with_suffix(".report.txt"), "".join(f"{d}\n" for d in differences))
+    _tell(report, [str(d) for d in differences])
+    if not played:
+        raise IprError(f"{options.file}: none of {len(differences)} trajectories is given back; see {report}")
+    store.save(options.out, played, Trajectory)
+    rewards = sum(t.reward for t in played) / len(played)
+    return {
+        "file": str(options.out),
+        "trajectories": len(played),
+        "tasks": len({t.task_id for t in played}),
+        "mean_reward": rewards,
+        "left_out": len(differences),
+        "report": str(report),
+    }
+
+
+def export(options: Namespace) -> dict[str, Any]:
+    """Pairs (all iterations of a run) for TRL, or trajectories (a run's experts) as messages."""
+    name, kind = {"trl": ("pairs", PreferencePair), "messages": ("experts", Trajectory)}[options.format]
+    source: Path = options.source
+    files = [source] if source.is_file() else sorted(source.rglob(f"{name}.parquet"), key=_by_iteration)
+    if not files:
+        raise IprError(f"{source}: no such file, and no folder with {name}.parquet; give a run such as runs/quick")
+    prompt, rows = _environment_of(source, options).prompt, store.rows_of(files, kind)
+    lines = getattr(exports, options.format)(rows, prompt)
+    return {"file": str(exports.write(lines, options.out)), "rows": len(lines), "from": [str(f) for f in files]}
+
+
+def _by_iteration(file: Path) -> tuple[int, str]:
+    """iteration-10 after iteration-9."""
+    number = file.parent.name.removeprefix("iteration-")
+    return (int(number) if number.isdigit() else 0), str(file)
+
+
+def _environment_of(source: Path, options: Namespace) -> EnvSpec:
+    """The environment of the run in whose folder `source` lies, else the one that the options name."""
+    for folder in (source, *source.resolve().parents):
+        if (folder / "config.yaml").is_file() and (folder / "manifest.json").is_file():
+            env = configs.validate(configs.read_yaml(folder / "config.yaml"), str(folder / "config.yaml")).env
+            return envs.get(env.name, env.data, env.max_steps)
+    return envs.get(options.env, options.data)
+
+
+def _tell(report: Path | str, lines: list[str]) -> None:
+    for line in lines[:SHOWN]:
+        print(line, file=sys.stderr)
+    if len(lines) > SHOWN:
+        print(f"... {len(lines) - SHOWN} more in {report}", file=sys.stderr)

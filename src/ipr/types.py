@@ -199,6 +199,8 @@ class EnvSpec:
     """A ground-truth value of the environment's present state, higher is better; None where there is none."""
     version: str = "1"
     """Changes whenever an observation or reward may change: part of cache keys and of the manifest."""
+    reword: Callable[[str], str] = str
+    """A turn or observation recorded with another version's wording, in this one's; `str` leaves it (see `imports`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,23 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 
 from ipr.envs.alfworld import expert, games
-from ipr.envs.alfworld.prompt import prompt
+from ipr.envs.alfworld.pack import EXPERT_STEPS, pack
+from ipr.envs.alfworld.prompt import PUT, prompt
 from ipr.envs.alfworld.real import Folder, check_data
+from ipr.envs.alfworld.wording import reword
 from ipr.envs.alfworld.world import Games, Household
 from ipr.types import Environment, EnvSpec, Trajectory
 
-__all__ = ["MAX_STEPS", "REAL_EXPERT_STEPS", "check_data", "spec"]
+__all__ = ["MAX_STEPS", "REAL_EXPERT_STEPS", "check_data", "pack", "spec"]
 
 MAX_STEPS = 20
 """Step limit."""
-REAL_EXPERT_STEPS = 50
-"""Real rooms have up to 54 receptacles to search, so an expert trajectory of a real game may be longer."""
+REAL_EXPERT_STEPS = EXPERT_STEPS
+"""Most steps of an expert trajectory of a real game (see `pack`)."""
 
 
 def spec(data: Path | None = None, max_steps: int | None = None) -> EnvSpec:
     """The environment: the generated world, or the games of a folder in the layout of the real data set."""
     limit = MAX_STEPS if max_steps is None else max_steps
     source: Games = games if data is None else Folder(data)
+    put = PUT if data is None else _put(source)
     longest = limit if data is None else max(limit, REAL_EXPERT_STEPS)
 
     def play_expert(task_id: str) -> Trajectory:
@@ -35,12 +38,13 @@ def spec(data: Path | None = None, max_steps: int | None = None) -> EnvSpec:
         name="alfworld",
         make=lambda: Household(source, limit),
         task_ids=source.task_ids,
-        prompt=prompt() if data is None else prompt(_put(source)),
+        prompt=prompt(put),
         max_steps=limit,
         expert=play_expert,
         task_type=source.task_type,
         oracle=oracle,
         version="generated-1" if data is None else "real-1",
+        reword=lambda text: reword(text, put),
     )
 
 

@@ -180,7 +180,7 @@ class Expert:
             return "lost", "look", {}
         r = unseen[0]
         names = {"r": r, "what": kind}
-        if (here, r) in pairwise(self._plan):
+        if here and (here, r) in pairwise(self._plan):
             return ("search light" if self._held else "search"), f"go to {r}", names
         self._plan = unseen[:PLAN]
         names["plan"] = ", ".join(self._plan)

@@ -12,7 +12,11 @@ slice O with O, use O, examine X, look, inventory.
 R is a receptacle and O an object, with their numbers. What is not possible is answered with "Nothing happens.\""""
 
 
-def prompt(put: str = "put {o} in/on {r}") -> tuple[Message, ...]:
+PUT = "put {o} in/on {r}"
+"""The template for putting something down, of the generated world and of data 2.1.1."""
+
+
+def prompt(put: str = PUT) -> tuple[Message, ...]:
     """The instruction; `put` is the wording's template for putting something down."""
     words = _INSTRUCTION.format(put=put.format(o="O", r="R"))
     # A user turn that the agent acknowledges: chat templates without a system role take it too.

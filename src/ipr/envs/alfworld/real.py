@@ -17,7 +17,7 @@ from typing import Any
 from ipr.envs.alfworld.engine import BANNER, NOTHING, Game
 from ipr.types import IprError, derive_seed
 
-_DIRECTORIES: Mapping[str, str] = {"train": "train", "dev": "train", "seen": "valid_seen", "unseen": "valid_unseen"}
+DIRECTORIES: Mapping[str, str] = {"train": "train", "dev": "train", "seen": "valid_seen", "unseen": "valid_unseen"}
 
 
 class Folder:
@@ -28,14 +28,14 @@ class Folder:
         fix = "give the folder json_2.1.1 of the ALFWorld data (with train, valid_seen, valid_unseen)"
         if not folder.is_dir():
             raise IprError(f"{folder}: no such folder; {fix}")
-        if not any(self.task_ids(split) for split in _DIRECTORIES):
+        if not any(self.task_ids(split) for split in DIRECTORIES):
             raise IprError(f"{folder} holds no train/*/*/game.tw-pddl nor any of the other splits; {fix}")
 
     @lru_cache(maxsize=8)  # noqa: B019 - one object a run
     def task_ids(self, split: str) -> list[str]:
-        if split not in _DIRECTORIES:
-            raise IprError(f"alfworld has no split '{split}'; there are {', '.join(_DIRECTORIES)}")
-        top = _DIRECTORIES[split]
+        if split not in DIRECTORIES:
+            raise IprError(f"alfworld has no split '{split}'; there are {', '.join(DIRECTORIES)}")
+        top = DIRECTORIES[split]
         found = [p.parent for p in sorted((self.folder / top).glob("*/*/game.tw-pddl")) if _playable(p)]
         ids = [p.relative_to(self.folder).as_posix() for p in found]
         if top != "train":

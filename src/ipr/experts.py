@@ -1,0 +1,56 @@
+"""The environment of a run, with the expert trajectories that its config names.
+
+Decided here: given experts take the place of the environment's own, and the train split is the tasks that have one, so
+that nothing else need know. Of several trajectories of a task the best counts, the first of equals. Trajectories of
+other splits are left out: what a run is measured on is never trained on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from ipr import envs, store
+from ipr.config import EnvConfig
+from ipr.rollout import replay
+from ipr.types import EnvSpec, IprError, Trajectory
+
+
+def environment(config: EnvConfig) -> EnvSpec:
+    """The environment that a config names. Raises IprError where its experts' file has none for the train split."""
+    spec = envs.get(config.name, data=config.data, max_steps=config.max_steps, shots=config.shots)
+    if config.experts is None:
+        return spec
+    best: dict[str, Trajectory] = {}
+    for t in store.load(Path(config.experts), Trajectory):
+        if t.task_id not in best or t.reward > best[t.task_id].reward:
+            best[t.task_id] = t
+    ids = [task_id for task_id in spec.task_ids("train") if task_id in best]
+    if not ids:
+        raise IprError(
+            f"{config.experts}: none of its trajectories is of a train task of {config.name};"
+            " import it for this environment: ipr data import"
+        )
+
+    def task_ids(split: str) -> list[str]:
+        return ids if split == "train" else spec.task_ids(split)
+
+    def expert(task_id: str) -> Trajectory:
+        return best[task_id] if task_id in best else spec.expert(task_id)
+
+    return replace(spec, task_ids=task_ids, expert=expert)
+
+
+def check(config: EnvConfig, most: int | None = None) -> None:
+    """Plays given experts again, `most` of them or all. Raises IprError naming the first that is not given back."""
+    if config.experts is None:
+        return
+    spec = environment(config)
+    ids = spec.task_ids("train")[: config.tasks]
+    chosen = [spec.expert(i) for i in ids[:: max(1, len(ids) // most) if most else 1]]
+    longest = max(len(t.steps) for t in chosen)
+    # An expert may be longer than an episode of the agent, as those of real games are.
+    roomy = envs.get(config.name, config.data, longest, config.shots) if longest > spec.max_steps else spec
+    for t in chosen:
+        if problem := replay(roomy if len(t.steps) > spec.max_steps else spec, t):
+            raise IprError(f"{config.experts}: {t.task_id}: {problem[0]}; import it again: ipr data import")

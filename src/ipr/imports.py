@@ -1,0 +1,272 @@
+"""Trajectories from other people's files, each played again here before it is believed.
+
+Decided here: only what the environment gives back comes in. A record is matched to a task by its id, else by what the
+environment says first; by that, too, its episode is found behind instruction and examples: it begins at the message
+whose text, or last lines, are the first observation of a task, and goes on from there to the record's end. Compared are
+the observations without the label "Observation:", blanks and the wording of another version (`EnvSpec.reword`); kept
+are the environment's own. A record may end with the last action. Left out: mending what an agent wrote.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ipr import envs, store
+from ipr.types import Ending, EnvSpec, IprError, Message, Step, Trajectory, messages
+
+FORMATS = ("messages", "conversations", "parquet")
+SPLITS = ("train", "dev", "seen", "unseen")
+"""Where a task is looked for, in this order."""
+
+_ROLES = {"human": "user", "gpt": "assistant"} | {role: role for role in ("user", "assistant", "system")}
+_LABEL = re.compile(r"^(?:Observation|Question)\s*:\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a file holds of one trajectory."""
+
+    name: str
+    """For reports: the file's row."""
+    ids: tuple[str, ...]
+    """What may name the task; a path to its file does too."""
+    messages: tuple[Message, ...]
+    reward: float | None = None
+    """What it must earn again, where that is recorded."""
+    ending: str = ""
+    policy: str = "expert"
+    seed: int = 0
+    start: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The first place where a record and the environment part."""
+
+    record: str
+    task_id: str
+    """Empty where no task was found."""
+    turn: int
+    """The agent's turn, from 1; 0 is the first observation."""
+    expected: object
+    got: object
+
+    def __str__(self) -> str:
+        expected, got = _around(str(self.expected), str(self.got))
+        return f"{self.record} (task {self.task_id or '?'}): turn {self.turn}: expected {expected!r}, got {got!r}"
+
+
+def load(kind: str, file: Path, env: str, data: Path | None = None) -> tuple[list[Trajectory], list[Difference]]:
+    """The trajectories of a file that `env` gives back, and the first difference of each of the others.
+
+    `kind` is one of FORMATS. Raises IprError for a file that cannot be read.
+    """
+    records, differences = read(kind, file)
+    spec = envs.get(env, data)
+    longest = max((sum(m.role == "assistant" for m in r.messages) for r in records), default=0)
+    # Experts of real games may be longer than an episode of the agent.
+    roomy = envs.get(env, data, longest) if longest > spec.max_steps else spec
+    player, played = _Player(roomy, spec.max_steps), []
+    for record in records:
+        found = player.play(record)
+        (differences if isinstance(found, Difference) else played).append(found)  # type: ignore[arg-type]
+    return played, differences
+
+
+# Reading -------------------------------------------------------------------------------------------------------------
+
+
+def read(kind: str, file: Path) -> tuple[list[Record], list[Difference]]:
+    """The records of a file, and the rows that are none."""
+    if kind == "parquet":
+        return [_of_trajectory(k, t) for k, t in enumerate(store.load(file, Trajectory), 1)], []
+    records, broken = [], []
+    for k, row in enumerate(_rows(file), 1):
+        try:
+            records.append(_of_row(f"row {k}", row, kind))
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
+            broken.append(Difference(f"row {k}", "", 0, f"a record with '{kind}'", repr(error)))
+    return records, broken
+
+
+def _rows(file: Path) -> list[Any]:
+    """The rows of a JSON list or of JSON lines."""
+    try:
+        text = file.read_text(encoding="utf-8")
+        if text.lstrip().startswith("["):
+            return json.loads(text)
+        rows = []
+        for k, line in enumerate(text.split("\n"), 1):
+            try:
+                rows += [json.loads(line)] if line.strip() else []
+            except ValueError as error:
+                raise ValueError(f"line {k}: {error}") from None
+        return rows
+    except OSError as error:
+        raise IprError(f"{file}: {error.strerror}; give a file of trajectories") from None
+    except (ValueError, RecursionError) as error:
+        raise IprError(f"{file} is neither a JSON list nor JSON lines ({error}); fetch the file again") from None
+
+
+def _of_row(name: str, row: Mapping[str, Any], kind: str) -> Record:
+    turns = tuple(_message(m) for m in row[kind])
+    ids = (row.get(key) for key in ("task_id", "id", "game_file"))
+    reward = row.get("reward")
+    return Record(
+        name=name,
+        ids=tuple(i for i in ids if isinstance(i, str)),
+        messages=tuple(m for m in turns if m.role != "system"),
+        reward=None if reward is None else float(reward),
+        ending=str(row.get("ending") or ""),
+        policy=str(row.get("policy") or "expert"),
+        seed=int(row.get("seed") or 0),
+        start=int(row.get("start") or 0),
+    )
+
+
+def _message(given: Mapping[str, Any]) -> Message:
+    role, content = given.get("role", given.get("from")), given.get("content", given.get("value"))
+    if not isinstance(content, str):
+        raise TypeError(f"a message without text: {given!r:.60}")
+    return Message(_ROLES[str(role)], content)  # type: ignore[arg-type]
+
+
+def _of_trajectory(k: int, t: Trajectory) -> Record:
+    turns = tuple(messages(t.first_observation, t.steps))
+    return Record(f"row {k}", (t.task_id,), turns, t.reward, t.ending, t.policy, t.seed, t.start)
+
+
+# Matching ------------------------------------------------------------------------------------------------------------
+
+
+def _plain(text: str) -> str:
+    return " ".join(_LABEL.sub("", text.strip()).split())
+
+
+def _ends(text: str) -> Iterator[str]:
+    """A text, and what is left of it from each of its lines on."""
+    lines = text.splitlines()
+    return (_plain("\n".join(lines[k:])) for k in range(len(lines)))
+
+
+class _Player:
+    """An environment's tasks, found by id or by what is said first, and records played on them."""
+
+    def __init__(self, spec: EnvSpec, limit: int) -> None:
+        """`limit` is the step limit of an agent's episode; that of `spec` may be higher."""
+        self._spec = spec
+        self._limit = limit
+        self._env = spec.make()
+        self._ids = {split: spec.task_ids(split) for split in SPLITS}
+        self._known = {task_id for ids in self._ids.values() for task_id in ids}
+        self._said: dict[str, dict[str, list[str]]] = {}
+        self._used: set[str] = set()
+
+    def play(self, record: Record) -> Trajectory | Difference:
+        """On the first task that gives it back; else the difference from the likeliest."""
+        nearest, found = -1, Difference(record.name, "", 0, "a message that begins a task", "none in the record")
+        for index in self._indices(record):
+            places = _places(record.messages, index)
+            for text in reversed(places):  # an example's text comes before that of the record's own task
+                for place in places[text]:
+                    for task_id in sorted(index[text], key=self._used.__contains__):
+                        played = self._replay(record, task_id, place)
+                        if isinstance(played, Trajectory):
+                            self._used.add(task_id)
+                            return played
+                        if (rank := places[text][0] * 10_000 + played.turn) > nearest:
+                            nearest, found = rank, played
+            if not places and len(index) == 1:
+                said = next((m.content for m in record.messages if m.role == "user"), "no message of the environment")
+                return Difference(record.name, next(iter(index.values()))[0], 0, said, next(iter(index)))
+        return found
+
+    def _indices(self, record: Record) -> Iterator[dict[str, list[str]]]:
+        """What is said first -> the tasks that begin so: of the record's own task, else of one split after another."""
+        own = next((i for name in record.ids if (i := self._named(name))), None)
+        if own is not None:
+            yield {_plain(self._env.reset(own)): [own]}
+            return
+        for split, ids in self._ids.items():
+            if split not in self._said:
+                index = self._said.setdefault(split, {})
+                for task_id in ids:
+                    index.setdefault(_plain(self._env.reset(task_id)), []).append(task_id)
+            yield self._said[split]
+
+    def _named(self, name: str) -> str | None:
+        """The task of an id, or of a path that ends with it or with a file in it."""
+        parts = name.replace("\\", "/").split("/")
+        paths = ["/".join(parts[k:n]) for n in (len(parts), len(parts) - 1) for k in range(n)]
+        return next((p for p in paths if p in self._known), None)
+
+    def _replay(self, record: Record, task_id: str, place: int) -> Trajectory | Difference:
+        """The record from its message `place` on, as an episode of the task."""
+        turns = record.messages[place + 1 :]
+        first, steps, n = self._env.reset(task_id), [], (len(turns) + 1) // 2
+
+        def differ(turn: int, expected: object, got: object) -> Difference:
+            return Difference(record.name, task_id, turn, expected, got)
+
+        if any(m.role != ("user" if k % 2 else "assistant") for k, m in enumerate(turns)) or not turns:
+            return differ(0, "agent and environment by turns", [m.role for m in turns])
+        invalid, outcome, ending = 0, None, None
+        for t in range(1, n + 1):
+            action = self._spec.reword(turns[2 * t - 2].content)
+            outcome = self._env.step(action)
+            if 2 * t - 1 < len(turns):
+                expected = _plain(self._spec.reword(turns[2 * t - 1].content))
+                if expected != (got := _plain(self._spec.reword(outcome.observation))):
+                    return differ(t, expected, got)
+            if outcome.terminated and t < n:
+                return differ(t, "the episode goes on", "it is over")
+            steps.append(Step(action, outcome.observation))
+            invalid += not outcome.valid and t > record.start
+        assert outcome is not None
+        ending = _ending(outcome.terminated, n >= self._limit, record.ending)
+        if ending is None:
+            return differ(n, "the end of the episode", "it is not over")
+        if record.reward is not None and abs(record.reward - outcome.reward) > 1e-6:
+            return differ(n, f"reward {record.reward}", f"reward {outcome.reward}")
+        return Trajectory(
+            task_id,
+            first,
+            tuple(steps),
+            outcome.reward,
+            ending,
+            record.policy,
+            record.seed,
+            record.start,
+            invalid,
+        )
+
+
+def _ending(terminated: bool, truncated: bool, recorded: str) -> Ending | None:
+    if terminated:
+        return "terminated"
+    return "truncated" if truncated else "overflow" if recorded == "overflow" else None
+
+
+def _places(turns: Sequence[Message], index: Mapping[str, object]) -> dict[str, list[int]]:
+    """First observations of tasks in a record, in the order of their first appearance: text -> places."""
+    places: dict[str, list[int]] = {}
+    for place, message in enumerate(turns):
+        if message.role == "user" and (text := next((e for e in _ends(message.content) if e in index), None)):
+            places.setdefault(text, []).append(place)
+    return places
+
+
+def _around(a: str, b: str, width: int = 80) -> tuple[str, str]:
+    """Two texts, cut to where they part."""
+    same = next((k for k, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    start = max(0, same - width // 4) if max(len(a), len(b)) > width else 0
+
+    def cut(text: str) -> str:
+        return ("..." if start else "") + text[start : start + width] + ("..." if len(text) > start + width else "")
+
+    return cut(a), cut(b)

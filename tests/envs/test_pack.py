@@ -1,0 +1,137 @@
+"""ALFWorld's data folder, checked and packed, on folders in the official form; the two wordings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ipr import store
+from ipr.cli import main
+from ipr.envs import get
+from ipr.envs.alfworld import games
+from ipr.envs.alfworld.pack import pack
+from ipr.envs.alfworld.wording import reword
+from ipr.rollout import replay
+from ipr.types import IprError, Trajectory
+
+PLACES = {"train": "train", "seen": "valid_seen", "unseen": "valid_unseen"}
+
+
+@pytest.fixture
+def official(tmp_path: Path) -> Path:
+    """json_2.1.1 with 24 train games and 3 of each test split."""
+    folder = tmp_path / "json_2.1.1"
+    for split, place in PLACES.items():
+        for task_id in games.task_ids(split)[: 24 if split == "train" else 3]:
+            games.export(games.generate(task_id), folder, place)
+    return folder
+
+
+def test_a_folder_is_packed_to_what_a_run_takes(official: Path, tmp_path: Path) -> None:
+    found = pack(official.parent, tmp_path / "out")
+    assert found["games"]["train"] + found["games"]["dev"] == 24
+    assert (found["games"]["seen"], found["games"]["unseen"]) == (3, 3)
+    spec, original = get("alfworld", found["data"]), get("alfworld", official)
+    for split in ("train", "dev", "seen", "unseen"):
+        assert spec.task_ids(split) == original.task_ids(split)
+    experts = store.load(Path(found["experts_file"]), Trajectory)
+    assert [t.task_id for t in experts] == spec.task_ids("train")
+    assert all(t.reward == 1 and replay(spec, t) == [] for t in experts)
+    assert not list(Path(found["data"]).rglob("traj_data.json"))
+
+
+def test_other_counts_than_the_official_ones_are_told(official: Path, tmp_path: Path) -> None:
+    report = Path(pack(official, tmp_path / "out")["report"]).read_text().splitlines()
+    assert report == [
+        "train: 24 games, the official data has 3553",
+        "valid_seen: 3 games, the official data has 140",
+        "valid_unseen: 3 games, the official data has 134",
+    ]
+
+
+def test_what_is_broken_or_half_stays_behind_and_is_named(official: Path, tmp_path: Path) -> None:
+    broken, half, unsolvable = sorted((official / "valid_seen").rglob("game.tw-pddl"))
+    broken.write_text("{")
+    half.unlink()
+    unsolvable.write_text(json.dumps(json.loads(unsolvable.read_text()) | {"solvable": False}))
+    found = pack(official, tmp_path / "out")
+    assert found["games"]["seen"] == 0
+    assert any(str(broken) in m and "not JSON" in m for m in found["messages"])
+    assert any("valid_seen: 1 tasks without game.tw-pddl" in m for m in found["messages"])
+    assert not (tmp_path / "out/valid_seen").exists()
+
+
+def test_transcripts_are_played(official: Path, tmp_path: Path) -> None:
+    game = next((official / "train").rglob("game.tw-pddl"))
+    first = get("alfworld", official).make().reset(game.parent.relative_to(official).as_posix())
+    turns = [f"-= Welcome to TextWorld, ALFRED! =-\n\n{first}", "look", "You are somewhere else."]
+    (game.parent / "gt_traj.json").write_text(json.dumps([{"value": turn} for turn in turns]))
+    found = pack(official, tmp_path / "out")
+    assert found["recorded"] == {"games": 1, "wins": 0, "observations": 2, "equal": 1}
+    assert "1 recorded observations are not given back" in found["messages"]
+
+
+def test_two_wordings_in_one_folder_are_told(official: Path, tmp_path: Path) -> None:
+    new_wording(next((official / "train").rglob("game.tw-pddl")))
+    assert any("two wordings" in m for m in pack(official, tmp_path / "out")["messages"])
+
+
+def test_the_command(official: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "import", "alfworld", str(official), "--out", str(tmp_path / "out"), "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out.splitlines()[-1])["games"]["seen"] == 3
+    assert "the official data has 140" in said.err
+
+
+@pytest.mark.parametrize("what", ["nothing", "itself"])
+def test_bad_folders_are_refused(what: str, official: Path, tmp_path: Path) -> None:
+    folder, out = (tmp_path / "empty", tmp_path / "out") if what == "nothing" else (official, official)
+    with pytest.raises(IprError, match=str(folder)):
+        pack(folder, out)
+    assert (official / "train").is_dir()
+
+
+def test_the_real_part_is_packed(real: Path, tmp_path: Path) -> None:
+    pack(real, tmp_path / "out")
+    report = (tmp_path / "out/report.txt").read_text().splitlines()
+    assert [line.split(":")[0] for line in report] == ["train", "valid_seen", "valid_unseen"]  # counts only
+    spec = get("alfworld", tmp_path / "out")
+    assert sum(len(spec.task_ids(split)) for split in ("train", "dev", "seen", "unseen")) == 520
+    assert len(store.load(tmp_path / "out/experts.parquet", Trajectory)) == len(spec.task_ids("train"))
+
+
+# Wordings ------------------------------------------------------------------------------------------------------------
+
+
+def new_wording(game: Path) -> None:
+    """A game of data 2.1.1 as alfworld 0.4 words it."""
+    data = json.loads(game.read_text())
+    old = ("put {o} in/on {r}", "You put the {o.name} in/on the {r.name}.", "{lend.name}")
+    new = ("move {o} to {r}", "You move the {o.name} to the {r.name}.", "{r.name}")
+    for a, b in zip(old, new, strict=True):
+        data["grammar"] = data["grammar"].replace(a, b)
+    game.write_text(json.dumps(data))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("Action: put mug 1 in/on desk 2", "Action: move mug 1 to desk 2"),
+        ("You put the mug 1 in/on the desk 2.", "You move the mug 1 to the desk 2."),
+    ],
+)
+def test_what_is_put_down_is_said_in_either_wording(old: str, new: str) -> None:
+    for put, said in (("put {o} in/on {r}", old), ("move {o} to {r}", new)):
+        assert reword(old, put) == reword(new, put) == said
+
+
+@pytest.mark.parametrize("arrival", ["", "You arrive at loc 5. ", "You arrive at desk 2. "])
+def test_the_arrival_is_dropped(arrival: str) -> None:
+    assert reword(f"{arrival}On the desk 2, you see nothing.", "x") == "On the desk 2, you see nothing."
+
+
+def test_other_words_stay() -> None:
+    text = "Thought: I move on to the desk.\nAction: go to desk 1"
+    assert reword(text, "move {o} to {r}") == text
