@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ipr import config as configs
-from ipr import experts, models
+from ipr import experts, models, workers
 from ipr import plan as plans
 from ipr.config import RunConfig
 from ipr.project import defaults, project_root
@@ -48,8 +48,8 @@ def plan(config: RunConfig) -> dict[str, Any]:
     return plans.plan(config, spec, ChatTokens(models.load_tokenizer(path)))
 
 
-def refine(folder: Path, config: RunConfig, preset: str) -> dict[str, Any]:
-    """Run or resume the whole job in `folder`; returns its summary."""
+def refine(folder: Path, config: RunConfig, preset: str, profile: bool = False) -> dict[str, Any]:
+    """Run or resume the whole job in `folder`; returns its summary. With `profile` it also says where the time went."""
     check(config)
     check_space(folder, 200 << 20)
     root = project_root()
@@ -57,10 +57,13 @@ def refine(folder: Path, config: RunConfig, preset: str) -> dict[str, Any]:
     run = Run.open(folder, config, preset)
     with run.lock():
         run.note(base=_base(run, config, root))
+        if profile:
+            run.note(profile=True)
         if not run.manifest.get("complete"):
             from flows.refine import refine as flow
 
-            flow(str(folder.resolve()), config.algorithm.iterations, run.name)
+            with workers.opened(config.rollout):
+                flow(str(folder.resolve()), config.algorithm.iterations, run.name)
             run.note(complete=True)
         from tasks.report import finish
 
@@ -78,7 +81,7 @@ def one_task(folder: Path, name: str, iteration: int) -> dict[str, Any]:
     if name == "explore" and run.record(iteration - 1, "train") is None:
         before = "sft" if iteration == 1 else f"train --iteration {iteration - 1}"
         raise IprError(f"no model of {stage_name(iteration - 1)} yet; first: ipr {before} --dir {folder}")
-    with run.lock():
+    with run.lock(), workers.opened(run.config.rollout):
         if name == "sft":
             from tasks.common import wait_for_all
             from tasks.experts import experts
@@ -89,7 +92,7 @@ def one_task(folder: Path, name: str, iteration: int) -> dict[str, Any]:
             wait_for_all(run)
         getattr(importlib.import_module(f"tasks.{name}"), name).fn(str(folder), iteration)
     record = run.record(iteration, "train" if name == "sft" else name) or {}
-    return {key: value for key, value in record.items() if key != "history"}
+    return {key: value for key, value in record.items() if key not in ("history", "profile")}
 
 
 def quality(folder: Path, samples: list[int], taus: list[float], scorers: list[str]) -> dict[str, Any]:
@@ -139,25 +142,25 @@ def evaluate_model(options: Namespace) -> dict[str, Any]:
             prices=config.endpoint,
             **ask,
         )
-    from tasks.common import policy
+    from ipr.policies import hf
 
     path = _model_folder(options.model, config)
     settings |= {"hash": models.model_hash(path), "max_length": config.model.max_length, "dtype": config.model.dtype}
     out = None if options.out is None else prompted.Folder(options.out, settings)
-    player = policy(path, options.model, config)
+    player = hf.load(path, options.model, config.model, config.rollout)
     return prompted.play(spec, player, sampling, slots=config.rollout.slots, out=out, **ask)
 
 
 def serve_model(options: Namespace) -> None:
     """Serve a model through the chat protocol until stopped."""
     from ipr import serve
-    from tasks.common import policy
+    from ipr.policies import hf
 
     config = configs.load(None, options.overrides)
     path = _model_folder(options.model, config)
     listening = serve.listen(options.host, options.port)
     name = options.name or options.model
-    server = serve.server(policy(path, name, config), name)
+    server = serve.server(hf.load(path, name, config.model, config.rollout), name)
     host, port = listening.getsockname()[:2]
     print(f"model '{name}' at http://{host}:{port}/v1", flush=True)
     server.run(sockets=[listening])

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from prefect import task
 
-from ipr import evaluate, models, rollout, store
+from ipr import evaluate, models, store, workers
 from ipr import experts as given
 from ipr.config import RunConfig
-from ipr.policies.hf import TransformersPolicy
 from ipr.progress import progress
 from ipr.run import Run, stage_name
-from ipr.types import EnvSpec, IprError, Job, Prefix, Sampling, Trajectory
+from ipr.types import EnvSpec, IprError, Job, Prefix, Trajectory
 
 log = logging.getLogger("ipr")
 
@@ -58,27 +56,9 @@ def environment(config: RunConfig) -> EnvSpec:
     return given.environment(config.env)
 
 
-def agent(run: Run, iteration: int) -> TransformersPolicy:
-    """The model of a stage as a policy."""
-    path = base_path(run) if iteration < 0 else str(run.model(iteration))
-    return policy(path, stage_name(iteration), run.config)
-
-
 def base_path(run: Run) -> str:
     """The model the run started from: `model.path`, or the champion's folder that it stood for when the run began."""
     return run.manifest.get("base", run.config.model.path)
-
-
-def policy(path: str, name: str, config: RunConfig) -> TransformersPolicy:
-    model = models.load_model(path, config.model)
-    return TransformersPolicy(
-        model,
-        models.load_tokenizer(path),
-        name,
-        max_length=config.model.max_length,
-        slots=config.rollout.slots,
-        kv_dtype=torch.bfloat16 if config.rollout.kv_dtype == "bfloat16" else None,
-    )
 
 
 def wait_for_all(run: Run) -> None:
@@ -89,25 +69,17 @@ def wait_for_all(run: Run) -> None:
 
 
 def play(
-    run: Run, iteration: int, task_name: str, player: TransformersPolicy, temperature: float
+    run: Run, iteration: int, task_name: str, who: int, temperature: float
 ) -> Callable[[list[Job]], list[Trajectory]]:
-    """A function that plays jobs with `player`, in shards that survive a kill."""
-    config, spec = run.config, environment(run.config)
-    sampling = Sampling(temperature, config.rollout.max_new_tokens)
+    """A function that plays jobs with the model of stage `who`, in shards that survive a kill, on the run's workers."""
+    path = base_path(run) if who < 0 else str(run.model(who))
+    player = workers.Player(path, stage_name(who), run.config, temperature)
+    label = f"{stage_name(iteration)} {task_name}"
 
-    def shard(jobs: list[Job]) -> list[Trajectory]:
-        label = f"{stage_name(iteration)} {task_name}"
-        return rollout.play(
-            spec,
-            player,
-            jobs,
-            sampling,
-            slots=config.rollout.slots,
-            join=config.algorithm.join,
-            progress=progress(label, "episodes"),
-        )
+    def shards(lacking: list[list[Job]]) -> Iterator[tuple[int, list[Trajectory]]]:
+        return workers.play(player, lacking, progress(label, "episodes"))
 
-    return lambda jobs: run.in_shards(iteration, task_name, jobs, shard)
+    return lambda jobs: run.in_shards(iteration, task_name, jobs, shards)
 
 
 def experts(run: Run) -> list[Trajectory]:

@@ -8,7 +8,7 @@ from ipr import credit, store
 from ipr import evaluate as statistics
 from ipr.run import Run
 from ipr.types import StepReward, Trajectory
-from tasks.common import SCORER, agent, environment, eval_file, heldout, play, stage_task, whole_episodes
+from tasks.common import SCORER, environment, eval_file, heldout, play, stage_task, whole_episodes
 
 
 @stage_task("evaluate")
@@ -19,10 +19,9 @@ def evaluate(run_dir: str, iteration: int) -> str:
 
     def work() -> dict:
         spec = environment(run.config)
-        player = agent(run, iteration)
         splits = heldout(run, spec)
         jobs = whole_episodes([task_id for ids in splits.values() for task_id in ids])
-        played = iter(play(run, iteration, "evaluate", player, 0.0)(jobs))
+        played = iter(play(run, iteration, "evaluate", iteration, 0.0)(jobs))
         facts: dict = {}
         tests: list[Trajectory] = []
         for split, ids in splits.items():
@@ -48,7 +47,7 @@ def _step_reward(run: Run, iteration: int, episodes: Sequence[Trajectory]) -> fl
     earlier = [run.stage(k) / "eval" / "step_rewards.parquet" for k in range(-1, iteration)]
     rewards, _ = credit.estimate(
         prefixes,
-        play(run, iteration, "step-reward", agent(run, SCORER), settings.temperature),
+        play(run, iteration, "step-reward", SCORER, settings.temperature),
         samples=settings.samples,
         seed=run.config.seed,
         known=credit.known_outcomes(episodes),

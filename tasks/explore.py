@@ -8,7 +8,7 @@ from collections import Counter
 from ipr import algorithms, store
 from ipr.run import Run
 from ipr.types import Job, Trajectory, derive_seed
-from tasks.common import agent, environment, experts, play, stage_task
+from tasks.common import environment, experts, play, stage_task
 
 
 @stage_task("explore")
@@ -29,14 +29,14 @@ def explore(run_dir: str, iteration: int) -> str:
             for prefix in method.explore(chosen)
             if len(prefix.steps) < limit  # an expert of a real game may be longer than an agent's episode
         ]
-        temperature = run.config.algorithm.explore_temperature
-        explored = play(run, iteration, "explore", agent(run, iteration - 1), temperature)(jobs)
+        settings = run.config.algorithm
+        explored = play(run, iteration, "explore", iteration - 1, settings.explore_temperature)(jobs)
         store.save(target, explored, Trajectory)
         whole = [t.reward for t in explored if t.start == 0]
-        starts = {job.prefix for job in jobs}
+        starts = {job.prefix for job in jobs} if settings.join and settings.explore_temperature == 0 else set()
         return {
             "episodes": len(explored),
-            "joined": sum(t.prefix(t.start + 1) in starts for t in explored) if temperature == 0 else 0,
+            "joined": sum(t.prefix(t.start + 1) in starts for t in explored),
             "reward": sum(whole) / max(len(whole), 1),
             "endings": dict(Counter(t.ending for t in explored)),
         }

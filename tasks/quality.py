@@ -10,7 +10,7 @@ from ipr import quality as figures
 from ipr.quality import Candidate
 from ipr.run import Run, stage_name
 from ipr.types import IprError, StepReward, Trajectory
-from tasks.common import SCORER, agent, environment, experts, play
+from tasks.common import SCORER, environment, experts, play
 
 
 def quality(run: Run, samples: Sequence[int], taus: Sequence[float], scorers: Sequence[str]) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def _scored(
         reuse |= {r.prefix: r for r in store.load(path, StepReward)}
     rewards, _ = credit.estimate(
         dict.fromkeys(r.prefix for c in found for r in (c.ahead, c.behind)),
-        play(run, stage, "quality", agent(run, stage), run.config.algorithm.temperature),
+        play(run, stage, "quality", stage, run.config.algorithm.temperature),
         samples=samples,
         seed=run.config.seed,
         known=credit.known_outcomes(played),

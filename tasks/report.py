@@ -12,7 +12,7 @@ from ipr import report as reports
 from ipr.config import flat
 from ipr.project import project_root
 from ipr.run import Run, stage_name
-from ipr.summary import summarise
+from ipr.summary import profile, summarise
 from ipr.tracking import Tracker, links
 from tasks.common import eval_file, stage_task
 
@@ -37,6 +37,8 @@ def write(run: Run, status: str) -> dict[str, Any]:
     summary = summarise(run, status, found)
     store.write_json(run.folder / "summary.json", summary)
     _for_dvc(run, summary)
+    if run.manifest.get("profile"):
+        store.write_json(run.folder / "profile.json", profile(run))
     reports.write(run.folder)
     return summary
 
@@ -58,6 +60,7 @@ def finish(run: Run) -> dict[str, Any]:
     """The summary of a complete run; what MLflow could not take before is sent now."""
     summary = write(run, "complete")
     tracker = Tracker(run.folder, run.config.track, project_root())
+    _profile(run, tracker)
     for name in ("summary.json", "report.html", "config.yaml", "manifest.json"):
         tracker.artifact(run.folder / name)
     # One figure per run to sort runs by; the curves' last values are those of the last iteration.
@@ -97,6 +100,7 @@ def track(run: Run, iteration: int, summary: dict[str, Any]) -> None:
     for k in (-1, 0) if iteration == 0 else (iteration,):
         if stage_name(k) in stages:
             tracker.metrics(_metrics(stages[stage_name(k)]), step=k)
+    _profile(run, tracker)
     tracker.iteration(iteration, {"prefect.flow_run_id": flow_run.get_id()})
     history = (run.record(iteration, "train") or {}).get("history", [])
     for update, row in enumerate(history, start=1):
@@ -128,6 +132,14 @@ def _data_sets(run: Run, iteration: int, tracker: Tracker) -> None:
         tracker.dataset("data", project_root() / "data", published["md5"], "output", iteration)
 
 
+def _profile(run: Run, tracker: Tracker) -> None:
+    """Where the time went, as curves over the iterations; only where it was asked for."""
+    path = run.folder / "profile.json"
+    for row in store.read_json(path) if path.exists() else []:
+        step = next(k for k in range(-1, run.config.algorithm.iterations + 1) if stage_name(k) == row["stage"])
+        tracker.metrics({f"profile/{row['task']}/{key}": v for key, v in row.items()}, step=step)
+
+
 def _metrics(stage: dict[str, Any]) -> dict[str, float]:
     """A stage's figures, flat, for curves over the iterations."""
     found: dict[str, Any] = {"seconds": stage["seconds"]}
@@ -141,8 +153,4 @@ def _metrics(stage: dict[str, Any]) -> dict[str, float]:
     pairs = stage["pairs"] or {}
     found |= {f"pairs/{key}": v for key, v in pairs.items() if key != "dropped"}
     found |= {f"pairs/dropped/{reason}": n for reason, n in pairs.get("dropped", {}).items()}
-    rollouts = stage["rollouts"] or {}
-    total = sum(rollouts.values()) - rollouts.get("explored", 0)
-    if total:
-        found["rollouts/saved_share"] = 1 - rollouts["played"] / total
     return {key: v for key, v in found.items() if isinstance(v, int | float)}

@@ -9,7 +9,7 @@ from typing import Any
 from ipr import algorithms, credit, store
 from ipr.run import Run
 from ipr.types import Prefix, StepReward, Trajectory
-from tasks.common import SCORER, agent, experts, play, stage_task
+from tasks.common import SCORER, experts, play, stage_task
 
 
 @stage_task("reward")
@@ -25,7 +25,7 @@ def reward(run_dir: str, iteration: int) -> str:
         earlier = [run.stage(k) / "step_rewards.parquet" for k in range(1, iteration)] if settings.reuse else []
         rewards, counts = credit.estimate(
             wanted.prefixes,
-            play(run, iteration, "reward", agent(run, SCORER), settings.temperature),
+            play(run, iteration, "reward", SCORER, settings.temperature),
             samples=settings.samples,
             seed=run.config.seed,
             known=credit.known_outcomes([*expert, *explored]),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ipr import algorithms, models, store
+from ipr.profiling import timed
 from ipr.progress import progress
 from ipr.run import Run, stage_name
 from ipr.training.tokens import ChatTokens
@@ -36,7 +37,7 @@ def imitate(run: Run, iteration: int, start: str, rows: Sequence[Demonstration])
     """SFT from the model at `start` into the stage's model."""
     tokenizer = models.load_tokenizer(start)
     model = models.load_model(start, run.config.model, training=True)
-    result = train_sft(
+    result = timed("training")(train_sft)(
         model,
         ChatTokens(tokenizer),
         rows,
@@ -63,7 +64,7 @@ def prefer(run: Run, iteration: int, pairs: Sequence[PreferencePair]) -> dict[st
     chat = ChatTokens(tokenizer)
     reference = _reference(run, iteration, chat, pairs)
     model = models.load_model(str(start), config.model, training=True)
-    result = train_preference(
+    result = timed("training")(train_preference)(
         model,
         chat,
         pairs,
@@ -86,7 +87,7 @@ def _reference(
     if not path.exists():
         # Loaded and run as the policy will be, so that training starts at margin 0.
         model = models.load_model(str(run.model(SCORER)), run.config.model, training=True)
-        chosen, rejected = reference_logps(
+        chosen, rejected = timed("training")(reference_logps)(
             model,
             chat,
             pairs,

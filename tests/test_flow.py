@@ -118,11 +118,12 @@ def test_mlflow_and_dvc_have_it(root: Path, whole: dict, monkeypatch: pytest.Mon
 
 
 def test_killed_and_continued_ends_with_the_same(root: Path, whole: dict) -> None:
-    """SIGKILL twice: once while step rewards are played, once in training (or right after it)."""
+    """SIGKILL twice: once while step rewards are played, once in training (or right after it). Two workers play."""
     run = root / "runs" / "killed"
+    killed = [*command(root, "killed"), "rollout.workers=2", "--profile"]
     for sign in ("iteration-1/shards/*", "iteration-2/reference.json"):
         process = subprocess.Popen(
-            command(root, "killed"),
+            killed,
             env=environment(root),
             cwd=root,
             stderr=subprocess.DEVNULL,
@@ -134,7 +135,7 @@ def test_killed_and_continued_ends_with_the_same(root: Path, whole: dict) -> Non
         process.send_signal(signal.SIGKILL)
         process.wait()
     done = subprocess.run(
-        command(root, "killed"),
+        killed,
         env=environment(root),
         cwd=root,
         capture_output=True,
@@ -145,6 +146,14 @@ def test_killed_and_continued_ends_with_the_same(root: Path, whole: dict) -> Non
     assert done.returncode == 0, done.stderr[-3000:]
     assert tables(run) == tables(root / "runs" / "whole")
     assert weights(run) == weights(root / "runs" / "whole")
+    # Who plays decides nothing; a run that is complete says where its time went, too.
+    profile = {(row["stage"], row["task"]): row for row in store.read_json(run / "profile.json")}
+    assert profile["iteration-2", "explore"]["workers"] > 0
+    assert profile["iteration-2", "train"]["training"] > 0
+    assert "Where the time went" in (run / "report.html").read_text()
+    events = (run / "events.jsonl").read_text()
+    assert "profile/explore/model" in events
+    assert "rollouts/saved" in events
 
 
 def test_two_processes_train_the_model_of_one(root: Path, whole: dict) -> None:

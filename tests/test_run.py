@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ipr import config as configs
 from ipr import store
-from ipr.run import Run
+from ipr.run import Run, cut
 from ipr.types import (
     Demonstration,
     IprError,
@@ -134,11 +135,12 @@ def test_work_is_done_once_and_shards_are_not_played_again(tmp_path: Path) -> No
     assert run.once(1, "pairs", lambda: pytest.fail("again"))["step"] == 3
     played: list[Job] = []
 
-    def play(jobs: list[Job]) -> list[Trajectory]:
-        played.extend(jobs)
-        if len(played) > 2:
-            raise KeyboardInterrupt
-        return [PLAYED for _ in jobs]
+    def play(shards: list[list[Job]]) -> Iterator[tuple[int, list[Trajectory]]]:
+        for place, jobs in enumerate(shards):
+            played.extend(jobs)
+            if len(played) > 2:
+                raise KeyboardInterrupt
+            yield place, [PLAYED for _ in jobs]
 
     jobs = [Job(Prefix("t", ()), seed) for seed in range(3)]
     with pytest.raises(KeyboardInterrupt):
@@ -148,3 +150,24 @@ def test_work_is_done_once_and_shards_are_not_played_again(tmp_path: Path) -> No
     assert [job.seed for job in played] == [2]
     run.drop_shards(1)
     assert not (run.stage(1) / "shards").exists()
+
+
+def test_workers_decide_nothing(tmp_path: Path) -> None:
+    config = configs.load("smoke", [], PRESETS)
+    other = configs.load("smoke", ["rollout.workers=2", "rollout.scheduler=tcp://there:8786"], PRESETS)
+    assert config.hash() == other.hash()
+    assert config.hash() != configs.load("smoke", ["rollout.shard=7"], PRESETS).hash()
+    Run.open(tmp_path / "r", config)
+    assert Run.open(tmp_path / "r", other).config.rollout.workers == 2
+
+
+def test_shards_keep_problems_together_and_are_even() -> None:
+    jobs = [Job(Prefix(f"t{i % 30}"), seed=i) for i in range(300)]  # ten of each of 30 problems, mixed
+    shards = cut(jobs, 64)
+    assert sorted(i for shard in shards for i in shard) == list(range(300))
+    assert [len(shard) for shard in shards] == [60] * 5
+    places = [{jobs[i].prefix.task_id for i in shard} for shard in shards]
+    assert sum(map(len, places)) == 30
+    # More of a problem than a shard holds: it is divided.
+    assert [len(shard) for shard in cut([Job(Prefix("t"), i) for i in range(10)], 4)] == [4, 4, 2]
+    assert cut([], 4) == []

@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> Any:
                 print(f"{key.replace('_', ' ')}: {value}")
         return plan
     folder = options.dir or Path("runs") / Path(options.preset).stem
-    summary = launch.refine(folder, config, Path(options.preset).stem)
+    summary = launch.refine(folder, config, Path(options.preset).stem, options.profile)
     if not options.json:
         from ipr import report
 
@@ -332,6 +332,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. train.learning_rate=1e-5")
     sub.add_argument("--dir", type=Path, help="the run's folder (default runs/PRESET); an unfinished run continues")
     sub.add_argument("--dry-run", action="store_true", help="print what the run will cost, and start nothing")
+    sub.add_argument("--profile", action="store_true", help="write where the time went: profile.json, report, MLflow")
     sub.add_argument("--help-config", action="store_true", help="print every configuration key")
 
     texts = {

@@ -135,11 +135,16 @@ class RolloutConfig(_Section):
     slots: int = Field(default=128, ge=1)
     """Episodes played at the same time."""
     shard: int = Field(default=1024, ge=1)
-    """Episodes whose results are written together: what a killed run plays again at most."""
+    """Episodes (about) whose results are written together: what a killed run plays again at most, and what one worker
+    plays at a time. Small ones are spread evenly over the workers, large ones keep the batch full."""
     max_new_tokens: int = Field(default=256, ge=1)
     """Per turn of the agent."""
     kv_dtype: Literal["model", "bfloat16"] = "model"
     """Type of the kept key-values: the model's, or bfloat16, which halves what a CPU has to read for each token."""
+    workers: int = Field(default=1, ge=1)
+    """Processes of one thread each that play; 1 plays in the run's own process. Decides no result."""
+    scheduler: str | None = None
+    """Address of a running Dask scheduler (tcp://host:8786) whose workers play instead. Decides no result."""
 
 
 class EvalConfig(_Section):
@@ -190,8 +195,8 @@ class DataConfig(_Section):
     """DVC remote to push to; null is the project's default remote."""
 
 
-_NOT_DECIDING = {"endpoint", "track", "data"}
-"""Sections on which no result of a run depends."""
+_DECIDE_NOTHING: Any = {"endpoint": True, "track": True, "data": True, "rollout": {"workers", "scheduler"}}
+"""Keys that change where a run is tracked, published and played, not what comes out."""
 
 
 class RunConfig(_Section):
@@ -211,8 +216,8 @@ class RunConfig(_Section):
         return yaml.safe_dump(self.model_dump(), sort_keys=False)
 
     def hash(self) -> str:
-        """Digest of everything that decides the results (where they are tracked and published does not)."""
-        deciding = self.model_dump(exclude=_NOT_DECIDING)
+        """Digest of everything that decides the results (where they are tracked, published and played does not)."""
+        deciding = self.model_dump(exclude=_DECIDE_NOTHING)
         return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -261,7 +266,7 @@ def keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> dict[str, str]
 
 def difference(old: RunConfig, new: RunConfig) -> list[str]:
     """Lines "key: old -> new" for every deciding key in which the two differ."""
-    a, b = _flat(old.model_dump(exclude=_NOT_DECIDING)), _flat(new.model_dump(exclude=_NOT_DECIDING))
+    a, b = (_flat(config.model_dump(exclude=_DECIDE_NOTHING)) for config in (old, new))
     return [f"{k}: {a.get(k)!r} -> {b.get(k)!r}" for k in b if a.get(k) != b.get(k)]
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipr import store
 from ipr.config import ModelConfig
+from ipr.profiling import timed
 from ipr.types import IprError
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
         raise IprError(f"no tokenizer in {path} ({_first_line(error)}); copy the base model's there") from None
 
 
+@timed("io")
 def load_model(path: str | Path, config: ModelConfig, *, training: bool = False) -> Any:
     """A causal language model on its device.
 

@@ -26,6 +26,12 @@ COLUMNS = (
     "rollouts",
     "time",
 )
+NOTE = (
+    "success in % with its 95 % interval; pairs: outcome + step; rollouts of exploring and scoring: played (saved);"
+    " * reported"
+)
+PROFILE = ("seconds", "workers", "model", "environment", "tokenizer", "io", "training", "waiting", "other")
+"""The seconds of a profile's row: by the clock, of all workers together, and the parts that make up both."""
 
 
 def rows(summary: dict[str, Any]) -> list[list[str]]:
@@ -39,8 +45,7 @@ def table(summary: dict[str, Any]) -> str:
     widths = [max(len(row[i]) for row in cells) for i in range(len(COLUMNS))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
     lines.insert(1, "  ".join("-" * width for width in widths))
-    notes = ["", "success in % with its 95 % interval; pairs: outcome + step; rollouts: played (saved); * reported"]
-    return "\n".join([*lines, *notes, *sentences(summary)])
+    return "\n".join([*lines, "", NOTE, *sentences(summary)])
 
 
 def markdown(summary: dict[str, Any]) -> str:
@@ -131,6 +136,7 @@ def write(run_dir: Path) -> Path:
 
     plot(summary, save)
     manifest = store.read_json(run_dir / "manifest.json") if (run_dir / "manifest.json").exists() else {}
+    profile = store.read_json(run_dir / "profile.json") if (run_dir / "profile.json").exists() else []
     config = run_dir / "config.yaml"
     last = summary["stages"][-1]
     html = (
@@ -139,6 +145,9 @@ def write(run_dir: Path) -> Path:
         .render(
             summary=summary,
             columns=COLUMNS,
+            note=NOTE,
+            profile=profile,
+            parts=PROFILE,
             rows=rows(summary),
             sentences=sentences(summary),
             plot=drawing.getvalue().partition("<svg")[1] + drawing.getvalue().partition("<svg")[2],
@@ -155,7 +164,6 @@ def write(run_dir: Path) -> Path:
 def _row(stage: dict[str, Any], reported: str | None) -> list[str]:
     test, tests = stage["test"] or {}, stage["tests"]
     pairs, rollouts, reward = stage["pairs"], stage["rollouts"], stage["step_reward"]
-    saved = sum(n for key, n in (rollouts or {}).items() if key not in ("explored", "played"))
     average = test.get("step_reward")
     gap = f"{reward['expert']:.2f}/{reward['agent']:.2f}" if reward else ""
     gap = gap if average is None else f"{average:.2f}"
@@ -168,7 +176,7 @@ def _row(stage: dict[str, Any], reported: str | None) -> list[str]:
         f"{100 * test['invalid']:.0f} %" if test.get("games") else "",
         gap,
         f"{pairs['outcome']} + {pairs['step']}" if pairs else "",
-        f"{rollouts['played']} ({saved})" if rollouts else "",
+        f"{rollouts['total_played']} ({rollouts['saved']})" if rollouts else "",
         f"{stage['seconds']:.0f} s",
     ]
 
@@ -224,7 +232,7 @@ reported: {{ summary.reported }} (chosen on dev)</p>
 <table><tr>{% for c in columns %}<th>{{ c }}</th>{% endfor %}</tr>
 {% for row in rows %}<tr{% if row[0].endswith("*") %} class="reported"{% endif %}>
 {% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table>
-<p class="note">success in % with its 95 % interval; pairs: outcome + step; rollouts: played (saved); * reported</p>
+<p class="note">{{ note }}</p>
 {{ plot|safe }}
 <h2>Paired comparisons</h2><ul>{% for s in sentences %}<li>{{ s }}</li>{% endfor %}</ul>
 <h2>Success by type of task</h2>
@@ -236,6 +244,14 @@ reported: {{ summary.reported }} (chosen on dev)</p>
 {% for e in examples %}<h3>{{ e.stage }}, step {{ e.t }}, margin {{ "%.2f"|format(e.margin) }}</h3>
 <p>{{ e.task }} <span class="note">Before: {{ e.before }}</span></p>
 <div class="pair"><pre class="good">{{ e.chosen }}</pre><pre class="bad">{{ e.rejected }}</pre></div>{% endfor %}
+{% if profile %}<h2>Where the time went</h2>
+<table><tr><th>stage</th><th>task</th>{% for p in parts %}<th>{{ p }}</th>{% endfor %}
+<th>rollouts/s</th><th>tokens/s</th><th>saved</th></tr>
+{% for row in profile %}<tr><td>{{ row.stage }}</td><td>{{ row.task }}</td>
+{% for key in parts %}<td>{{ "%.1f"|format(row[key]) }}</td>{% endfor %}
+<td>{{ "%.1f"|format(row.episodes_per_second) }}</td><td>{{ "%.0f"|format(row.tokens_per_second) }}</td>
+<td>{{ "%.0f"|format(100 * row.saved_share) }} %</td></tr>{% endfor %}</table>
+<p class="note">seconds on the clock and of the workers together; the parts make up both</p>{% endif %}
 <h2>Data</h2><table>
 {% for k, v in data.items() %}<tr><td>data/ {{ k }}</td><td><code>{{ v }}</code></td></tr>{% endfor %}
 {% for k, v in files.items() %}<tr><td>{{ k }}</td><td><code>{{ v }}</code></td></tr>{% endfor %}</table>

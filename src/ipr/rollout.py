@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ipr import profiling
+from ipr.profiling import timed
 from ipr.progress import Progress
 from ipr.types import (
     Ending,
@@ -77,19 +79,20 @@ def play(
         while waiting or active:
             before = len(played) + len(joined)
             ended.clear()
-            while waiting and len(active) < slots:
-                index = waiting.pop()
-                start = starts.at(jobs[index].prefix)
-                if not idle:
-                    envs.append(spec.make())
-                    idle.append(envs[-1])
-                env = idle.pop()
-                episode = _Episode(index, jobs[index], env, spec.prompt, start)
-                if start.ending is not None:
-                    end(episode, start.ending)
-                else:
-                    env.restore(start.snapshot)
-                    active.append(episode)
+            with timed("environment"):
+                while waiting and len(active) < slots:
+                    index = waiting.pop()
+                    start = starts.at(jobs[index].prefix)
+                    if not idle:
+                        envs.append(spec.make())
+                        idle.append(envs[-1])
+                    env = idle.pop()
+                    episode = _Episode(index, jobs[index], env, spec.prompt, start)
+                    if start.ending is not None:
+                        end(episode, start.ending)
+                    else:
+                        env.restore(start.snapshot)
+                        active.append(episode)
             completions = policy.generate([e.turn(spec.max_steps) for e in active], sampling) if active else []
             going_on: list[_Episode] = []
             for episode, completion in zip(active, completions, strict=True):
@@ -113,6 +116,8 @@ def play(
             policy.close_session(episode.index)
         for env in [*envs, starts.env]:
             env.close()
+    profiling.count("episodes", len(played))
+    profiling.count("joined", len(joined))
     # Where an episode joins lies further on than where it starts, so the furthest are known first.
     for episode, other in sorted(joined, key=lambda pair: -len(pair[0].steps)):
         rest = played[other]
@@ -222,7 +227,8 @@ class _Episode:
         return Turn(tuple(self._conversation), derive_seed(self.job.seed, k), self.index, last=k + 1 >= max_steps)
 
     def act(self, action: str) -> Outcome:
-        outcome = self.env.step(action)
+        with timed("environment"):
+            outcome = self.env.step(action)
         self.steps.append(Step(action, outcome.observation))
         self._conversation += [Message("assistant", action), Message("user", outcome.observation)]
         self.reward = outcome.reward

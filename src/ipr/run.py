@@ -15,13 +15,13 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from ipr import config as configs
-from ipr import store
+from ipr import profiling, store
 from ipr.config import RunConfig
 from ipr.types import IprError, Job, Trajectory
 
@@ -49,7 +49,7 @@ class Run:
                 raise IprError(
                     f"{folder} holds a run with another config ({'; '.join(changed)}); use another --dir, or remove it"
                 )
-            if config != run.config:  # tracking or publishing changed, which decides nothing
+            if config != run.config:  # tracking, publishing or workers changed, which decides nothing
                 store.write_text(folder / "config.yaml", config.to_yaml())
             return cls(folder)
         store.write_text(folder / "config.yaml", config.to_yaml())
@@ -92,32 +92,41 @@ class Run:
         return store.read_json(path) if path.exists() else None
 
     def once(self, iteration: int, task: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Do `work` unless its record is there; its facts, the seconds it took included, become the record."""
+        """Do `work` unless its record is there; its facts and the profile of its seconds become the record."""
         done = self.record(iteration, task)
         if done is not None:
             return done
-        start = time.monotonic()
+        start = profiling.now()
         facts = work()
-        facts["seconds"] = round(time.monotonic() - start, 2)
+        facts["profile"] = profiling.since(start)
+        facts["seconds"] = round(facts["profile"]["seconds"], 2)
         if self.keeper:
             store.write_json(self.stage(iteration) / f"{task}.json", facts)
         return facts
 
     def in_shards(
-        self, iteration: int, task: str, jobs: Sequence[Job], play: Callable[[list[Job]], list[Trajectory]]
+        self,
+        iteration: int,
+        task: str,
+        jobs: Sequence[Job],
+        play: Callable[[list[list[Job]]], Iterable[tuple[int, list[Trajectory]]]],
     ) -> list[Trajectory]:
-        """Play `jobs` shard by shard; a shard that is on disk is not played again. See `drop_shards`."""
-        size = self.config.rollout.shard
+        """Play `jobs` in shards; one that is on disk is not played again (see `drop_shards`).
+
+        `play` is given the shards that lack and yields (shard's place, trajectories) in any order, each as soon as it
+        is played.
+        """
         folder = self.stage(iteration) / "shards"
-        played: list[Trajectory] = []
-        for first in range(0, len(jobs), size):
-            shard = list(jobs[first : first + size])
-            digest = hashlib.sha256("".join(f"{job.prefix.key()}{job.seed}" for job in shard).encode()).hexdigest()
-            path = folder / f"{task}-{digest[:16]}.parquet"
-            if not path.exists():
-                store.save(path, play(shard), Trajectory)
-            played += store.load(path, Trajectory)
-        return played
+        shards = cut(jobs, self.config.rollout.shard)
+        paths = [folder / f"{task}-{_digest([jobs[i] for i in shard])}.parquet" for shard in shards]
+        lacking = [k for k, path in enumerate(paths) if not path.exists()]
+        if lacking:
+            for place, played in play([[jobs[i] for i in shards[k]] for k in lacking]):
+                store.save(paths[lacking[place]], played, Trajectory)
+        found: dict[int, Trajectory] = {}
+        for shard, path in zip(shards, paths, strict=True):
+            found |= zip(shard, store.load(path, Trajectory), strict=True)
+        return [found[i] for i in range(len(jobs))]
 
     def drop_shards(self, iteration: int) -> None:
         """Remove the shards of a stage whose result is written."""
@@ -156,6 +165,26 @@ class Run:
             yield
 
 
+def cut(jobs: Sequence[Job], size: int) -> list[list[int]]:
+    """The jobs' indices in shards of about `size` and of about equal length; those of a problem stay together.
+
+    Follows from the jobs and the size alone: what is played together, and with it every rounding, is the same however
+    many workers play. Of a problem, because its episodes have states and key-values in common, and may join.
+    """
+    problems: dict[str, list[int]] = {}
+    for index, job in enumerate(jobs):
+        problems.setdefault(job.prefix.task_id, []).append(index)
+    shards: list[list[int]] = [[] for _ in range(-(-len(jobs) // size))]
+    taken = 0
+    for indices in problems.values():
+        for first in range(0, len(indices), size):
+            piece = indices[first : first + size]
+            middle = taken + len(piece) / 2
+            shards[int(middle * len(shards) / len(jobs))] += piece
+            taken += len(piece)
+    return [shard for shard in shards if shard]
+
+
 def stage_name(iteration: int) -> str:
     return {-1: "base", 0: "sft"}.get(iteration, f"iteration-{iteration}")
 
@@ -183,6 +212,10 @@ def check_space(folder: Path, needed: int) -> None:
         )
     if not os.access(existing, os.W_OK):
         raise IprError(f"{folder}: not writable; choose another --dir")
+
+
+def _digest(jobs: Sequence[Job]) -> str:
+    return hashlib.sha256("".join(f"{job.prefix.key()}{job.seed}" for job in jobs).encode()).hexdigest()[:16]
 
 
 def _versions() -> dict[str, str]:

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ipr.profiling import timed
 from ipr.types import Demonstration, IprError, Message, PreferencePair, Prefix, Step, StepReward, Trajectory
 
 _STEPS = pa.list_(pa.struct([("action", pa.string()), ("observation", pa.string())]))
@@ -84,6 +85,7 @@ def replace(path: Path, write: Callable[[Path], Any]) -> Path:
     return path
 
 
+@timed("io")
 def replace_folder(path: Path, write: Callable[[Path], Any]) -> Path:
     """Make the folder `path` with `write(temporary folder)`, renamed into place when complete; an old one goes."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -117,6 +119,7 @@ def read_json(path: Path) -> Any:
         raise IprError(f"{path}: {error}; delete it or restore it") from None
 
 
+@timed("io")
 def save(path: Path, rows: Iterable[Any], kind: type | None = None) -> Path:
     """Write rows of one noun as Parquet. `kind` is needed only where there may be no rows."""
     rows = list(rows)
@@ -125,6 +128,7 @@ def save(path: Path, rows: Iterable[Any], kind: type | None = None) -> Path:
     return replace(path, lambda p: pq.write_table(table, p, compression="zstd"))
 
 
+@timed("io")
 def load(path: Path, kind: type[T]) -> list[T]:
     """Read rows of one noun. Raises IprError naming the file where it is missing, broken or of another schema."""
     try:

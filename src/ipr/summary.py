@@ -50,19 +50,50 @@ def test_trajectories(run: Run, iteration: int) -> list[Trajectory]:
 def _stage(run: Run, k: int) -> dict[str, Any]:
     records = {task: run.record(k, task) or {} for task in TASKS}
     evaluation, reward, explored = records["evaluate"], records["reward"], records["explore"]
-    rollouts = {"explored": explored["episodes"]} | reward["rollouts"] if reward else None
     return {
         "name": stage_name(k),
         "dev": evaluation.get("dev"),
         "tests": {split: evaluation[split] for split in run.config.eval.splits},
         "test": evaluation.get("test"),
         "pairs": records["pairs"] or None,
-        "rollouts": rollouts,
+        "rollouts": _rollouts(explored, reward["rollouts"]) if reward else None,
         "step_reward": reward.get("step_reward"),
-        "train": {key: v for key, v in records["train"].items() if key != "history"} or None,
+        "train": {key: v for key, v in records["train"].items() if key not in ("history", "profile")} or None,
         "seconds": round(sum(record.get("seconds", 0.0) for record in records.values()), 1),
         "seconds_by_task": {task: record["seconds"] for task, record in records.items() if record},
     }
+
+
+def _rollouts(explored: dict[str, Any], scored: dict[str, int]) -> dict[str, float]:
+    """Of exploring and scoring: the counts by reason, and altogether "total_played", "saved" and "saved_share"."""
+    joined = explored.get("joined", 0)
+    played = explored["episodes"] - joined + scored["played"]
+    saved = joined + sum(scored.values()) - scored["played"]
+    share = saved / max(played + saved, 1)
+    counts = {"explored": explored["episodes"], "joined": joined} | scored
+    return counts | {"total_played": played, "saved": saved, "saved_share": share}
+
+
+def profile(run: Run) -> list[dict[str, Any]]:
+    """Where the time of every finished task went, a row a task: `profiling.since`, rates, the share of rollouts saved.
+
+    Of the process that finished the task: what an earlier, killed one had played is in its shards, not in here.
+    """
+    rows: list[dict[str, Any]] = []
+    for k in range(-1, run.config.algorithm.iterations + 1):
+        records = {task: run.record(k, task) or {} for task in TASKS}
+        explored, scored = records["explore"], records["reward"].get("rollouts", {})
+        saved = {
+            "explore": explored.get("joined", 0) / max(explored.get("episodes", 0), 1),
+            "reward": 1 - scored.get("played", 0) / max(sum(scored.values()), 1),
+        }
+        for task, record in records.items():
+            if "profile" not in record:
+                continue
+            spent = record["profile"]
+            rates = {f"{what}_per_second": spent[what] / max(spent["seconds"], 1e-9) for what in ("episodes", "tokens")}
+            rows.append({"stage": stage_name(k), "task": task} | spent | rates | {"saved_share": saved.get(task, 0.0)})
+    return rows
 
 
 def _comparison(run: Run, a: int, b: int) -> dict[str, Any]:

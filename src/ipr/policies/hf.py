@@ -29,6 +29,9 @@ from transformers import AttentionInterface
 from transformers.cache_utils import Cache
 
 from ipr import models
+from ipr.config import ModelConfig, RolloutConfig
+from ipr.profiling import count as counted
+from ipr.profiling import timed
 from ipr.training.sharing import pluggable, plugged_in
 from ipr.training.tokens import ChatTokens
 from ipr.types import Completion, IprError, Sampling, Turn
@@ -102,7 +105,8 @@ class TransformersPolicy:
             ]
 
     def _answer(self, turns: Sequence[Turn], sampling: Sampling) -> list[Completion]:
-        prompts = [np.array(self.chat.prompt(turn.conversation)) for turn in turns]
+        with timed("tokenizer"):
+            prompts = [np.array(self.chat.prompt(turn.conversation)) for turn in turns]
         answers = [Completion("", (), "overflow")] * len(turns)
         fits = [i for i, prompt in enumerate(prompts) if len(prompt) < self.max_length]
         if not fits:
@@ -111,15 +115,18 @@ class TransformersPolicy:
         order = np.argsort(rows)  # tokens are packed in the order of their rows
         fits, rows = [fits[j] for j in order], rows[order]
         try:
-            logits = self._read(rows, [prompts[i] for i in fits])
-            seeds = np.array([turns[i].seed for i in fits], dtype=np.uint64)
-            written, stopped = self._write(rows, logits, seeds, sampling)
+            with timed("model"):
+                logits = self._read(rows, [prompts[i] for i in fits])
+                seeds = np.array([turns[i].seed for i in fits], dtype=np.uint64)
+                written, stopped = self._write(rows, logits, seeds, sampling)
         except BaseException:
             self._rows.free(rows)  # what is half done must not be built upon
             raise
-        for i, ids, stop in zip(fits, written, stopped, strict=True):
-            finish = "stop" if stop else "length" if len(ids) == sampling.max_new_tokens else "overflow"
-            answers[i] = Completion(self.chat.text(ids), tuple(ids), finish)
+        counted("tokens", sum(map(len, written)))
+        with timed("tokenizer"):
+            for i, ids, stop in zip(fits, written, stopped, strict=True):
+                finish = "stop" if stop else "length" if len(ids) == sampling.max_new_tokens else "overflow"
+                answers[i] = Completion(self.chat.text(ids), tuple(ids), finish)
         self._rows.free(rows[[turns[i].session is None or turns[i].last for i in fits]])
         return answers
 
@@ -234,6 +241,18 @@ class TransformersPolicy:
                 logits_to_keep=0 if keep is None else torch.from_numpy(keep).to(self.device),
                 ipr_layout=layout,
             ).logits[0]
+
+
+def load(path: str, name: str, model: ModelConfig, rollout: RolloutConfig) -> TransformersPolicy:
+    """The model of a folder or hub name as a policy called `name`. Raises IprError as `models.load_model` does."""
+    return TransformersPolicy(
+        models.load_model(path, model),
+        models.load_tokenizer(path),
+        name,
+        max_length=model.max_length,
+        slots=rollout.slots,
+        kv_dtype=torch.bfloat16 if rollout.kv_dtype == "bfloat16" else None,
+    )
 
 
 class _Rows:
