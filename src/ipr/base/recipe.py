@@ -29,9 +29,11 @@ class Recipe:
     seed: int = 0
     glances: int = 14_000
     """Short texts read first (`play.glance`), one per pretrain game, from the last backwards."""
+    orders: int = 10_000
+    """Shorter texts still (`play.order`), read next, of the same games as the glances."""
     tours: int = 4_000
-    """Searches of a few places (`play.tour`) read next, of the same games as the glances."""
-    episodes: int = 10_000
+    """Searches of a few places (`play.tour`) read next, of the same games."""
+    episodes: int = 8_000
     """Wanderer's episodes read then, one per pretrain game, from the first."""
     steps: int = 16
     """Turns of an episode."""
@@ -78,6 +80,8 @@ def build(out: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     ids = games.task_ids("pretrain")[: -recipe.glances - 1 : -1]
     read = [Demonstration(i, play.glance(i, recipe.seed), "wanderer") for i in ids]
     _read(model, chat, read, (), recipe.glances_batch, recipe, out / "glances")
+    read = [Demonstration(i, play.order(i, recipe.seed), "wanderer") for i in ids[: recipe.orders]]
+    _read(model, chat, read, (), recipe.glances_batch, recipe, out / "orders")
     read = [Demonstration(i, play.tour(i, recipe.seed), "wanderer") for i in ids[: recipe.tours]]
     _read(model, chat, read, (), recipe.tours_batch, recipe, out / "tours")
     read = [Demonstration(e.task_id, (*e.history(0), *e.continuation(0)), "wanderer") for e in episodes]
