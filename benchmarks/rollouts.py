@@ -3,7 +3,7 @@
     python benchmarks/rollouts.py [--env alfworld] [--model embedded] [--tasks 16] [--json FILE]
 
 Everyone draws each token from the same uniforms, so the trajectories should be equal letter by letter; how many are is
-printed. "raw" is our engine with gate, skip_equal, reuse, join and curtail off, "saving" with all of them on. The others:
+printed. "raw" is our engine with gate, skip_equal, reuse, join and curtail off, "saving" with all on. The others:
 
 a  one episode at a time: environment reset, prefix replayed through it, and at every turn the whole history through
    tokenizer and `model.generate`
@@ -12,7 +12,7 @@ b  the same over many episodes at once: left padding, one `model.generate` a tur
 c  as b with transformers' continuous batching (`generate_batch`), greedy exploring only
 d  vLLM, where it is installed
 
-They play an even choice of our episodes; what the whole iteration would take them follows from their seconds a new token.
+They play an even choice of our episodes; what all would take them follows from their seconds a new token.
 Seconds are the process's on its one core, so busy neighbours disturb little.
 Take a model after SFT (`--model runs/quick/sft/model`): what the savings save depends on how often the agent wins.
 """
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -66,6 +67,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file for all figures")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     spec = envs.get(options.env, max_steps=options.max_steps)
     setup = Setup(spec, options.model, options.tasks, options.slots, options.max_new_tokens)
 
@@ -186,8 +188,8 @@ def ours(
     iteration = Iteration(explored, scored, seconds, tokens, dict(counts), decided)
     total, rollouts, written = iteration.total, len(explored) + len(scored), sum(tokens.values())
     print(
-        f"ours, {label}: {rollouts} rollouts ({len(explored)} explored) in {total:.1f} s, {rollouts / total:.1f} a second,"
-        f" {written / total:.0f} new tokens/s; {dict(counts)}"
+        f"ours, {label}: {rollouts} rollouts ({len(explored)} explored) in {total:.1f} s, {rollouts / total:.1f} a"
+        f" second, {written / total:.0f} new tokens/s; {dict(counts)}"
     )
     return iteration, policy.clock(total)
 
@@ -274,8 +276,9 @@ class Timed(TransformersPolicy):
         print(
             "  of the time: "
             + ", ".join(f"{part} {100 * share:.1f} %" for part, share in shares.items())
-            + f"\n  forward passes {100 * facts['forward']:.1f} %; decoding {facts['decode_tokens_per_second']:.0f} tokens/s"
-            f" in them, {100 * facts['of_the_bare_loop']:.0f} % of the same passes alone in a loop"
+            + f"\n  forward passes {100 * facts['forward']:.1f} %; decoding in them"
+            f" {facts['decode_tokens_per_second']:.0f} tokens/s, {100 * facts['of_the_bare_loop']:.0f} % of the same passes"
+            " alone in a loop"
             f"\n  (transformers' own forward with a static cache, {batch} rows of {length}: {stock:.0f} tokens/s)"
         )
         return facts
@@ -433,8 +436,8 @@ def theirs(
         facts["equal"] += equal
         facts["whole_seconds"] += seconds / tokens * raw.tokens[stage]
         print(
-            f"{name} ({BASELINES[name]}), {stage}: {len(chosen)} rollouts in {seconds:.1f} s, {tokens / seconds:.0f} new"
-            f" tokens/s; {equal} equal ours"
+            f"{name} ({BASELINES[name]}), {stage}: {len(chosen)} rollouts in {seconds:.1f} s,"
+            f" {tokens / seconds:.0f} new tokens/s; {equal} equal ours"
         )
     return facts
 
