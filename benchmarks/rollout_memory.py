@@ -20,7 +20,7 @@ from ipr.policies.hf import TransformersPolicy
 from ipr.rollout import play
 from ipr.types import Job, Prefix, Sampling, derive_seed
 
-SHARD, SLOTS = 1024, 256
+SHARD, SLOTS = 1024, 512
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
     tokenizer = models.load_tokenizer("embedded")
     model = models.new_base_model(len(tokenizer), hidden=32, layers=1, heads=1, kv_heads=1, max_length=1024).eval()
     policy = TransformersPolicy(model, tokenizer, "random", max_length=1024, slots=SLOTS)
-    spec = envs.get("alfworld", max_steps=2)
+    spec = envs.get("alfworld", max_steps=4)
     tasks = spec.task_ids("train")
     seen: list[tuple[int, float]] = []
     start = time.perf_counter()
