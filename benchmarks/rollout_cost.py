@@ -1,6 +1,6 @@
 """What a rollout costs: over N samples of a step, over its own new tokens, and over the history it starts from.
 
-    python benchmarks/rollout_cost.py [--model embedded] [--plot docs/rollout-cost.png] [--json FILE]
+    python benchmarks/rollout_cost.py [--model embedded] [--tasks 32] [--plot docs/rollout-cost.png] [--json FILE]
 
 Key-values in bfloat16, one thread, seconds of the process. A straight line is fitted to each row of points; how much of
 the points' variance it explains (R2) is printed, and for the history how much dearer a rollout gets with it.
@@ -30,12 +30,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", default="alfworld", choices=envs.names())
     parser.add_argument("--model", default="embedded", help="folder or hub name")
+    parser.add_argument("--tasks", type=int, default=32, help="problems that are played")
     parser.add_argument("--plot", type=Path, default=Path("docs/rollout-cost.png"))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     spec = envs.get(options.env)
-    experts = [spec.expert(i) for i in spec.task_ids("train")[:64]]
+    experts = [spec.expert(i) for i in spec.task_ids("train")[: 2 * options.tasks]]
     model, tokenizer = models.load_model(options.model, ModelConfig(device="cpu")), models.load_tokenizer(options.model)
 
     def seconds(jobs: list[Job], max_steps: int) -> tuple[float, float]:
@@ -48,26 +49,24 @@ def main() -> None:
         words = [step.action for t in played for step in t.steps[t.start :]]
         return took, sum(len(policy.chat.agent(text)) for text in words)
 
-    def whole(samples: int, tasks: int = 64) -> list[Job]:
-        return [Job(Prefix(e.task_id), derive_seed(0, e.task_id, i)) for e in experts[:tasks] for i in range(samples)]
-
-    seconds(whole(1), 2)  # warm
+    whole = [Job(Prefix(e.task_id), derive_seed(0, e.task_id)) for e in experts]
+    seconds(whole, 1)  # warm
     found: dict[str, Any] = {}
-    # N samples of the same 32 steps, which go on for 6 turns.
-    steps = [e.prefix(2) for e in experts if len(e.steps) > 3][:32]
-    counts = [1, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20]
-    cost = [seconds([j for p in steps for j in credit.sample_jobs(p, 0, range(n))], 8)[0] for n in counts]
+    # N samples of the same steps, which go on for 4 turns.
+    steps = [e.prefix(2) for e in experts if len(e.steps) > 3][: options.tasks]
+    counts = [1, 2, 5, 8, 11, 14, 17, 20]
+    cost = [seconds([j for p in steps for j in credit.sample_jobs(p, 0, range(n))], 6)[0] for n in counts]
     found["samples"] = {"N": counts, "seconds": cost}
     # Whole episodes of more and more turns.
-    turns, rows = [1, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 24], []
+    turns, rows = [1, 4, 8, 12, 16, 20], []
     for limit in turns:
-        took, tokens = seconds(whole(2), limit)
-        rows.append((tokens / 128, took / 128))
+        took, tokens = seconds(whole, limit)
+        rows.append((tokens / len(whole), took / len(whole)))
     found["tokens"] = {"turns": turns, "tokens": [r[0] for r in rows], "seconds": [r[1] for r in rows]}
     # Two turns after histories of more and more turns, five samples.
-    histories, rows = [0, 2, 4, 6, 8, 10, 12, 14], []
+    histories, rows = [0, 3, 6, 9, 12, 15], []
     policy = TransformersPolicy(model, tokenizer, "", max_length=2048, slots=SLOTS)
-    played = play(envs.get(options.env, max_steps=20), policy, whole(1, 32), Sampling(1.0, NEW), slots=SLOTS)
+    played = play(envs.get(options.env, max_steps=20), policy, whole, Sampling(1.0, NEW), slots=SLOTS)
     for t in histories:
         starts = [p.prefix(t) for p in played if len(p.steps) > 16]
         jobs = [j for p in starts for j in credit.sample_jobs(p, 0, range(5))]
@@ -93,8 +92,8 @@ def draw(found: dict[str, Any], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     panels = [
-        ("samples", "N", "seconds", "32 steps, N samples of 6 turns each", "N", "seconds in all"),
-        ("tokens", "tokens", "seconds", "whole episodes of 1 to 24 turns", "own new tokens", "seconds a rollout"),
+        ("samples", "N", "seconds", "N samples of 4 turns of each step", "N", "seconds in all"),
+        ("tokens", "tokens", "seconds", "whole episodes of 1 to 20 turns", "own new tokens", "seconds a rollout"),
         (
             "history",
             "length",

@@ -5,9 +5,8 @@ hold yet, so a fork costs a copy: a new session takes over the longest beginning
 one call are run once, and what all new prompts of a call begin with (the instruction) is run once. All tokens of a pass
 are packed into one sequence, so the model's matrices see no padding; only attention, which is ours (`_attend`, plugged
 into transformers), knows which token belongs to which row. Tokens are drawn from counter-based uniforms, so a sample
-depends on (conversation, seed) and not on its neighbours in the batch. On a CPU the prompt that sampled sessions began
-with is read once for all that share it (`_Trunks`); a row is split there whether or not another shares it, so that the
-rounding does not depend on neighbours either.
+depends on (conversation, seed) and not on its neighbours in the batch. On a CPU, in float32, the prompt that sampled
+sessions began with is read once for all that share it (`_Trunks`); bfloat16 gained little by it and rounded otherwise.
 
 Memory is bounded by slots * max_length tokens; of more sessions than slots the one that was idle longest loses its row
 and is run again from its text when it comes back. Left out: models whose attention cannot be plugged in, or that carry
@@ -87,6 +86,7 @@ class TransformersPolicy:
         self._rows = _Rows(slots, self.max_length)
         self._pool = _Pool(slots, self.max_length, kv_dtype)
         self._block = _BLOCK if self.device.type == "cpu" else slots
+        self._trunks = self.device.type == "cpu" and (kv_dtype or self.model.dtype) == torch.float32
 
     def close_session(self, session: Hashable) -> None:
         self._rows.close(session)
@@ -228,7 +228,7 @@ class TransformersPolicy:
             self._pool.reserve(int(lengths.max()) + 1)
             layout = self._layout(going, lengths, np.ones_like(going))
             # Greedy sessions with equal prompts would be the same.
-            if sampling.temperature > 0 and self.device.type == "cpu":
+            if sampling.temperature > 0 and self._trunks:
                 layout.trunks = _Trunks(going, self._rows.trunks[going], self._rows.begun[going], lengths + 1)
             logits = self._forward(tokens, layout, None)
             self._rows.ids[going, lengths] = tokens
