@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from ipr import algorithms, credit, store
+from ipr import algorithms, credit, models, store
+from ipr.project import project_root
 from ipr.run import Run
 from ipr.types import Prefix, StepReward, Trajectory
-from tasks.common import SCORER, experts, play, stage_task
+from tasks.common import SCORER, environment, experts, play, stage_task
 
 
 @stage_task("reward")
@@ -32,6 +34,8 @@ def reward(run_dir: str, iteration: int) -> str:
             reuse={r.prefix: r for r in store.rows_of(earlier, StepReward)},
             contrasts=wanted.contrasts,
             curtail_at=settings.tau if settings.curtail else None,
+            error=settings.error,
+            cache=outcomes(run),
         )
         store.save(target, rewards.values(), StepReward)
         saved = {reason: 2 * settings.samples * n for reason, n in wanted.saved.items()}
@@ -40,6 +44,21 @@ def reward(run_dir: str, iteration: int) -> str:
     run.once(iteration, "reward", work)
     run.drop_shards(iteration)
     return str(target)
+
+
+def outcomes(run: Run) -> credit.Outcomes | None:
+    """The file that other runs share with this one, for this run's scorer."""
+    config = run.config
+    if config.algorithm.cache is None:
+        return None
+    spec = environment(config)
+    deciding = [
+        models.model_hash(run.model(SCORER)),
+        *(spec.name, spec.version, spec.max_steps, config.env.data),
+        *(config.algorithm.temperature, config.rollout.max_new_tokens, config.rollout.kv_dtype),
+        *(config.model.dtype, config.model.max_length),
+    ]
+    return credit.Outcomes(project_root() / config.algorithm.cache, json.dumps(deciding))
 
 
 def summarise(

@@ -119,7 +119,7 @@ def test_step_reward_is_the_mean_outcome_or_the_outcome_itself() -> None:
     assert found[middle].mean == sum(outcomes.values()) / 4
     assert found[middle].samples == tuple(outcomes.values())
     assert (found[last].mean, found[last].n, found[last].source) == (1.0, 0, "outcome")
-    assert counts == {"played": 4, "outcome": 4, "reused": 0, "curtailed": 0}
+    assert counts == {"played": 4, "outcome": 4, "reused": 0, "cached": 0, "curtailed": 0}
 
 
 def test_earlier_step_rewards_are_reused_and_samples_do_not_depend_on_the_order() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from ipr.types import IprError
 
@@ -129,6 +129,21 @@ class AlgorithmConfig(_Section):
     """Exact saving: step rewards of earlier iterations are reused (the scorer never changes)."""
     curtail: bool = False
     """Exact saving: stop a step's samples as soon as the decision on its pair is fixed (its mean is then censored)."""
+    cache: str | None = None
+    """Exact saving: file, from the project's folder, that keeps the scorer's outcomes for other runs; null: none."""
+    error: float = Field(default=0.0, ge=0, lt=0.5)
+    """With `curtail`, stop too where the decision of all N differs with at most this probability; 0 is exact."""
+    confidence: float = Field(default=0.0, ge=0, lt=1)
+    """0: step pairs by the difference of means (paper). E.g. 0.95: by its lower confidence bound, fewer by chance."""
+
+    @field_validator("error", "confidence")
+    @classmethod
+    def _with_curtail(cls, value: float, info: ValidationInfo) -> float:
+        if value and info.field_name == "error" and not info.data.get("curtail"):
+            raise ValueError("only stops what is curtailed; set algorithm.curtail=true, or error=0")
+        if value and info.field_name == "confidence" and info.data.get("curtail"):
+            raise ValueError("needs all N samples; set algorithm.curtail=false, or confidence=0")
+        return value
 
 
 class RolloutConfig(_Section):
@@ -195,8 +210,14 @@ class DataConfig(_Section):
     """DVC remote to push to; null is the project's default remote."""
 
 
-_DECIDE_NOTHING: Any = {"endpoint": True, "track": True, "data": True, "rollout": {"workers", "scheduler"}}
-"""Keys that change where a run is tracked, published and played, not what comes out."""
+_DECIDE_NOTHING: Any = {
+    "endpoint": True,
+    "track": True,
+    "data": True,
+    "rollout": {"workers", "scheduler"},
+    "algorithm": {"cache"},
+}
+"""Keys that change where a run is tracked, published, played and cached, not what comes out."""
 
 
 class RunConfig(_Section):

@@ -1,18 +1,25 @@
-"""Step rewards: Monte Carlo by the fixed scorer, with the exact savings.
+"""Step rewards: Monte Carlo by the fixed scorer, with the exact savings, and one whose error is set.
 
 r_s(s_t, a_t) is the mean outcome reward of N rollouts of pi_s that continue after a_t; where a_t ends the episode it
 is r_o itself (paper, section 3.2). Decided here: the samples of an action depend on (run seed, action's prefix, sample
-index) alone, so an estimate is the same in every iteration and may be reused, because pi_s never changes.
+index) alone, so an estimate is the same in every iteration and may be reused, because pi_s never changes. What is kept
+for other runs is the outcome of each rollout, so that it serves any N and is there when sampling was curtailed.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from math import comb, lgamma
+from math import exp as e_to
+from pathlib import Path
 from statistics import fmean
 
 from ipr.algorithms import Contrast
-from ipr.types import Job, Prefix, StepReward, Trajectory, derive_seed
+from ipr.types import IprError, Job, Prefix, StepReward, Trajectory, derive_seed
 
 
 def known_outcomes(trajectories: Iterable[Trajectory]) -> dict[Prefix, float]:
@@ -26,6 +33,48 @@ def sample_jobs(prefix: Prefix, seed: int, indices: Iterable[int]) -> list[Job]:
     return [Job(prefix, derive_seed(seed, "step-reward", key, i)) for i in indices]
 
 
+class Outcomes:
+    """Outcomes of the scorer's rollouts in one SQLite file, for any number of runs and processes.
+
+    `scorer` is all that decides an outcome beside prefix and seed: weights, environment, sampling, number types.
+    Raises IprError where the file cannot be used.
+    """
+
+    def __init__(self, path: Path, scorer: str):
+        self._path, self._scorer = path, scorer
+
+    def find(self, jobs: Sequence[Job]) -> dict[Job, float]:
+        """Those of the jobs whose outcome is known."""
+        keys = {self._key(job): job for job in jobs}
+        names, found = list(keys), {}
+        with self._open() as file:
+            for first in range(0, len(names), 500):
+                asked = names[first : first + 500]
+                marks = ",".join("?" * len(asked))
+                rows = file.execute(f"SELECT job, reward FROM outcomes WHERE job IN ({marks})", asked)
+                found |= {keys[name]: reward for name, reward in rows}
+        return found
+
+    def keep(self, outcomes: Mapping[Job, float]) -> None:
+        with self._open() as file:
+            rows = [(self._key(job), reward) for job, reward in outcomes.items()]
+            file.executemany("INSERT OR IGNORE INTO outcomes VALUES (?, ?)", rows)
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        """A connection of its own and one transaction; others wait for it."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.closing(sqlite3.connect(self._path, timeout=60)) as file, file:
+                file.execute("CREATE TABLE IF NOT EXISTS outcomes (job BLOB PRIMARY KEY, reward REAL) WITHOUT ROWID")
+                yield file
+        except (OSError, sqlite3.Error) as error:
+            raise IprError(f"algorithm.cache {self._path}: {error}; delete the file or name another one") from None
+
+    def _key(self, job: Job) -> bytes:
+        return hashlib.sha256(f"{self._scorer}\x1f{job.prefix.key()}\x1f{job.seed}".encode()).digest()[:16]
+
+
 def estimate(
     prefixes: Iterable[Prefix],
     play: Callable[[list[Job]], list[Trajectory]],
@@ -36,17 +85,21 @@ def estimate(
     reuse: Mapping[Prefix, StepReward] | None = None,
     contrasts: Sequence[Contrast] = (),
     curtail_at: float | None = None,
+    error: float = 0.0,
+    cache: Outcomes | None = None,
 ) -> tuple[dict[Prefix, StepReward], Counter[str]]:
-    """The step reward of every prefix's last action, and the rollouts "played", "reused", "outcome", "curtailed".
+    """The step reward of every prefix's last action; rollouts "played", "cached", "reused", "outcome", "curtailed".
 
-    `play` plays jobs with the scorer. `known` are outcomes of finished episodes, `reuse` earlier estimates.
+    `play` plays jobs with the scorer. `known` are outcomes of finished episodes, `reuse` earlier estimates, `cache`
+    outcomes of rollouts that any run has played.
     `curtail_at` = tau, where every prefix is part of a contrast, stops the samples of a contrast when no remaining
     outcome in [0, 1] can change whether the difference of the two means is above tau: the decisions are those of N.
+    With `error` it stops, too, when they differ with at most this probability (see `_doubt`).
     """
     reuse = {p: r for p, r in (reuse or {}).items() if r.source != "curtailed" and r.n in (0, samples)}
     wanted = dict.fromkeys(prefixes)
     done: dict[Prefix, StepReward] = {}
-    counts: Counter[str] = Counter(played=0, reused=0, outcome=0, curtailed=0)
+    counts: Counter[str] = Counter(played=0, cached=0, reused=0, outcome=0, curtailed=0)
     for prefix in wanted:
         if prefix in known:
             done[prefix] = StepReward(prefix, known[prefix], 0, (), samples, "outcome")
@@ -57,43 +110,98 @@ def estimate(
     drawn: dict[Prefix, list[float]] = {p: [] for p in wanted if p not in done}
 
     if curtail_at is None:
-        _draw(drawn, list(drawn), play, seed, range(samples))
+        jobs = [job for prefix in drawn for job in sample_jobs(prefix, seed, range(samples))]
+        counts.update(_draw(drawn, jobs, play, cache))
     else:
-        for i in range(samples):
+        while True:
             values = drawn | {p: [r.mean] * samples for p, r in done.items()}
-            undecided = [c for c in contrasts if not _decided(values[c.ahead], values[c.behind], samples, curtail_at)]
-            open_ = dict.fromkeys(p for c in undecided for p in (c.ahead, c.behind) if p in drawn)
-            if not open_:
+            more: dict[Prefix, int] = {}
+            for c in contrasts:
+                missing = _missing(values[c.ahead], values[c.behind], samples, curtail_at, error)
+                more |= {p: max(missing, more.get(p, 0)) for p in (c.ahead, c.behind) if p in drawn}
+            nexts = {p: range(len(drawn[p]), min(len(drawn[p]) + k, samples)) for p, k in more.items()}
+            jobs = [job for prefix, indices in nexts.items() for job in sample_jobs(prefix, seed, indices)]
+            if not jobs:
                 break
-            _draw(drawn, list(open_), play, seed, [i])
+            counts.update(_draw(drawn, jobs, play, cache))
 
     for prefix, outcomes in drawn.items():
         curtailed = len(outcomes) < samples
         mean = fmean(outcomes) if outcomes else 0.0
         source = "curtailed" if curtailed else "monte_carlo"
         done[prefix] = StepReward(prefix, mean, len(outcomes), tuple(outcomes), samples, source)
-        counts["played"] += len(outcomes)
         counts["curtailed"] += samples - len(outcomes)
     return {p: done[p] for p in wanted}, counts
 
 
 def _draw(
     drawn: dict[Prefix, list[float]],
-    prefixes: Sequence[Prefix],
+    jobs: list[Job],
     play: Callable[[list[Job]], list[Trajectory]],
-    seed: int,
-    indices: Sequence[int],
-) -> None:
-    jobs = [job for prefix in prefixes for job in sample_jobs(prefix, seed, indices)]
-    for job, trajectory in zip(jobs, play(jobs), strict=True):
-        drawn[job.prefix].append(trajectory.reward)
+    cache: Outcomes | None,
+) -> dict[str, int]:
+    """Add the jobs' outcomes; how many were "played" and "cached"."""
+    cached = cache.find(jobs) if cache else {}
+    new = [job for job in jobs if job not in cached]
+    played = dict(zip(new, (t.reward for t in play(new)), strict=True)) if new else {}
+    if cache and played:
+        cache.keep(played)
+    for job in jobs:
+        drawn[job.prefix].append(cached[job] if job in cached else played[job])
+    return {"played": len(new), "cached": len(cached)}
 
 
-def _decided(ahead: Sequence[float], behind: Sequence[float], n: int, tau: float) -> bool:
+def _missing(ahead: Sequence[float], behind: Sequence[float], n: int, tau: float, error: float) -> int:
+    """How many further samples of each of the two to draw together; 0 where the contrast is decided.
+
+    The least number that may decide it, as nothing is lost by drawing these at once; with `error` one.
+    """
+    if _decided(ahead, behind, n, tau, error):
+        return 0
+
+    def may(k: int) -> bool:
+        i, j = min(k, n - len(ahead)), min(k, n - len(behind))
+        best, worst = ([*ahead, *[1.0] * i], [*behind, *[0.0] * j]), ([*ahead, *[0.0] * i], [*behind, *[1.0] * j])
+        return any(_decided(a, b, n, tau, 0) for a, b in (best, worst))
+
+    return 1 if error else next(k for k in range(1, n + 1) if may(k))
+
+
+def _decided(ahead: Sequence[float], behind: Sequence[float], n: int, tau: float, error: float) -> bool:
     """Whether the outcomes not yet drawn, each in [0, 1], can no longer change if the difference of means is above tau.
 
-    A mean of the outcomes drawn so far lies between these bounds too, so it decides like the mean of all N.
+    A mean of the outcomes drawn so far lies between these bounds too, so it decides like the mean of all N. With
+    `error`, whether they are improbable to change what the means so far decide.
     """
     low = (sum(ahead) - sum(behind) - (n - len(behind))) / n
     high = (sum(ahead) + (n - len(ahead)) - sum(behind)) / n
-    return low > tau or high <= tau
+    if low > tau or high <= tau:
+        return True
+    return bool(error and ahead and behind) and _doubt(ahead, behind, n, tau) <= error
+
+
+def _doubt(ahead: Sequence[float], behind: Sequence[float], n: int, tau: float) -> float:
+    """The predictive probability that all N decide otherwise than the means so far.
+
+    Outcomes are taken to be 0 or 1, of rates that could be anything at first (uniform), so what is still to come is
+    beta-binomial. Then, over uniform rates, stopping where this is at most epsilon errs at most that often (it is a
+    martingale); for a given pair of rates near the threshold it may err more often, elsewhere it errs less.
+    """
+    now = fmean(ahead) - fmean(behind) > tau
+    return sum(
+        p * q
+        for i, p in enumerate(_to_come(ahead, n))
+        for j, q in enumerate(_to_come(behind, n))
+        if ((sum(ahead) + i - sum(behind) - j) / n > tau) != now
+    )
+
+
+def _to_come(drawn: Sequence[float], n: int) -> list[float]:
+    """Probability of 0, 1, ... successes among the remaining n - len(drawn), after a uniform prior."""
+    m, a = n - len(drawn), 1 + sum(drawn)
+    b = 2 + len(drawn) - a
+
+    def log_beta(x: float, y: float) -> float:
+        return lgamma(x) + lgamma(y) - lgamma(x + y)
+
+    return [comb(m, i) * e_to(log_beta(a + i, b + m - i) - log_beta(a, b)) for i in range(m + 1)]

@@ -114,6 +114,22 @@ def test_forks_equal_separate_episodes():
     assert len({a.token_ids for a in together}) > 1, "seeds make a difference"
 
 
+def test_attention_over_shared_trunks_is_attention():
+    chance = torch.Generator().manual_seed(0)
+    pool = [torch.randn(6, 2, 64, 8, generator=chance) for _ in "kv"]
+    for side in pool:
+        side[4, :, :20] = side[1, :, :20]  # rows 1 and 4 began with the same prompt; row 2 with one of that length
+    rows, lengths = np.array([4, 0, 1, 2]), np.array([33, 9, 21, 40])
+    query = torch.randn(4, 6, 8, generator=chance)
+    trunks = hf._Trunks(rows, np.array([20, 8, 20, 20]), np.array([7, 3, 7, 9]), lengths)
+    assert sorted(b - a for a, b, *_ in trunks._shared) == [1, 1, 2]
+    found = trunks.attend(query, *pool)
+    for q, row, length, out in zip(query, rows, lengths, found, strict=True):
+        keys, values = (side[row, :, :length].repeat_interleave(3, 0) for side in pool)
+        weights = torch.softmax(keys @ q[..., None], 1)
+        assert torch.allclose(out, (weights * values).sum(1), atol=1e-5)
+
+
 def test_a_sample_does_not_depend_on_its_batch():
     model = toy.model()
     asked = turns(64, sampled=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from ipr.algorithms import Contrast, Examples, Settings, Wanted
-from ipr.algorithms.pairs import has_action, outcome_pairs, pair, together, winner_by_outcome
+from ipr.algorithms.pairs import difference, has_action, outcome_pairs, pair, together, winner_by_outcome
 from ipr.types import Prefix, StepReward, Trajectory
 
 
@@ -58,11 +58,12 @@ class IPR:
             elif (winner := winner_by_outcome(expert, agent, self.settings)) is None:
                 found.drop("step: no outcome margin")
             else:
-                r_expert, r_agent = rewards[expert.prefix(t + 1)].mean, rewards[agent.prefix(t + 1)].mean
                 # r_s(s_t, a_t) - r_s(s_t, â_t) > tau, and the other way round where the agent wins.
-                margin = r_expert - r_agent if winner == "expert" else r_agent - r_expert
-                if margin > self.settings.tau:
-                    found.pairs.append(pair("step", expert, agent, t, margin, winner))
+                ahead, behind = rewards[expert.prefix(t + 1)], rewards[agent.prefix(t + 1)]
+                if winner == "agent":
+                    ahead, behind = behind, ahead
+                if difference(ahead, behind, self.settings.confidence) > self.settings.tau:
+                    found.pairs.append(pair("step", expert, agent, t, ahead.mean - behind.mean, winner))
                 else:
                     found.drop("step: no step-reward margin")
         return found

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from statistics import NormalDist
 from typing import Literal
 
 from ipr.algorithms import Examples, Settings
-from ipr.types import PreferencePair, Trajectory
+from ipr.types import PreferencePair, StepReward, Trajectory
 
 
 def outcome_pairs(experts: Sequence[Trajectory], explored: Sequence[Trajectory], settings: Settings) -> Examples:
@@ -31,6 +32,26 @@ def winner_by_outcome(expert: Trajectory, agent: Trajectory, settings: Settings)
     if settings.agent_wins and agent.reward - expert.reward > settings.outcome_margin:
         return "agent"
     return None
+
+
+def difference(ahead: StepReward, behind: StepReward, confidence: float) -> float:
+    """The difference of two step rewards: of their means, or, with `confidence`, its one-sided lower bound.
+
+    The bound is that of Agresti and Caffo (2000) for outcomes of 0 and 1 (others vary less, so it is on the safe side):
+    a success and a failure are added to the samples of each, and their difference is taken to be normal.
+    """
+    if not confidence:
+        return ahead.mean - behind.mean
+    (a, spread_a), (b, spread_b) = _rate(ahead), _rate(behind)
+    return a - b - NormalDist().inv_cdf(confidence) * (spread_a + spread_b) ** 0.5
+
+
+def _rate(reward: StepReward) -> tuple[float, float]:
+    """Estimate and variance; where the action ended the episode its outcome is known."""
+    if not reward.n:
+        return reward.mean, 0.0
+    rate = (sum(reward.samples) + 1) / (reward.n + 2)
+    return rate, max(rate * (1 - rate), 0.0) / (reward.n + 2)
 
 
 def pair(

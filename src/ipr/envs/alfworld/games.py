@@ -44,7 +44,7 @@ def task_type(task_id: str) -> str:
     return TYPES[_parts(task_id)[1] % len(TYPES)]
 
 
-@lru_cache(maxsize=2048)
+@lru_cache(maxsize=256)  # some 0.1 MB each
 def game(task_id: str) -> Game:
     """The parsed game of a task id."""
     return Game(generate(task_id), task_id)

@@ -1,0 +1,444 @@
+"""Explore and step rewards of one IPR iteration: our engine against what others do. Ratios in one run, one thread.
+
+    python benchmarks/rollouts.py [--env alfworld] [--model embedded] [--tasks 12] [--json FILE]
+
+Everyone draws each token from the same uniforms, so the trajectories should be equal letter by letter; how many are is
+printed. "raw" is our engine with gate, skip_equal, reuse, join and curtail off, "saving" with all on. The others:
+
+a  one episode at a time: environment reset, prefix replayed through it, and at every turn the whole history through
+   tokenizer and `model.generate`
+b  the same over many episodes at once: left padding, one `model.generate` a turn. To its advantage it runs in our
+   loop, so the environment is forked, not replayed, and ended episodes are replaced
+c  as b with transformers' continuous batching (`generate_batch`), greedy exploring only
+d  vLLM, where it is installed
+
+They play an even choice of our episodes; what all would take them follows from their seconds a new token.
+Seconds are the process's on its one core, so busy neighbours disturb little.
+Take a model after SFT (`--model runs/quick/sft/model`): what the savings save depends on how often the agent wins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import ContinuousBatchingConfig, GenerationConfig, LogitsProcessor, LogitsProcessorList, StaticCache
+
+from ipr import algorithms, credit, envs, models
+from ipr.config import AlgorithmConfig, ModelConfig
+from ipr.policies import hf
+from ipr.policies.hf import TransformersPolicy, draw
+from ipr.rollout import play
+from ipr.training.tokens import ChatTokens
+from ipr.types import Completion, Environment, EnvSpec, Job, Sampling, Trajectory, Turn, derive_seed
+
+TAU = 0.3
+RAW = AlgorithmConfig(tau=TAU, gate=False, skip_equal=False, reuse=False, join=False, curtail=False)
+SAVING = AlgorithmConfig(tau=TAU, curtail=True)
+BASELINES = {
+    "a": "one episode at a time, everything read anew",
+    "b": "the same, batched",
+    "c": "transformers' continuous batching",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--env", default="alfworld", choices=envs.names())
+    parser.add_argument("--model", default="embedded", help="folder or hub name")
+    parser.add_argument("--tasks", type=int, default=12, help="problems that are explored")
+    parser.add_argument("--a", type=int, default=16, help="episodes (a) plays")
+    parser.add_argument("--b", type=int, default=48, help="episodes (b) plays")
+    parser.add_argument("--c", type=int, default=8, help="episodes (c) plays")
+    parser.add_argument("--batch", type=int, default=48, help="episodes (b) has under way at once")
+    parser.add_argument("--slots", type=int, default=128, help="episodes that we have under way at once")
+    parser.add_argument("--max-steps", type=int, default=None)
+    parser.add_argument("--max-new-tokens", type=int, default=56)
+    parser.add_argument("--json", type=Path, help="file for all figures")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    spec = envs.get(options.env, max_steps=options.max_steps)
+    setup = Setup(spec, options.model, options.tasks, options.slots, options.max_new_tokens)
+
+    raw, clock = ours("raw, key-values in float32", setup, RAW, None)
+    raw16, clock16 = ours("raw, key-values in bfloat16", setup, RAW, torch.bfloat16)
+    saving16, _ = ours("saving, key-values in bfloat16", setup, SAVING, torch.bfloat16)
+    equal = raw16.pairs == saving16.pairs
+    print(f"raw and saving make the same pairs: {equal} ({len(raw16.pairs)})")
+
+    chat = Chat(setup)
+    others = {
+        "a": theirs("a", Generate(chat), one_at_a_time, raw, setup, options.a),
+        "b": theirs("b", Generate(chat), batched(options.batch), raw, setup, options.b),
+        "c": theirs("c", Continuous(chat), batched(options.c), replace(raw, scored=[]), setup, options.c),
+    }
+    print(
+        "d: not here" if find_spec("vllm") is None else "d: vLLM is here; its policy is timed by benchmarks of its own"
+    )
+
+    ratios: dict[str, float] = {}
+    for name in ("a", "b"):
+        for label, iteration in (("raw", raw), ("raw16", raw16), ("saving16", saving16)):
+            ratios[f"{label}/{name}"] = others[name]["whole_seconds"] / iteration.total
+    speed = raw.tokens["explore"] / raw.seconds["explore"]
+    ratios["raw/c (explore, a token)"] = speed / (others["c"]["tokens"] / others["c"]["seconds"])
+    print("times as fast: " + ", ".join(f"{name} {ratio:.1f}" for name, ratio in ratios.items()))
+    if options.json:
+        facts = {
+            "options": {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()},
+            "ours": {"raw": raw.facts(), "raw16": raw16.facts(), "saving16": saving16.facts()},
+            "clock": clock,
+            "clock16": clock16,
+            "pairs_equal": equal,
+            "others": others,
+            "times_as_fast": ratios,
+        }
+        options.json.write_text(json.dumps(facts, indent=1) + "\n")
+
+
+# Ours -----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What everyone plays."""
+
+    spec: EnvSpec
+    path: str
+    tasks: int
+    slots: int
+    max_new_tokens: int
+
+    def model(self) -> Any:
+        return models.load_model(self.path, ModelConfig(device="cpu"))
+
+    def tokenizer(self) -> Any:
+        return models.load_tokenizer(self.path)
+
+    @property
+    def max_length(self) -> int:
+        return min(4096, models.context_length(self.path))
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """What one iteration played and took."""
+
+    explored: list[Trajectory]
+    scored: list[Trajectory]
+    seconds: dict[str, float]
+    tokens: dict[str, int]
+    """New ones, by stage."""
+    counts: dict[str, int]
+    pairs: set[tuple[Any, ...]]
+
+    @property
+    def total(self) -> float:
+        return sum(self.seconds.values())
+
+    def facts(self) -> dict[str, Any]:
+        rollouts = {"explore": len(self.explored), "reward": len(self.scored)}
+        return {"seconds": self.seconds, "tokens": self.tokens, "rollouts": rollouts, "counts": self.counts}
+
+
+def ours(
+    label: str, setup: Setup, settings: AlgorithmConfig, kv_dtype: torch.dtype | None
+) -> tuple[Iteration, dict[str, Any]]:
+    """Explore and score once, as `tasks/explore.py` and `tasks/reward.py` do; where the time went."""
+    policy = Timed(setup, kv_dtype)
+    spec = replace(setup.spec, make=lambda: TimedEnvironment(setup.spec.make(), policy.spent))
+    experts = [setup.spec.expert(i) for i in setup.spec.task_ids("train")[: setup.tasks]]
+    method = algorithms.make(settings)
+    seconds, tokens, scored = {}, {}, []
+
+    def played(jobs: list[Job], temperature: float) -> list[Trajectory]:
+        sampling = Sampling(temperature, setup.max_new_tokens)
+        return play(spec, policy, jobs, sampling, slots=setup.slots, join=settings.join)
+
+    start = time.process_time()
+    jobs = [Job(prefix, derive_seed(0, "explore", 1, prefix.key())) for prefix in method.explore(experts)]
+    explored = played(jobs, settings.explore_temperature)
+    seconds["explore"], tokens["explore"] = time.process_time() - start, policy.written
+    start = time.process_time()
+    wanted = method.score(experts, explored)
+    rewards, counts = credit.estimate(
+        wanted.prefixes,
+        lambda jobs: scored.extend(found := played(jobs, settings.temperature)) or found,
+        samples=settings.samples,
+        seed=0,
+        known=credit.known_outcomes([*experts, *explored]),
+        contrasts=wanted.contrasts,
+        curtail_at=settings.tau if settings.curtail else None,
+    )
+    seconds["reward"], tokens["reward"] = time.process_time() - start, policy.written - tokens["explore"]
+    pairs = method.examples(experts, explored, rewards).pairs
+    counts |= {reason: 2 * settings.samples * n for reason, n in wanted.saved.items()}
+    decided = {(p.task_id, p.t, p.level, p.chosen, p.rejected) for p in pairs}
+    iteration = Iteration(explored, scored, seconds, tokens, dict(counts), decided)
+    total, rollouts, written = iteration.total, len(explored) + len(scored), sum(tokens.values())
+    print(
+        f"ours, {label}: {rollouts} rollouts ({len(explored)} explored) in {total:.1f} s, {rollouts / total:.1f} a"
+        f" second, {written / total:.0f} new tokens/s; {dict(counts)}"
+    )
+    return iteration, policy.clock(total)
+
+
+class Timed(TransformersPolicy):
+    """Our policy with a clock around its forward pass, its tokenizer and its drawing."""
+
+    def __init__(self, setup: Setup, kv_dtype: torch.dtype | None):
+        super().__init__(
+            setup.model(),
+            setup.tokenizer(),
+            "ours",
+            max_length=setup.max_length,
+            slots=setup.slots,
+            kv_dtype=kv_dtype,
+        )
+        self.spent: defaultdict[str, float] = defaultdict(float)
+        """Seconds by part."""
+        self.written = 0
+        self._passes: list[tuple[Any, Any, float]] = []
+        """Rows and lengths before the pass, and its seconds, of every pass in which each row adds one token."""
+        self._prompt, self._text = self.chat.prompt, self.chat.text
+        self.chat.prompt = lambda conversation: self._timed("tokenizer", self._prompt, conversation)
+        self.chat.text = lambda ids: self._timed("tokenizer", self._text, ids)
+
+    def _timed(self, part: str, call: Callable[..., Any], *arguments: Any) -> Any:
+        start = time.process_time()
+        found = call(*arguments)
+        self.spent[part] += time.process_time() - start
+        return found
+
+    def generate(self, turns: Sequence[Turn], sampling: Sampling) -> list[Completion]:
+        answers = self._timed("generate", super().generate, turns, sampling)
+        self.written += sum(len(a.token_ids) for a in answers)
+        return answers
+
+    def _forward(self, ids: Any, layout: Any, keep: Any) -> torch.Tensor:
+        start = time.process_time()
+        logits = super()._forward(ids, layout, keep)
+        took = time.process_time() - start
+        part = "prompts" if keep is not None else "decode"
+        self.spent[part] += took
+        self.spent[f"{part} tokens"] += len(ids)
+        if keep is None:
+            self._passes.append((layout._rows, layout._positions, took))
+        return logits
+
+    @torch.inference_mode()
+    def clock(self, total: float) -> dict[str, Any]:
+        """Shares of `total` seconds, and the tokens/s of decoding against the same passes called alone in a loop."""
+        spent = self.spent
+        shares = {part: spent[part] / total for part in ("decode", "prompts", "tokenizer", "environment")}
+        shares["rest of generate (draw, layout, copies)"] = (
+            spent["generate"] - spent["decode"] - spent["prompts"] - spent["tokenizer"]
+        ) / total
+        shares["rest of the loop"] = 1 - sum(shares.values())
+        chosen = self._passes[:: max(1, len(self._passes) // 80)]
+        alone = 0.0
+        with hf._plugged_in(self._config):
+            for rows, lengths, _ in chosen:
+                times = []
+                for _ in range(3):
+                    layout = self._layout(rows, lengths, np.ones_like(rows))
+                    ids = np.full(len(rows), 5)
+                    start = time.process_time()
+                    super()._forward(ids, layout, None)
+                    times.append(time.process_time() - start)
+                alone += sorted(times)[1]
+        tokens = sum(len(rows) for rows, *_ in chosen)
+        batch = round(np.mean([len(rows) for rows, *_ in self._passes]))
+        length = round(np.concatenate([lengths for _, lengths, _ in self._passes]).mean())
+        stock = stock_decoding(self.model, batch, length)
+        facts = {
+            "shares": shares,
+            "forward": shares["decode"] + shares["prompts"],
+            "decode_tokens_per_second": spent["decode tokens"] / spent["decode"],
+            "prompt_tokens_per_second": spent["prompts tokens"] / spent["prompts"],
+            "of_the_bare_loop": alone / sum(took for *_, took in chosen),
+            "bare_tokens_per_second": tokens / alone,
+            "mean_batch": batch,
+            "mean_length": length,
+            "stock_tokens_per_second": stock,
+        }
+        print(
+            "  of the time: "
+            + ", ".join(f"{part} {100 * share:.1f} %" for part, share in shares.items())
+            + f"\n  forward passes {100 * facts['forward']:.1f} %; decoding in them"
+            f" {facts['decode_tokens_per_second']:.0f} tokens/s, {100 * facts['of_the_bare_loop']:.0f} % of the same"
+            " passes alone in a loop"
+            f"\n  (transformers' own forward with a static cache, {batch} rows of {length}: {stock:.0f} tokens/s)"
+        )
+        return facts
+
+
+def stock_decoding(model: Any, batch: int, length: int, steps: int = 8) -> float:
+    """Tokens/s of transformers' own forward in a loop: static cache, no padding, every row as long as the mean."""
+    cache = StaticCache(model.config, max_cache_len=length + steps + 2)
+    model(torch.full((batch, 8), 5), past_key_values=cache)  # the mask hides the rest, which is read all the same
+    ids, times = torch.full((batch, 1), 5), []
+    for step in range(steps):
+        at = torch.full((batch, 1), length + step)
+        start = time.process_time()
+        model(ids, past_key_values=cache, position_ids=at)
+        times.append(time.process_time() - start)
+    return batch / sorted(times)[steps // 2]
+
+
+@dataclass
+class TimedEnvironment:
+    """An environment whose calls are counted in `spent["environment"]`."""
+
+    env: Environment
+    spent: defaultdict[str, float]
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self.env, name)
+
+        def timed(*arguments: Any) -> Any:
+            start = time.process_time()
+            try:
+                return call(*arguments)
+            finally:
+                self.spent["environment"] += time.process_time() - start
+
+        setattr(self, name, timed)
+        return timed
+
+
+# The others -----------------------------------------------------------------------------------------------------------
+
+
+class Chat:
+    """A model as transformers runs it, its tokenizer with padding on the left."""
+
+    def __init__(self, setup: Setup):
+        self.model, self.tokenizer = setup.model(), setup.tokenizer()
+        self.tokenizer.padding_side = "left"
+        self.max_length = setup.max_length
+        self.end = ChatTokens(self.tokenizer).end_id
+        self.config = {"do_sample": False, "eos_token_id": self.end, "pad_token_id": self.tokenizer.pad_token_id}
+
+    def encode(self, turns: Sequence[Turn], **options: Any) -> Any:
+        chats = [[m.as_dict() for m in turn.conversation] for turn in turns]
+        return self.tokenizer.apply_chat_template(chats, add_generation_prompt=True, return_dict=True, **options)
+
+    def completion(self, ids: list[int]) -> Completion:
+        stop = self.end in ids
+        words = ids[: ids.index(self.end)] if stop else ids
+        text = self.tokenizer.decode(words, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
+        return Completion(text, tuple([*words, self.end] if stop else words), "stop" if stop else "length")
+
+
+class Drawn(LogitsProcessor):
+    """Leaves one token a row: the one that our engine draws from the same distribution."""
+
+    def __init__(self, turns: Sequence[Turn], temperature: float, length: int):
+        self.seeds = np.array([turn.seed for turn in turns], dtype=np.uint64)
+        self.temperature, self.length = temperature, length
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        tokens = torch.from_numpy(draw(scores, self.temperature, self.seeds, input_ids.shape[1] - self.length))
+        return torch.full_like(scores, -torch.inf).scatter_(1, tokens[:, None], 0.0)
+
+
+@dataclass
+class Generate:
+    """A policy that reads the whole history of every turn: tokenizer, padding, `model.generate`."""
+
+    chat: Chat
+    name: str = "generate"
+    written: int = field(default=0, init=False)
+
+    def generate(self, turns: Sequence[Turn], sampling: Sampling) -> list[Completion]:
+        chat = self.chat
+        inputs = chat.encode(turns, padding=True, return_tensors="pt")
+        length = inputs["input_ids"].shape[1]
+        processors = LogitsProcessorList([Drawn(turns, sampling.temperature, length)] if sampling.temperature else [])
+        new = min(sampling.max_new_tokens, chat.max_length - length)
+        if new < 1:
+            return [Completion("", (), "overflow") for _ in turns]
+        config = GenerationConfig(**chat.config | {"max_new_tokens": new})
+        ids = chat.model.generate(**inputs, generation_config=config, logits_processor=processors)
+        answers = [chat.completion(row) for row in ids[:, length:].tolist()]
+        self.written += sum(len(a.token_ids) for a in answers)
+        return answers
+
+    def close_session(self, session: Any) -> None:
+        pass
+
+
+class Continuous(Generate):
+    """The same by `generate_batch`; its cache is as large as the turns need, greedy only."""
+
+    def generate(self, turns: Sequence[Turn], sampling: Sampling) -> list[Completion]:
+        chat = self.chat
+        prompts = chat.encode(turns)["input_ids"]
+        longest = max(map(len, prompts)) + sampling.max_new_tokens
+        pages = len(prompts) * (-(-longest // 256) + 1)
+        config = GenerationConfig(**chat.config | {"max_new_tokens": sampling.max_new_tokens})
+        batching = ContinuousBatchingConfig(num_blocks=pages, max_batch_tokens=2048, use_cuda_graph=False)
+        found = chat.model.generate_batch(
+            prompts, generation_config=config, continuous_batching_config=batching, progress_bar=False
+        )
+        ordered = [found[key] for key in sorted(found, key=lambda key: int(key.rsplit("_", 1)[1]))]
+        answers = [chat.completion(list(one.generated_tokens)) for one in ordered]
+        self.written += sum(len(a.token_ids) for a in answers)
+        return answers
+
+
+def one_at_a_time(spec: EnvSpec, policy: Generate, jobs: list[Job], sampling: Sampling) -> list[Trajectory]:
+    """Each episode alone, a fresh loop (and replay) for each."""
+    return [trajectory for job in jobs for trajectory in play(spec, policy, [job], sampling, slots=1, join=False)]
+
+
+def batched(size: int) -> Callable[..., list[Trajectory]]:
+    return lambda spec, policy, jobs, sampling: play(spec, policy, jobs, sampling, slots=size, join=False)
+
+
+def theirs(
+    name: str, policy: Generate, plays: Callable[..., list[Trajectory]], raw: Iteration, setup: Setup, rollouts: int
+) -> dict[str, Any]:
+    """Play an even choice of what `raw` played; seconds, and what all of it would take at the same speed."""
+    total = len(raw.explored) + len(raw.scored)
+    facts: dict[str, Any] = {"seconds": 0.0, "rollouts": 0, "tokens": 0, "equal": 0, "whole_seconds": 0.0}
+    for stage, temperature, episodes in (("explore", 0.0, raw.explored), ("reward", 1.0, raw.scored)):
+        size = -(-rollouts * len(episodes) // total)
+        chosen = [episodes[i] for i in np.linspace(0, len(episodes) - 1, size).round().astype(int)] if size else []
+        if not chosen:
+            continue
+        before, start = policy.written, time.process_time()
+        jobs = [Job(t.prefix(t.start), t.seed) for t in chosen]
+        try:
+            found = plays(setup.spec, policy, jobs, Sampling(temperature, setup.max_new_tokens))
+        except Exception as error:  # whatever transformers says
+            print(f"{name} ({BASELINES[name]}) does not run: {type(error).__name__}: {error}")
+            return facts | {"error": str(error)}
+        seconds, tokens = time.process_time() - start, policy.written - before
+        equal = sum(f.steps == t.steps for f, t in zip(found, chosen, strict=True))
+        facts["seconds"] += seconds
+        facts["rollouts"] += len(chosen)
+        facts["tokens"] += tokens
+        facts["equal"] += equal
+        facts["whole_seconds"] += seconds / tokens * raw.tokens[stage]
+        print(
+            f"{name} ({BASELINES[name]}), {stage}: {len(chosen)} rollouts in {seconds:.1f} s,"
+            f" {tokens / seconds:.0f} new tokens/s; {equal} equal ours"
+        )
+    return facts
+
+
+if __name__ == "__main__":
+    main()
