@@ -36,9 +36,9 @@ from transformers import ContinuousBatchingConfig, GenerationConfig, LogitsProce
 
 from ipr import algorithms, credit, envs, models
 from ipr.config import AlgorithmConfig, ModelConfig
-from ipr.policies import hf
 from ipr.policies.hf import TransformersPolicy, draw
 from ipr.rollout import play
+from ipr.training.sharing import plugged_in
 from ipr.training.tokens import ChatTokens
 from ipr.types import Completion, Environment, EnvSpec, Job, Sampling, Trajectory, Turn, derive_seed
 
@@ -248,7 +248,7 @@ class Timed(TransformersPolicy):
         shares["rest of the loop"] = 1 - sum(shares.values())
         chosen = self._passes[:: max(1, len(self._passes) // 80)]
         alone = 0.0
-        with hf._plugged_in(self._config):
+        with plugged_in(self._config, "ipr"):
             for rows, lengths, _ in chosen:
                 times = []
                 for _ in range(3):

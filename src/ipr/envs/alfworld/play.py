@@ -166,7 +166,7 @@ def glance(task_id: str, seed: int) -> tuple[Message, ...]:
 
 
 def order(task_id: str, seed: int) -> tuple[Message, ...]:
-    """A few places of a game in some order, and which comes after which: the shortest text that teaches to follow it."""
+    """A few places of a game in some order, and which comes after which: the shortest text to follow it."""
     game = games.game(task_id)
     rng = random.Random(derive_seed("alfworld", "order", task_id, seed))
     kind = rng.choice(_KINDS)
