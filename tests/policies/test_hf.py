@@ -130,6 +130,13 @@ def test_attention_over_shared_trunks_is_attention():
         assert torch.allclose(out, (weights * values).sum(1), atol=1e-5)
 
 
+def test_a_session_that_begins_anew_with_less():
+    policy = make()
+    for length in (3, 2, 0, 1):  # the next prompt has only a beginning in common, or is one
+        asked = Turn(conversation("train-1", length), 5, session="s")
+        assert policy.generate([asked], SAMPLED) == make().generate([asked], SAMPLED)
+
+
 def test_a_sample_does_not_depend_on_its_batch():
     model = toy.model()
     asked = turns(64, sampled=True)

@@ -27,13 +27,13 @@ class Recipe:
     """Every figure of the shipped model."""
 
     seed: int = 0
-    glances: int = 14_000
+    glances: int = 10_000
     """Short texts read first (`play.glance`), one per pretrain game, from the last backwards."""
-    orders: int = 10_000
+    orders: int = 6_000
     """Shorter texts still (`play.order`), read next, of the same games as the glances."""
     tours: int = 4_000
     """Searches of a few places (`play.tour`) read next, of the same games."""
-    episodes: int = 8_000
+    episodes: int = 6_000
     """Wanderer's episodes read then, one per pretrain game, from the first."""
     steps: int = 16
     """Turns of an episode."""
@@ -65,7 +65,7 @@ def build(out: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     # The expert's words are in the vocabulary, so that SFT needs no more tokens a word than the base model.
     words = [s.action for i in ids[:500] for s in expert.play(games.game(i), i, 20).steps]
     words += [m.content for e in episodes[:2000] for m in (*e.history(0), *e.continuation(0))] + [prompt()[0].content]
-    tokenizer = models.train_tokenizer(words, recipe.vocabulary)
+    tokenizer = models.train_tokenizer(words, recipe.vocabulary, names=True)
     model = models.new_base_model(
         len(tokenizer),
         hidden=recipe.hidden,

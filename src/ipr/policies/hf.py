@@ -142,6 +142,7 @@ class TransformersPolicy:
             self._rows.cut(row, _common(self._rows.held(row), prompt[:-1]))
             if not self._rows.lengths[row]:
                 fresh.append(i)
+            if self._rows.lengths[row] < max(1, self._rows.trunks[row]):  # also a session that begins anew
                 self._rows.begin(row, prompt)
         self._pool.reserve(max(map(len, prompts)))
         self._fork([int(rows[i]) for i in fresh], [prompts[i] for i in fresh])
@@ -310,7 +311,7 @@ class _Rows:
         self.lengths[rows] = 0
 
     def begin(self, row: int, prompt: Ids) -> None:
-        """A session begins in an empty row."""
+        """A session begins in a row that holds less than all of its former trunk."""
         self.trunks[row] = len(prompt)
         digest = hashlib.blake2b(prompt.tobytes(), digest_size=8).digest()
         self.begun[row] = int.from_bytes(digest, "big", signed=True)
