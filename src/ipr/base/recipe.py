@@ -29,11 +29,9 @@ class Recipe:
     seed: int = 0
     glances: int = 10_000
     """Short texts read first (`play.glance`), one per pretrain game, from the last backwards."""
-    orders: int = 6_000
-    """Shorter texts still (`play.order`), read next, of the same games as the glances."""
-    tours: int = 4_000
-    """Searches of a few places (`play.tour`) read next, of the same games."""
-    episodes: int = 6_000
+    tours: int = 3_000
+    """Searches of a few places (`play.tour`) read next, of the same games as the glances."""
+    episodes: int = 8_000
     """Wanderer's episodes read then, one per pretrain game, from the first."""
     steps: int = 16
     """Turns of an episode."""
@@ -45,7 +43,7 @@ class Recipe:
     intermediate: int = 768
     max_length: int = 2048
     glances_batch: int = 32
-    tours_batch: int = 16
+    tours_batch: int = 8
     batch_size: int = 4
     learning_rate: float = 3e-3
     observation_weight: float = 0.3
@@ -80,8 +78,6 @@ def build(out: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     ids = games.task_ids("pretrain")[: -recipe.glances - 1 : -1]
     read = [Demonstration(i, play.glance(i, recipe.seed), "wanderer") for i in ids]
     _read(model, chat, read, (), recipe.glances_batch, recipe, out / "glances")
-    read = [Demonstration(i, play.order(i, recipe.seed), "wanderer") for i in ids[: recipe.orders]]
-    _read(model, chat, read, (), recipe.glances_batch, recipe, out / "orders")
     read = [Demonstration(i, play.tour(i, recipe.seed), "wanderer") for i in ids[: recipe.tours]]
     _read(model, chat, read, (), recipe.tours_batch, recipe, out / "tours")
     read = [Demonstration(e.task_id, (*e.history(0), *e.continuation(0)), "wanderer") for e in episodes]

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Generator, Iterator
-from itertools import pairwise
 
 from ipr.envs.alfworld import games
 from ipr.envs.alfworld.engine import NOTHING, Game
@@ -163,19 +162,6 @@ def glance(task_id: str, seed: int) -> tuple[Message, ...]:
         seen = answer or NOTHING
         thought, command = turns.send(seen)
     return Message("user", seen), Message("assistant", compose(thought, command))
-
-
-def order(task_id: str, seed: int) -> tuple[Message, ...]:
-    """A few places of a game in some order, and which comes after which: the shortest text to follow it."""
-    game = games.game(task_id)
-    rng = random.Random(derive_seed("alfworld", "order", task_id, seed))
-    kind = rng.choice(_KINDS)
-    places = rng.sample(game.receptacle_names, min(_PLANNED, len(game.receptacle_names)))
-    pairs = list(pairwise(places))
-    rng.shuffle(pairs)
-    said = "".join(f" The {kind} is not at {here}, {r} is next." for here, r in pairs)
-    told = f"Thought: It may be at {', '.join(places)}.{said}"
-    return Message("user", f"Where is the {kind}?"), Message("assistant", told)
 
 
 def tour(task_id: str, seed: int, steps: int = 8) -> tuple[Message, ...]:
