@@ -48,7 +48,7 @@ def play(questions: Questions, task_id: str, max_steps: int, parity: bool = Fals
 def _plan(question: Question, database: Database, task_id: str, max_steps: int) -> Generator[str, Outcome, None]:
     """The expert's turns, each after the outcome of the one before it."""
     query = question.gold.strip().rstrip(";").strip()
-    parts = Parts(query, database)
+    parts = Parts(query, database, question.text)
     rng = random.Random(derive_seed("sql", "expert", task_id))
     errs = rng.randrange(ERRS) == 0 and max_steps >= 4 + len(parts.tables)
     error = _error(parts, database, rng) if errs else None
@@ -60,7 +60,11 @@ def _plan(question: Question, database: Database, task_id: str, max_steps: int) 
     yield _say(why, "SHOW TABLES")
     seen = ""
     for k, table in enumerate(parts.tables[: max(0, max_steps - 3 - bool(error))]):
-        why = f"I also need {table}." if k else f"The question is about {table}."
+        word = mentioned(table, question.text)[1]
+        if word:
+            why = f"The question {'also ' if k else ''}says {word}: that is the table {table}."
+        else:
+            why = f"I also need {table}." if k else f"The question is about {table}."
         if kind == "column" and not k:
             yield _say(f"{why} I guess that it has a column {name} and try it.", wrong)
             why = f"There is no column {name}."
@@ -88,10 +92,7 @@ def _seen(outcome: Outcome) -> str:
     if text.endswith("..."):
         return "There are many rows."
     rows = len(re.findall(r"\((?:[^()']|'[^']*')*\)", text))
-    if rows == 1:
-        value = text[2:-2].rstrip(",")
-        return f"The answer is {value}." if len(value) <= 40 else "There is one row."
-    return f"There are {rows} rows."
+    return "There is one row." if rows == 1 else "There are some rows."
 
 
 # What a query is made of ---------------------------------------------------------------------------------------------
@@ -100,8 +101,9 @@ def _seen(outcome: Outcome) -> str:
 class Parts:
     """The tables and columns that a query names, and what it does with them in words."""
 
-    def __init__(self, query: str, database: Database) -> None:
+    def __init__(self, query: str, database: Database, text: str = "") -> None:
         self.query = query
+        self.text = text
         try:
             self.tree = sqlglot.parse_one(query, read="mysql")
         except (SqlglotError, RecursionError):
@@ -134,16 +136,17 @@ class Parts:
                 return
 
     def explained(self, seen: str) -> str:
-        """Where things are, as far as it was seen, and then how the query puts them together."""
-        said = []
+        """What the question's words are called here, and then how the query puts it together."""
+        said, hidden = [], []
         for table, columns in self.columns.items():
-            shown = [c for c in columns if f"'{c.lower()}'" in seen]
-            hidden = [c for c in columns if f"'{c.lower()}'" not in seen]
-            if shown:
-                said.append(f"{table} has {_and(shown)}")
-            if hidden:
-                said.append(f"{table} should have {_and(hidden)}, where its list is cut")
-        start = "; ".join(said) or f"I have seen {_and(self.tables) or 'what there is'}"
+            for column in columns:
+                place, word = mentioned(column, self.text)
+                if f"'{column.lower()}'" not in seen:
+                    hidden.append(f"{table} should have {column}, where its list is cut")
+                elif word:
+                    said.append((place, f"{word} is {table}.{column}"))
+        found = [text for _, text in sorted(said)] + hidden
+        start = ", ".join(found) or f"I have seen {_and(self.tables) or 'what there is'}"
         if isinstance(self.tree, exp.SetOperation):
             return f"{start}. {self._operation(self.tree)}"
         return f"{start}. I {self._select(self.tree)}."
@@ -158,8 +161,9 @@ class Parts:
         if not isinstance(tree, exp.Select):
             return "write the query"
         said = []
-        if tree.args.get("joins"):
-            said.append("join the tables")
+        for join in tree.args.get("joins") or ():
+            keys = _names(join)
+            said.append(f"join {join.this.name}{f' by {_and(keys)}' if keys else ''}")
         where = tree.args.get("where")
         if where is not None:
             nested = " with a nested query" if where.find(exp.Select) else ""
@@ -176,6 +180,17 @@ class Parts:
             said.append("take the first row" if count == "1" else f"take {count} rows")
         said.append(f"select {_and([_shown(e) for e in tree.expressions])}")
         return f"{', '.join(said[:-1])} and {said[-1]}" if len(said) > 1 else said[0]
+
+
+def mentioned(name: str, text: str) -> tuple[int, str]:
+    """Where a text says the last word of a table's or column's name, in the singular or plural, and how; (-1, "")."""
+    words = re.findall(r"[a-z]+|[A-Z][a-z]*|[A-Z]+", name)
+    if not words:
+        return -1, ""
+    word = words[-1].lower()
+    forms = "|".join(map(re.escape, dict.fromkeys((word, _plural(word), _singular(word)))))
+    found = re.search(rf"\b({forms})\b", text, re.IGNORECASE)
+    return (found.start(), found[0]) if found else (-1, "")
 
 
 def _and(words: list[str]) -> str:

@@ -58,7 +58,7 @@ class Customer:
 
     def __init__(self, goal: Goal) -> None:
         self.thing = goal.query
-        self.attributes = goal.attributes
+        self.attributes = tuple(sorted(goal.attributes, key=goal.instruction.find))
         self.values = tuple(o if isinstance(o, str) else o[1] for o in goal.options)
         self.limit = goal.price_upper
         self._kind = set(terms(goal.query))
@@ -73,6 +73,13 @@ class Customer:
 
     def unsaid(self, words: str) -> list[str]:
         return [a for a in self.attributes if a not in words.lower()]
+
+    def checked(self, title: str, page: str) -> str:
+        """What of all that is wanted an open product has, one by one."""
+        pieces = page.split(SEP)
+        found = [f"{v} is {'here' if v in pieces else 'not here'}" for v in self.values]
+        found += [f"{a} is {'in' if a in title.lower() else 'not in'} the title" for a in self.attributes]
+        return f"I look: {', '.join(found)}."
 
     def rank(self, one: Listed) -> tuple[bool, bool, int]:
         """How much speaks for a product by its listing: its kind, its price, its attributes."""
@@ -90,7 +97,7 @@ class Customer:
 def customer(goal: Goal, task_id: str) -> Script:
     """Search, compare, check, choose options, buy; within ten steps."""
     rng = random.Random(derive_seed("webshop", "expert", task_id))
-    who, left, rejected = Customer(goal), MAX_STEPS, set[str]()
+    who, left, rejected = Customer(goal), MAX_STEPS, list[str]()
     needed = len(who.values) + 1  # options and the purchase
     hasty = rng.random() < HASTY and needed + 4 <= MAX_STEPS
     named = [value for value in who.values if value[0].isalpha() and rng.random() < 0.7]
@@ -110,32 +117,33 @@ def customer(goal: Goal, task_id: str) -> Script:
         if hasty and shelf[0] is not best and spare >= 2:
             best, thought = shelf[0], f"{who.wish()} {shelf[0].asin} comes first, so I open it."
         else:
-            thought = f"{who.wish()} {who.why(best)}"
+            thought = f"{who.wish()} {f'I have seen {_and(rejected)}. ' if rejected else ''}{who.why(best)}"
         page = yield thought, f"click[{best.asin}]"
         left, spare = left - 1, spare - 2  # going back and opening another takes two more
         others = max((who.rank(one) for one in shelf if one is not best), default=None)
         fault = _fault(who, best, page, others) if spare >= 0 else ""
-        unsaid = who.unsaid(best.title)
+        unsaid, checked = who.unsaid(best.title), who.checked(best.title, page)
         if not fault and unsaid and left >= needed + 2:
             wanted = _and(unsaid)
-            features = yield f"The title does not say {wanted}, so I read the features.", "click[Features]"
+            features = yield f"{checked} I read the features for {wanted}.", "click[Features]"
             missing = who.unsaid(f"{best.title} {features.partition('< Prev')[2]}")
             found = f"They do not say {_and(missing)}" if missing else f"The features say {wanted}"
             page = yield f"{found}. I go back to the product.", "click[< Prev]"
-            left, spare = left - 2, spare - 2
+            left, spare, checked = left - 2, spare - 2, ""
             if missing and spare >= 0 and others and others >= who.rank(best):
                 fault = f"It does not have {_and(missing)}, and others may"
         if fault:
             unasked = [value for value in who.values if value not in page.split(SEP) and value not in words]
             if unasked:  # searching works from here, and takes no more steps than going back
                 words += unasked
-                page = yield f"{who.wish()} {fault}, so I ask for {_and(unasked)} too.", f"search[{' '.join(words)}]"
+                thought, command = f"so I ask for {_and(unasked)} too", f"search[{' '.join(words)}]"
             else:
-                page = yield f"{who.wish()} {fault}, so I go back to the results.", "click[< Prev]"
+                thought, command = "so I go back to the results", "click[< Prev]"
+            page = yield f"{checked} {fault}, {thought}.".strip(), command
             left, hasty = left - 1, False
-            rejected.add(best.asin)
+            rejected.append(best.asin)
             continue
-        yield from _purchase(who, best.tag, page)
+        yield from _purchase(who, best.tag, page, checked)
         return
 
 
@@ -153,17 +161,21 @@ def _fault(who: Customer, one: Listed, page: str, others: tuple[bool, bool, int]
     return ""
 
 
-def _purchase(who: Customer, tag: str, page: str) -> Script:
-    pieces, chosen = page.split(SEP), []
-    missing = [value for value in who.values if value not in pieces]
-    for value in who.values:
-        if value in pieces:
-            before = f"I have {_and(chosen)}. Now I want" if chosen else "I take this one. I want"
-            yield f"{before} {value}, and {value} is here, so I choose it.", f"click[{value}]"
-            chosen.append(value)
-    state = f"I have {_and(chosen)}" if chosen else "I have chosen nothing"
-    lacking = f" It does not come in {_and(missing)}, but I found nothing nearer." if missing else ""
-    yield f"{state}, and it costs {tag} with a limit of ${who.limit:.2f}.{lacking} I buy it.", "click[Buy Now]"
+def _purchase(who: Customer, tag: str, page: str, checked: str) -> Script:
+    here, chosen = [value for value in who.values if value in page.split(SEP)], []
+    while len(chosen) < len(here):
+        value = here[len(chosen)]
+        yield f"{checked} {choosing(here, chosen)}".strip(), f"click[{value}]"
+        checked, chosen = "", [*chosen, value]
+    yield f"{checked} {choosing(here, chosen)} It costs {tag}, the limit is ${who.limit:.2f}.".strip(), "click[Buy Now]"
+
+
+def choosing(wanted: list[str], chosen: list[str]) -> str:
+    """What to do after `chosen` (options are not marked on the page, so the thought keeps count)."""
+    if not wanted:
+        return "There is nothing to choose, so I buy it."
+    state = f"Of {_and(wanted)} I have {_and(chosen) or 'nothing'}"
+    return f"{state}, so I buy it." if len(chosen) == len(wanted) else f"{state}, so I choose {wanted[len(chosen)]}."
 
 
 def _and(words: Iterable[str]) -> str:
