@@ -31,8 +31,8 @@ lint: setup
 test: lint ## lint, types, layers and the whole suite
 	$(BIN)/pytest -q
 
-base: setup ## rebuild the base model that is shipped with the package
-	$(BIN)/ipr base
+base: setup ## rebuild the base models that are shipped with the package
+	for name in alfworld sql webshop; do $(BIN)/ipr base $$name || exit 1; done
 
 bench: setup ## benchmarks, each against its baseline
 	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done

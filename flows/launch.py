@@ -44,7 +44,7 @@ def plan(config: RunConfig) -> dict[str, Any]:
     """The plan of `ipr run --dry-run`."""
     check(config)
     spec = experts.environment(config.env)
-    path = "embedded" if config.model.path == "champion" else config.model.path
+    path = f"embedded-{config.env.name}" if config.model.path == "champion" else config.model.path
     return plans.plan(config, spec, ChatTokens(models.load_tokenizer(path)))
 
 
@@ -173,7 +173,7 @@ def _config(options: Namespace) -> RunConfig:
 
 def _model_folder(model: str, config: RunConfig) -> str:
     """The folder or hub name of a model that can be played, the champion's where it is asked for."""
-    path = _champion_folder(config, project_root()) if model == "champion" else model
+    path = _champion_folder(config, project_root()) if model == "champion" else configs.embedded(model, config.env.name)
     if path is None:
         raise IprError("there is no champion yet; train one: ipr run quick")
     models.check_model(path)

@@ -241,14 +241,15 @@ def doctor(options: argparse.Namespace) -> Any:
 
 
 def base(options: argparse.Namespace) -> Any:
-    """Rebuild the small base model that is shipped with the package."""
+    """Rebuild a small base model that is shipped with the package: alfworld's, sql's or webshop's."""
     from ipr.base.recipe import build
 
-    return build(Path(options.out), options.overrides)
+    return build(options.env, Path(options.out), options.overrides)
 
 
 def tokens(options: argparse.Namespace) -> Any:
     """Show a conversation's tokens; the agent's, which are trained, in colour."""
+    from ipr import config as configs
     from ipr import models, store
     from ipr.envs import get
     from ipr.training.tokens import ChatTokens, coloured
@@ -258,7 +259,7 @@ def tokens(options: argparse.Namespace) -> Any:
     if not 0 <= options.row < len(episodes):
         raise IprError(f"{options.file} has {len(episodes)} rows; --row {options.row} is not one of them")
     episode = episodes[options.row]
-    chat = ChatTokens(models.load_tokenizer(options.model))
+    chat = ChatTokens(models.load_tokenizer(configs.embedded(options.model, options.env)))
     print(coloured(chat, [*get(options.env).prompt, *episode.history(0), *episode.continuation(0)]))
     return None
 
@@ -328,7 +329,9 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     sub = add("run", run)
-    sub.add_argument("preset", nargs="?", default="quick", help="smoke, quick, paper, released, or a YAML file")
+    sub.add_argument(
+        "preset", nargs="?", default="quick", help="smoke, quick, sql, webshop, paper, released, or a YAML file"
+    )
     sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. train.learning_rate=1e-5")
     sub.add_argument("--dir", type=Path, help="the run's folder (default runs/PRESET); an unfinished run continues")
     sub.add_argument("--dry-run", action="store_true", help="print what the run will cost, and start nothing")
@@ -410,7 +413,10 @@ def _parser() -> argparse.ArgumentParser:
     }.items():
         kind = kinds.add_parser(name, help=text, description=text)
         kind.add_argument("--json", action="store_true")
-        kind.add_argument("--env", default="alfworld")
+        if name == "generate":
+            kind.add_argument("--env", help="one environment instead of all")
+        if name == "games":
+            kind.add_argument("--env", default="alfworld")
         if name in ("lineage", "restore"):
             kind.add_argument(
                 "ref", nargs="?", default="champion", help="champion, a model version, or an MLflow run id"
@@ -444,7 +450,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("preset", nargs="?", default="quick", help="what is to run: a preset or a YAML file")
     sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. env.data=FOLDER")
     sub = add("base", base)
-    sub.add_argument("--out", default=str(Path(__file__).parent / "base"))
+    sub.add_argument("env", help="whose: alfworld, sql or webshop")
+    sub.add_argument("--out", default=str(Path(__file__).parent / "base"), help="the folder for its folder")
     sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     sub = add("tokens", tokens)
     sub.add_argument("file", help="Parquet of trajectories")

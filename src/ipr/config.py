@@ -19,6 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from ipr.types import IprError
 
+EMBEDDED = "embedded"
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, frozen=True, protected_namespaces=())
@@ -50,7 +52,8 @@ class LoraConfig(_Section):
 
 class ModelConfig(_Section):
     path: str = "embedded"
-    """"embedded" (the small base model shipped with the package), a local folder, or a hub name, for transformers."""
+    """"embedded" (the small base model shipped for the environment; "embedded-sql" and the like name one), a local
+    folder, or a hub name, for transformers."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of the weights while playing; training keeps float32 weights where `train.mixed_precision` is set."""
     device: str = "auto"
@@ -259,10 +262,17 @@ def load(source: str | Path | None = None, overrides: Iterable[str] = (), preset
     return validate(tree, str(source or "defaults"))
 
 
+def embedded(path: str, env: str) -> str:
+    """`path`, or where it is "embedded" the name of the base model shipped for the environment."""
+    return f"{EMBEDDED}-{env}" if path == EMBEDDED else path
+
+
 def validate(tree: dict[str, Any], where: str) -> RunConfig:
     """A RunConfig from nested dictionaries; `where` names their source in error messages."""
     try:
-        return RunConfig.model_validate(tree)
+        config = RunConfig.model_validate(tree)
+        model = config.model.model_copy(update={"path": embedded(config.model.path, config.env.name)})
+        return config.model_copy(update={"model": model})
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])

@@ -20,7 +20,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from ipr import datasets, envs, models
-from ipr.config import RunConfig
+from ipr.config import EMBEDDED, RunConfig
 from ipr.project import answers, default_tracking_uri
 from ipr.types import IprError
 
@@ -168,15 +168,16 @@ def _servers(root: Path, config: RunConfig) -> Iterator[Check]:
 
 
 def _models(config: RunConfig) -> Iterator[Check]:
-    yield _tried(
-        "embedded model",
-        lambda: models.check_model("embedded") or "whole",
-        "git checkout src/ipr/base, or: ipr base",
-        needed=config.model.path == "embedded",
-    )
-    if config.model.path not in ("embedded", "champion"):
-        path = config.model.path
+    path = config.model.path
+    yield _tried("embedded models", _shipped, "git checkout src/ipr/base, or: ipr base NAME", path.startswith(EMBEDDED))
+    if path != "champion" and not path.startswith(EMBEDDED):
         yield _tried("model", lambda: models.check_model(path) or path, "correct model.path", needed=True)
+
+
+def _shipped() -> str:
+    for name in models.shipped():
+        models.check_model(f"{EMBEDDED}-{name}")
+    return ", ".join(models.shipped())
 
 
 def _environments(config: RunConfig) -> Iterator[Check]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipr import store
-from ipr.config import ModelConfig
+from ipr.config import EMBEDDED, ModelConfig
 from ipr.profiling import timed
 from ipr.types import IprError
 
@@ -29,9 +29,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-EMBEDDED = "embedded"
-BASE_FOLDER = Path(__file__).parent / "base" / "model"
-"""The small base model shipped with the package."""
+BASES = Path(__file__).parent / "base"
+"""The small base models shipped with the package, each in a folder named after its environment."""
 
 _LARGE = 500_000_000
 """Parameters from which training recomputes activations instead of keeping them: slower, but a 7B model needs it."""
@@ -51,9 +50,17 @@ CHAT_TEMPLATE = (
 
 
 def resolve(path: str | Path) -> str:
-    """The folder or hub name that `path` (or "embedded") stands for. Raises IprError where it is none."""
-    if str(path) == EMBEDDED:
-        path = BASE_FOLDER
+    """The folder or hub name that `path` stands for. Raises IprError where it is none.
+
+    "embedded-NAME" is the shipped base of an environment; "embedded" alone, where no run says which, ALFWorld's.
+    """
+    if str(path) == EMBEDDED or str(path).startswith(f"{EMBEDDED}-"):
+        name = str(path).removeprefix(EMBEDDED).removeprefix("-") or "alfworld"
+        if name not in shipped():
+            raise IprError(
+                f"no base model is shipped for {name}, only for {', '.join(shipped())}; set model.path to a folder"
+            )
+        path = BASES / name
     folder = Path(path).expanduser()
     if folder.is_dir():
         return str(folder)
@@ -62,6 +69,11 @@ def resolve(path: str | Path) -> str:
     if isinstance(path, Path) or not _HUB_NAME.fullmatch(path):
         raise IprError(f"no model folder {path}; correct model.path, or use 'embedded'")
     return path
+
+
+def shipped() -> list[str]:
+    """The environments that have a base model in the package."""
+    return sorted(config.parent.name for config in BASES.glob("*/config.json"))
 
 
 def check_model(path: str | Path) -> None:

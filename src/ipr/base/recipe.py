@@ -1,21 +1,21 @@
-"""The small base model that is shipped with the package, and how it is made: `ipr base` (or `make base`).
+"""The small base models that are shipped with the package, one an environment, and how they are made: `ipr base NAME`.
 
-It stands for the pretrained model of a real run: it has read much play in many generated rooms, so it knows the
-world's words and copies names, but no text in it decides anything about a goal (the player is the wanderer of
-`envs.alfworld.play`), and its rooms and games are of the split "pretrain", which no run trains or evaluates on.
+They stand for the pretrained model of a real run. Each reads the text of its environment's `play`: first `glance`s,
+then whole episodes of `wander`. What is in that text, and what is not, is said there: names are looked up and copied,
+rooms, pages and tables read, and for SQL small questions answered; never an expert's whole episode. All of it is of the
+split "pretrain", which no run trains or evaluates on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ipr import models, store
+from ipr import envs, models, store
 from ipr.config import TrainConfig
-from ipr.envs.alfworld import expert, games, play
-from ipr.envs.alfworld.prompt import prompt
 from ipr.progress import progress
 from ipr.training.tokens import ChatTokens
 from ipr.training.trainer import train_sft
@@ -24,7 +24,7 @@ from ipr.types import Demonstration, IprError, Message
 
 @dataclass(frozen=True)
 class Recipe:
-    """Every figure of the shipped model."""
+    """Every figure of a shipped model; the defaults are ALFWorld's."""
 
     seed: int = 0
     glances: int = 10_000
@@ -36,6 +36,8 @@ class Recipe:
     steps: int = 16
     """Turns of an episode."""
     vocabulary: int = 1024
+    names: bool = True
+    """Whether a name with its number is one token (see `models.train_tokenizer`)."""
     hidden: int = 192
     layers: int = 3
     heads: int = 3
@@ -50,20 +52,28 @@ class Recipe:
     micro_batch_tokens: int = 8192
 
 
-def build(out: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Train tokenizer and model from generated play and write them to `out`; a killed build continues.
+RECIPES = {
+    "alfworld": Recipe(),
+    "sql": Recipe(orders=0, tours=0, names=False, glances=8_000, episodes=4_000, steps=9),
+    "webshop": Recipe(orders=0, tours=0, names=False, glances=8_000, episodes=3_000, steps=7, vocabulary=1536, max_length=3072),
+}
+
+
+def build(env: str, out: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Train tokenizer and model from generated play and write them to `out/<env>`; a killed build continues.
 
     `overrides` are "episodes=2000" and the like, for trials.
     """
     import torch
 
-    recipe = _recipe(overrides)
-    ids = games.task_ids("pretrain")[: recipe.episodes]
-    episodes = [play.wander(task_id, recipe.seed, recipe.steps) for task_id in ids]
+    recipe = _recipe(env, overrides)
+    spec, play = envs.get(env), import_module(f"ipr.envs.{env}.play")
+    all_ids = spec.task_ids("pretrain")
+    episodes = [play.wander(task_id, recipe.seed, recipe.steps) for task_id in all_ids[: recipe.episodes]]
     # The expert's words are in the vocabulary, so that SFT needs no more tokens a word than the base model.
-    words = [s.action for i in ids[:500] for s in expert.play(games.game(i), i, 20).steps]
-    words += [m.content for e in episodes[:2000] for m in (*e.history(0), *e.continuation(0))] + [prompt()[0].content]
-    tokenizer = models.train_tokenizer(words, recipe.vocabulary, names=True)
+    words = [step.action for i in all_ids[: min(500, recipe.episodes)] for step in spec.expert(i).steps]
+    words += [m.content for e in episodes[:2000] for m in (*e.history(0), *e.continuation(0))]
+    tokenizer = models.train_tokenizer([*words, spec.prompt[0].content], recipe.vocabulary, names=recipe.names)
     model = models.new_base_model(
         len(tokenizer),
         hidden=recipe.hidden,
@@ -74,15 +84,19 @@ def build(out: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         max_length=recipe.max_length,
         seed=recipe.seed,
     )
-    chat = ChatTokens(tokenizer)
-    ids = games.task_ids("pretrain")[: -recipe.glances - 1 : -1]
-    read = [Demonstration(i, play.glance(i, recipe.seed), "wanderer") for i in ids]
-    _read(model, chat, read, (), recipe.glances_batch, recipe, out / "glances")
-    read = [Demonstration(i, play.tour(i, recipe.seed), "wanderer") for i in ids[: recipe.tours]]
-    _read(model, chat, read, (), recipe.tours_batch, recipe, out / "tours")
+    chat, work = ChatTokens(tokenizer), out / "build" / env
+    for stage, reading, count, batch in (
+        ("glances", "glance", recipe.glances, recipe.glances_batch),
+        ("orders", "order", recipe.orders, recipe.glances_batch),
+        ("tours", "tour", recipe.tours, recipe.tours_batch),
+    ):
+        if count:
+            texts = [getattr(play, reading)(task_id, recipe.seed) for task_id in all_ids[: -count - 1 : -1]]
+            read = [Demonstration("", text, "wanderer") for text in texts]
+            _read(model, chat, read, (), batch, recipe, work / stage)
     read = [Demonstration(e.task_id, (*e.history(0), *e.continuation(0)), "wanderer") for e in episodes]
-    facts = _read(model, chat, read, prompt(), recipe.batch_size, recipe, out / "episodes")
-    models.save_model(model.to(torch.bfloat16), tokenizer, out / "model")
+    facts = _read(model, chat, read, spec.prompt, recipe.batch_size, recipe, work / "episodes")
+    models.save_model(model.to(torch.bfloat16), tokenizer, out / env)
     return asdict(recipe) | {"parameters": model.num_parameters()} | facts
 
 
@@ -129,7 +143,9 @@ def _read(
     return facts
 
 
-def _recipe(overrides: Sequence[str]) -> Recipe:
+def _recipe(env: str, overrides: Sequence[str]) -> Recipe:
+    if env not in RECIPES:
+        raise IprError(f"ipr base: no recipe '{env}'; there are {', '.join(RECIPES)}")
     kinds = {f.name: type(f.default) for f in fields(Recipe)}
     chosen: dict[str, Any] = {}
     for override in overrides:
@@ -137,4 +153,4 @@ def _recipe(overrides: Sequence[str]) -> Recipe:
         if key not in kinds:
             raise IprError(f"ipr base: unknown key '{key}'; keys: {', '.join(kinds)}")
         chosen[key] = kinds[key](float(value))
-    return Recipe(**chosen)
+    return replace(RECIPES[env], **chosen)

@@ -15,7 +15,7 @@ import random
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any
 
 from ipr.envs.sql.engine import Row, Source
@@ -23,7 +23,7 @@ from ipr.types import derive_seed
 
 VARIANTS = 6
 """Databases of each domain."""
-MIXED = 400
+MIXED = 3000
 """Schemas of pretrain."""
 
 _TRAIN = """
@@ -199,6 +199,21 @@ exam exams | title:title points:1-100 year:2010-2023
 server servers | name:given city:town memory:4-512
 """
 
+_PLAIN = """
+anchor apron arrow barrel basket beacon bell bicycle blanket bottle bowl bracelet branch brick bucket button cabin
+cable candle canvas carpet cart cellar chain chair chapel chest circle cliff cloud collar comet copper corner cottage
+cradle crane crystal curtain desert dragon drawer drum engine fence fiddle finger flag flute forest fork fountain frame
+gate giant glass glove hammer hill hook island jacket jewel kettle kite ladder lake lamp lantern leaf lemon letter
+lever lid mantle marble mask meadow mirror moss mountain mouse necklace needle nest oar orchard organ oven paddle
+palace paper parcel pattern pebble pen pencil pepper piano picture pigeon pillar pillow pipe pocket pond portrait
+powder puzzle quarry rabbit raft ribbon ring roof rope saddle sail sand sandal scarf shelf shell shield sign signal
+sleeve smoke soap sock spoon spring squirrel stamp steam step storm stove straw stream street sugar swan tail
+tent thread throne tile timber tool torch track tray trumpet tunnel umbrella vessel vest voice wagon wall wheel whistle
+wing winter wire worm yard budget credit degree grade level mass mood nation output pace phase
+profit quality ratio score series share signature size source status supply target tax term test unit value
+volume wage weight width zone
+"""
+
 _FIRST = "Tam Vel Ora Bren Kel Sia Dor Lun Mir Fen Jos Ari Nel Pav Run Esk Hal Ivo Ula Wen"
 _SECOND = "a in el o is ek an ar um i"
 _FAMILY = "Norr Vash Tol Breck Quill Marr Stenn Olde Farr Lisk Hove Drum Pell Wick Garr Ness"
@@ -271,6 +286,7 @@ class Schema:
         return next(t for t in self.tables if t.singular == singular)
 
 
+@cache
 def names(pool: str) -> list[str]:
     """The databases of a pool ("train", "unseen", "pretrain"), by name: "<domain>/<variant>"."""
     if pool == "pretrain":
@@ -291,14 +307,54 @@ def _domains(pool: str) -> dict[str, tuple[str, ...]]:
 
 
 def _mix(name: str) -> list[str]:
-    """The lines of a pretrain schema: three things that have nothing to do with each other."""
+    """The lines of a pretrain schema: three things that have nothing to do with each other, many of their names and
+    values put in place of others, so that a reader learns to look names up and not to know them."""
     rng = random.Random(derive_seed("sql", "mixed", name))
-    lines = rng.sample(_MIXED.strip().splitlines(), 3)
+    lines = [_renamed(line, rng) for line in rng.sample(_MIXED.strip().splitlines(), 3)]
     above = [line.split()[0] for line in lines]
     parents = [None, above[0], above[rng.randrange(2)]]
+    if len(set(above)) < 3:
+        return _mix(f"{name}+")
     return [
         line.replace(" |", f" < {parent} |") if parent else line for line, parent in zip(lines, parents, strict=True)
     ]
+
+
+def _renamed(line: str, rng: random.Random) -> str:
+    head, _, tail = line.partition("|")
+    plain = words()
+    if rng.random() < 0.6:
+        thing = rng.choice(plain)
+        head = f"{thing} {thing[:-1] + 'ies' if thing.endswith('y') else thing + 's'} "
+    columns: dict[str, str] = {}
+    for part in tail.split():
+        label, _, kind = part.partition(":")
+        if rng.random() < 0.6 and label != "name":
+            label = rng.choice(plain)
+        if "," in kind and rng.random() < 0.6:
+            kind = ",".join(rng.sample(plain, rng.randint(3, 4)))
+        columns[label] = kind
+    if rng.random() < 0.3:
+        columns[rng.choice(plain)] = rng.choice(("1-90", "10-900", "1-9.0", "1900-2020"))
+    columns.pop(head.split()[0], None)
+    columns = columns or {"name": "title"}
+    return f"{head}| {' '.join(f'{label}:{kind}' for label, kind in columns.items())}"
+
+
+@cache
+def words() -> list[str]:
+    """Names for pretrain: plain words, and those of the train domains, which stand in other tables there. None of
+    unseen's own."""
+    found = dict.fromkeys(_PLAIN.split())
+    for line in _TRAIN.strip().splitlines():
+        if "|" in line:
+            head, _, tail = line.partition("|")
+            found[head.split()[0]] = None
+            for part in tail.split():
+                label, _, kind = part.partition(":")
+                found[label] = None
+                found |= dict.fromkeys(word for word in kind.split(",") if "," in kind and word.islower())
+    return [word for word in found if word not in ("name", "country", "town")]
 
 
 @lru_cache(maxsize=256)

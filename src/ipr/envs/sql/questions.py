@@ -58,6 +58,18 @@ def question(task_id: str) -> Question:
             return Question(name, drawn.text[0].upper() + drawn.text[1:], drawn.gold, hardness, pool)
 
 
+def small(name: str, rng: random.Random) -> Question:
+    """A question of an easy or a medium kind to a pretrain database (see `play`)."""
+    pool = "pretrain"
+    found = engine.database(databases.source(pool, name))
+    while True:
+        hardness, kind = rng.choice(_KINDS)
+        if hardness in ("easy", "medium"):
+            drawn = kind(rng, databases.schema(pool, name))
+            if drawn is not None and _good(found, drawn):
+                return Question(name, drawn.text[0].upper() + drawn.text[1:], drawn.gold, hardness, pool)
+
+
 def database(question: Question) -> Database:
     return engine.database(databases.source(question.where, question.database))
 
