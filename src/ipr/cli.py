@@ -413,10 +413,7 @@ def _parser() -> argparse.ArgumentParser:
     }.items():
         kind = kinds.add_parser(name, help=text, description=text)
         kind.add_argument("--json", action="store_true")
-        if name == "generate":
-            kind.add_argument("--env", help="one environment instead of all")
-        if name == "games":
-            kind.add_argument("--env", default="alfworld")
+        kind.add_argument("--env", default=None if name == "generate" else "alfworld")
         if name in ("lineage", "restore"):
             kind.add_argument(
                 "ref", nargs="?", default="champion", help="champion, a model version, or an MLflow run id"
@@ -437,7 +434,7 @@ def _parser() -> argparse.ArgumentParser:
             kind.add_argument("--split", default="train")
             kind.add_argument("--count", type=int, default=100)
         if name == "generate":
-            kind.add_argument("--count", type=int, default=None, help="expert trajectories")
+            kind.add_argument("--count", type=int, default=None, help="expert trajectories (without --env: of each)")
 
     envs = commands.add_parser("env", help="List and check environments.").add_subparsers(metavar="WHAT", required=True)
     add("list", env_list, envs)

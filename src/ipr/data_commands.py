@@ -13,7 +13,7 @@ from ipr.config import TrackConfig
 from ipr.project import defaults, project_root
 from ipr.types import EnvSpec, IprError, PreferencePair, Trajectory
 
-EXPERTS = {"alfworld": 1000}
+EXPERTS = {"alfworld": 1000, "sql": 1000, "webshop": 1000}
 """Expert trajectories in the published data set of each environment's generated world."""
 
 
@@ -31,8 +31,9 @@ def generate_experts(data: Path, env: str, count: int | None = None) -> Path:
 
 
 def generate(options: Namespace) -> dict[str, Any]:
-    path = generate_experts(project_root() / "data", options.env, options.count)
-    return {"file": str(path), "md5": datasets.md5_of(path)}
+    data = project_root() / "data"
+    files = [generate_experts(data, env, options.count) for env in ([options.env] if options.env else EXPERTS)]
+    return {"files": {str(file): datasets.md5_of(file) for file in files}}
 
 
 def publish(options: Namespace) -> dict[str, Any]:

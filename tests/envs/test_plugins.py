@@ -147,7 +147,8 @@ def test_the_example_passes_its_check(example: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["ok"]
     done = ipr(example, tmp_path, "data", "generate", "--env", "guess", "--json")
-    assert Path(json.loads(done.stdout.splitlines()[-1])["file"]) == tmp_path / "data" / "guess" / "experts.parquet"
+    files = json.loads(done.stdout.splitlines()[-1])["files"]
+    assert [Path(file) for file in files] == [tmp_path / "data" / "guess" / "experts.parquet"]
 
 
 @pytest.mark.integration
