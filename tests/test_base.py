@@ -1,20 +1,35 @@
-"""The shipped base model: its recipe, at a size for tests, and that none of it is of the games that are played."""
+"""The shipped base models: their recipes, at a size for tests, and that none of it is of the games that are played."""
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from ipr import models
+from ipr import config as configs
+from ipr import envs, models
 from ipr.base import recipe
 from ipr.envs.alfworld import games, play
+from ipr.envs.sql import databases
+from ipr.envs.sql import play as practice
+from ipr.envs.webshop import generate
+from ipr.envs.webshop import play as stroll
 from ipr.training import trainer
 from ipr.types import IprError
 
 SMALL = ["glances=8", "episodes=4", "steps=4", "hidden=24", "intermediate=32", "layers=1", "heads=1", "kv_heads=1"]
 
 
+@pytest.mark.parametrize("env", ["sql", "webshop"])
+def test_a_recipe_makes_a_model_that_a_run_can_start_from(tmp_path, env):
+    facts = recipe.build(env, tmp_path, SMALL)
+    models.check_model(tmp_path / env)
+    assert facts["examples"] == 4
+    assert facts["dropped"] == 0
+
+
 def test_a_build_that_was_killed_goes_on_and_ends_with_the_same_weights(tmp_path, monkeypatch):
-    whole = recipe.build(tmp_path / "whole", SMALL)
+    whole = recipe.build("alfworld", tmp_path / "whole", SMALL)
     real, calls = trainer.train_sft, []
 
     def dies_the_second_time(*args, **kwargs):
@@ -25,16 +40,30 @@ def test_a_build_that_was_killed_goes_on_and_ends_with_the_same_weights(tmp_path
 
     monkeypatch.setattr(recipe, "train_sft", dies_the_second_time)
     with pytest.raises(KeyboardInterrupt):
-        recipe.build(tmp_path / "again", SMALL)
-    again = recipe.build(tmp_path / "again", SMALL)
+        recipe.build("alfworld", tmp_path / "again", SMALL)
+    again = recipe.build("alfworld", tmp_path / "again", SMALL)
     assert calls == ["glances", "episodes", "episodes"]
-    assert models.model_hash(tmp_path / "whole" / "model") == models.model_hash(tmp_path / "again" / "model")
+    assert models.model_hash(tmp_path / "whole" / "alfworld") == models.model_hash(tmp_path / "again" / "alfworld")
     assert {k: v for k, v in whole.items() if k != "seconds"} == {k: v for k, v in again.items() if k != "seconds"}
 
 
-def test_an_unknown_key_is_said():
+def test_an_unknown_key_or_environment_is_said():
     with pytest.raises(IprError, match="glances"):
-        recipe.build(recipe.Path("nowhere"), ["glance=1"])
+        recipe.build("sql", recipe.Path("nowhere"), ["glance=1"])
+    with pytest.raises(IprError, match="there are alfworld, sql, webshop"):
+        recipe.build("chess", recipe.Path("nowhere"))
+
+
+def test_embedded_is_the_base_of_the_runs_own_environment():
+    for env in envs.names():
+        path = configs.load(None, [f"env.name={env}"]).model.path
+        assert path == f"embedded-{env}"
+        assert models.resolve(path).endswith(f"base/{env}")
+        weights = models.BASES / env / "model.safetensors"
+        assert weights.stat().st_size <= 4 << 20
+    assert configs.load(None, ["env.name=sql", "model.path=embedded-alfworld"]).model.path == "embedded-alfworld"
+    with pytest.raises(IprError, match="no base model is shipped for chess"):
+        models.resolve("embedded-chess")
 
 
 def test_a_glance_says_of_each_thing_whether_it_is_there():
@@ -58,3 +87,59 @@ def test_its_games_are_of_a_split_that_no_run_plays():
     sentences = {games.generate(task_id)["pddl_problem"] for task_id in games.task_ids("pretrain")[:100]}
     for split in ("train", "dev", "seen", "unseen"):
         assert not sentences & {games.generate(task_id)["pddl_problem"] for task_id in games.task_ids(split)[:50]}
+
+
+def test_a_glance_at_a_database_says_where_each_word_is():
+    missing = found = 0
+    for task_id in envs.get("sql").task_ids("pretrain")[:60]:
+        seen, said = practice.glance(task_id, 0)
+        for word, table, column in re.findall(r"([\w ]+) is (\w+)(?:\.(\w+))?", said.content):
+            if table == "nowhere":
+                missing += 1
+                assert f"'{word.strip()}'" not in seen.content
+            elif column:
+                found += 1
+                columns = seen.content.partition(f"{table}: ")[2].partition("\n")[0]
+                assert f"('{column}'," in columns
+    assert found > 100
+    assert missing > 15
+
+
+def test_practice_of_sql_is_easy_and_its_answers_are_run():
+    for task_id in envs.get("sql").task_ids("pretrain")[:30]:
+        played = practice.wander(task_id, 0, 9)
+        asked = played.first_observation.splitlines()[1:]
+        assert all(question in step.action for question, step in zip(asked, played.steps[4:], strict=True))
+        text = " ".join(step.action for step in played.steps)
+        assert not re.search(r"submit|\(SELECT|HAVING|UNION|EXCEPT|INTERSECT", text)
+        assert all(step.observation.startswith("[") for step in played.steps)
+
+
+def test_pretrain_databases_have_no_table_of_unseen():
+    unseen = {t.singular for name in databases.names("unseen") for t in databases.schema("unseen", name).tables}
+    shared = {c.label for n in databases.names("train") for t in databases.schema("train", n).tables for c in t.columns}
+    pretrain = {t.singular for n in databases.names("pretrain")[:300] for t in databases.schema("pretrain", n).tables}
+    assert not (pretrain | set(databases.words())) & (unseen - shared)
+
+
+def test_a_stroll_says_what_is_on_the_page():
+    here = 0
+    for task_id in generate.task_ids("pretrain")[:60]:
+        page, said = stroll.glance(task_id, 0)
+        pieces = page.content.split(" [SEP] ")
+        for value, state in re.findall(
+            r"([\w .-]+?) is (here|not here)", said.content.removeprefix("Thought: I look: ")
+        ):
+            here += state == "here"
+            assert (value.strip() in pieces) == (state == "here")
+        for code in re.findall(r"B0\w{8}", said.content):
+            assert code in pieces
+    assert here > 15
+
+
+def test_strolls_are_of_kinds_that_no_run_buys():
+    kinds = {split: {generate.goal_kind(i).query for i in generate.task_ids(split)[:100]} for split in generate.SIZES}
+    for split in ("train", "dev", "seen", "unseen"):
+        assert not kinds["pretrain"] & kinds[split]
+    played = stroll.wander("pretrain/000000", 0, 6)
+    assert all(a.observation for a in played.steps)

@@ -13,7 +13,7 @@ from unittest import mock
 
 import pytest
 
-from ipr import datasets, store
+from ipr import data_commands, datasets, envs, store
 from ipr.types import IprError
 
 
@@ -104,6 +104,14 @@ def test_without_data_dvc_data_is_generated(root: Path):
     datasets.ensure(root, generate("expert"))
     assert (root / "data/toy/experts.parquet").read_text() == "expert"
     assert [p.name for p in root.iterdir()] == ["data"]
+
+
+def test_the_experts_of_all_environments_are_made_and_always_the_same(root: Path):
+    datasets.ensure(root, lambda data: data_commands.generate_experts(data, count=3))
+    names = {path.relative_to(root / "data").as_posix() for path in (root / "data").rglob("*.parquet")}
+    assert names == {f"{env}/experts.parquet" for env in envs.names()}
+    data_commands.generate_experts(root / "again", count=3)
+    assert all(datasets.md5_of(root / "data" / name) == datasets.md5_of(root / "again" / name) for name in names)
 
 
 # With DVC ------------------------------------------------------------------------------------------------------------

@@ -42,8 +42,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(root: Path, run: str) -> list[str]:
-    return [sys.executable, "-m", "ipr.cli", "run", "smoke", "--dir", str(root / "runs" / run), "--json", *TINY]
+def command(root: Path, run: str, preset: str = "smoke", *more: str) -> list[str]:
+    return [sys.executable, "-m", "ipr.cli", "run", preset, "--dir", str(root / "runs" / run), "--json", *TINY, *more]
 
 
 def environment(root: Path) -> dict[str, str]:
@@ -90,6 +90,24 @@ def test_the_loop_makes_what_it_promises(root: Path, whole: dict) -> None:
     for name in ("config.yaml", "manifest.json", "summary.json", "report.html", "metrics.json", "plots/learning.png"):
         assert (run / name).is_file()
     assert "http" not in (run / "report.html").read_text().replace("http://www.w3.org", "").split("<svg")[0]
+
+
+@pytest.mark.parametrize("env", ["sql", "webshop"])
+def test_the_loop_of_another_environment(root: Path, env: str) -> None:
+    tiny = ("env.max_steps=6", "algorithm.iterations=1", "eval.bootstrap=200", "sft.epochs=1", "train.epochs=1")
+    done = subprocess.run(
+        command(root, env, env, *tiny),
+        env=environment(root),
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    summary = json.loads(done.stdout.splitlines()[-1])
+    assert [s["name"] for s in summary["stages"]] == ["base", "sft", "iteration-1"]
+    assert (root / "data" / env / env / "iteration-1" / "pairs.parquet").is_file()
 
 
 def test_mlflow_and_dvc_have_it(root: Path, whole: dict, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,8 +54,16 @@ class Recipe:
 
 RECIPES = {
     "alfworld": Recipe(),
-    "sql": Recipe(orders=0, tours=0, names=False, glances=8_000, episodes=4_000, steps=9),
-    "webshop": Recipe(orders=0, tours=0, names=False, glances=8_000, episodes=3_000, steps=7, vocabulary=1536, max_length=3072),
+    "sql": Recipe(glances=9_000, episodes=2_500, steps=9, glances_batch=8),
+    "webshop": Recipe(
+        glances=4_000,
+        episodes=1_800,
+        steps=5,
+        vocabulary=1536,
+        max_length=3072,
+        glances_batch=16,
+        observation_weight=0.1,
+    ),
 }
 
 

@@ -55,21 +55,19 @@ def _plan(question: Question, database: Database, task_id: str, max_steps: int) 
     kind, wrong, name = error or ("", "", "")
     why = "I do not know the tables yet, so I list them."
     if kind == "table":
-        yield _say(f"The question seems to be about {name}, so I look at the columns of that table.", wrong)
+        yield _say(f"I guess that there is a table {name} and look at its columns.", wrong)
         why = f"There is no table {name}, so I list the tables."
     yield _say(why, "SHOW TABLES")
     seen = ""
-    for k, table in enumerate(parts.tables[: max(0, max_steps - 3 - bool(error))]):
-        word = mentioned(table, question.text)[1]
-        if word:
-            why = f"The question {'also ' if k else ''}says {word}: that is the table {table}."
-        else:
-            why = f"I also need {table}." if k else f"The question is about {table}."
+    tables = parts.tables[: max(0, max_steps - 3 - bool(error))]
+    for k, table in enumerate(tables):
+        why = f"Of {_and(tables)} I have seen {_and(tables[:k])}." if k else f"{question.text} {parts.where_tables()}"
         if kind == "column" and not k:
-            yield _say(f"{why} I guess that it has a column {name} and try it.", wrong)
+            yield _say(f"{why} I guess that {table} has a column {name} and try it.", wrong)
             why = f"There is no column {name}."
         seen += (yield _say(f"{why} I look at the columns of {table}.", f"DESC {_quoted(table)}")).observation.lower()
-    why = parts.explained(seen)
+    why = f"Of {_and(tables)} I have seen {_and(tables)}. " if tables else ""
+    why += f"{question.text} {parts.explained(seen)}"
     if kind == "whose":
         yield _say(why, wrong)
         why = f"More than one table has a column {name}, so I say which table I mean."
@@ -135,6 +133,11 @@ class Parts:
                     self.columns[table].append(column.name)
                 return
 
+    def where_tables(self) -> str:
+        """What the question calls the tables."""
+        said = [(mentioned(table, self.text)[1], table) for table in self.tables]
+        return ", ".join(f"{word} is {table}" if word else f"it needs {table}" for word, table in said) + "."
+
     def explained(self, seen: str) -> str:
         """What the question's words are called here, and then how the query puts it together."""
         said, hidden = [], []
@@ -145,8 +148,8 @@ class Parts:
                     hidden.append(f"{table} should have {column}, where its list is cut")
                 elif word:
                     said.append((place, f"{word} is {table}.{column}"))
-        found = [text for _, text in sorted(said)] + hidden
-        start = ", ".join(found) or f"I have seen {_and(self.tables) or 'what there is'}"
+        found = [self.where_tables().rstrip("."), *(text for _, text in sorted(said)), *hidden]
+        start = ", ".join(filter(None, found)) or "I have seen what there is"
         if isinstance(self.tree, exp.SetOperation):
             return f"{start}. {self._operation(self.tree)}"
         return f"{start}. I {self._select(self.tree)}."

@@ -17,7 +17,7 @@ from ipr.envs.react import compose
 from ipr.envs.sql import databases, questions
 from ipr.envs.sql.databases import Table
 from ipr.envs.sql.engine import Database
-from ipr.envs.sql.expert import Parts, mentioned
+from ipr.envs.sql.expert import Parts
 from ipr.envs.sql.world import Question
 from ipr.types import Message, Step, Trajectory, derive_seed
 
@@ -26,18 +26,26 @@ LONGEST = 120
 
 
 def glance(task_id: str, seed: int) -> tuple[Message, ...]:
-    """One or two tables' columns, and where some words are among them: short reading before long."""
+    """A table's columns, and where some words are among them, or a small question to it: short reading before long."""
     rng = random.Random(derive_seed("sql", "glance", task_id, seed))
     name = _name(task_id)
-    database = questions.database(Question(name, "", "", "", "pretrain"))
-    tables = rng.sample(databases.schema("pretrain", name).tables, rng.choice((1, 1, 1, 2)))
-    seen = "\n".join(f"{table.name}: {_described(database, table)}" for table in tables)
+    schema = databases.schema("pretrain", name)
+    if rng.random() < 0.5:
+        question = questions.small(name, rng)
+        database = questions.database(question)
+        parts = Parts(question.gold, database, question.text)
+        seen = _described(database, [t for t in schema.tables if t.name in parts.tables])
+        thought = f"{question.text} {parts.explained(seen.lower())}"
+        turn = compose(thought, f"```sql\n{question.gold}\n```")
+        return Message("user", f"{seen}\n{question.text}"), Message("assistant", turn)
+    tables = rng.sample(schema.tables, rng.choice((1, 1, 1, 2)))
+    seen = _described(questions.database(Question(name, "", "", "", "pretrain")), tables)
     words = [(column.label, f"{table.name}.{column.name}") for table in tables for column in table.columns]
     words += [(table.plural, table.name) for table in tables]
     known = {label for label, _ in words}
-    asked = rng.sample(words, min(len(words), rng.randint(2, 4)))
+    asked = [(label, where) for label, where in words if sum(label == other for other, _ in words) == 1] or words[-1:]
+    asked = rng.sample(asked, min(len(asked), rng.randint(2, 4)))
     asked += [(word, "nowhere") for word in rng.sample(databases.words(), rng.randint(0, 1)) if word not in known]
-    asked = list({label: (label, where) for label, where in asked if _once(label, words)}.values()) or words[-1:]
     rng.shuffle(asked)
     question = f"Where are {' and '.join(label for label, _ in asked)}?"
     found = ", ".join(f"{label} is {where}" for label, where in asked)
@@ -65,8 +73,7 @@ def wander(task_id: str, seed: int, steps: int) -> Trajectory:
         seen += say(f"I look at the columns of {table}.", f"DESC {table}").lower()
     for question in asked:
         parts = Parts(question.gold, database, question.text)
-        says = ", ".join(f"{mentioned(table, question.text)[1]} is {table}" for table in parts.tables)
-        say(f"{question.text} {says}, {parts.explained(seen)}", question.gold)
+        say(f"{question.text} {parts.explained(seen)}", question.gold)
     return Trajectory(
         task_id=task_id,
         first_observation="Practice:\n" + "\n".join(question.text for question in asked),
@@ -90,12 +97,8 @@ def _asked(name: str, rng: random.Random, most: int) -> list[Question]:
     return list(found.values()) or [questions.small(name, rng)]
 
 
-def _described(database: Database, table: Table) -> str:
-    return database.run(f"DESC {table.name}").text
-
-
-def _once(label: str, words: list[tuple[str, str]]) -> bool:
-    return sum(label == other for other, _ in words) <= 1
+def _described(database: Database, tables: list[Table]) -> str:
+    return "\n".join(f"{table.name}: {database.run(f'DESC {table.name}').text}" for table in tables)
 
 
 def _name(task_id: str) -> str:
