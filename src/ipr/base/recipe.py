@@ -54,7 +54,7 @@ class Recipe:
 
 RECIPES = {
     "alfworld": Recipe(),
-    "sql": Recipe(glances=9_000, episodes=2_500, steps=9, glances_batch=8),
+    "sql": Recipe(glances=8_000, episodes=800, steps=9, glances_batch=8, micro_batch_tokens=2048),
     "webshop": Recipe(
         glances=4_000,
         episodes=1_800,
