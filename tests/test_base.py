@@ -17,12 +17,22 @@ from ipr.envs.webshop import play as stroll
 from ipr.training import trainer
 from ipr.types import IprError
 
-SMALL = ["glances=8", "episodes=4", "steps=4", "hidden=24", "intermediate=32", "layers=1", "heads=1", "kv_heads=1"]
+SMALL = [
+    "glances=8",
+    "tours=4",
+    "episodes=4",
+    "steps=4",
+    "hidden=24",
+    "intermediate=32",
+    "layers=1",
+    "heads=1",
+    "kv_heads=1",
+]
 
 
 @pytest.mark.parametrize("env", ["sql", "webshop"])
 def test_a_recipe_makes_a_model_that_a_run_can_start_from(tmp_path, env):
-    facts = recipe.build(env, tmp_path, SMALL)
+    facts = recipe.build(env, tmp_path, [*SMALL, "tours=0"])
     models.check_model(tmp_path / env)
     assert facts["examples"] == 4
     assert facts["dropped"] == 0
@@ -42,7 +52,7 @@ def test_a_build_that_was_killed_goes_on_and_ends_with_the_same_weights(tmp_path
     with pytest.raises(KeyboardInterrupt):
         recipe.build("alfworld", tmp_path / "again", SMALL)
     again = recipe.build("alfworld", tmp_path / "again", SMALL)
-    assert calls == ["glances", "episodes", "episodes"]
+    assert calls == ["glances", "tours", "tours", "episodes"]
     assert models.model_hash(tmp_path / "whole" / "alfworld") == models.model_hash(tmp_path / "again" / "alfworld")
     assert {k: v for k, v in whole.items() if k != "seconds"} == {k: v for k, v in again.items() if k != "seconds"}
 
@@ -91,7 +101,7 @@ def test_its_games_are_of_a_split_that_no_run_plays():
 
 def test_a_glance_at_a_database_says_where_each_word_is():
     missing = found = 0
-    for task_id in envs.get("sql").task_ids("pretrain")[:60]:
+    for task_id in envs.get("sql").task_ids("pretrain")[:150]:
         seen, said = practice.glance(task_id, 0)
         for word, table, column in re.findall(r"([\w ]+) is (\w+)(?:\.(\w+))?", said.content):
             if table == "nowhere":

@@ -54,8 +54,9 @@ class Recipe:
 
 RECIPES = {
     "alfworld": Recipe(),
-    "sql": Recipe(glances=8_000, episodes=800, steps=9, glances_batch=8, micro_batch_tokens=2048),
+    "sql": Recipe(tours=0, glances=8_000, episodes=800, steps=9, glances_batch=8, micro_batch_tokens=2048),
     "webshop": Recipe(
+        tours=0,
         glances=4_000,
         episodes=1_800,
         steps=5,
