@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+import torch
 
 from ipr import config as configs
 from ipr import envs, models
@@ -125,16 +126,16 @@ def test_practice_of_sql_is_easy_and_its_answers_are_run():
         assert all(step.observation.startswith("[") for step in played.steps)
 
 
-def test_pretrain_databases_have_no_table_of_unseen():
-    unseen = {t.singular for name in databases.names("unseen") for t in databases.schema("unseen", name).tables}
-    shared = {c.label for n in databases.names("train") for t in databases.schema("train", n).tables for c in t.columns}
-    pretrain = {t.singular for n in databases.names("pretrain")[:300] for t in databases.schema("pretrain", n).tables}
-    assert not (pretrain | set(databases.words())) & (unseen - shared)
+def test_pretrain_has_no_schema_of_another_split():
+    def schemas(pool):
+        return {frozenset(t.singular for t in databases.schema(pool, n).tables) for n in databases.names(pool)[:600]}
+
+    assert not schemas("pretrain") & (schemas("train") | schemas("unseen"))
 
 
 def test_a_stroll_says_what_is_on_the_page():
     here = 0
-    for task_id in generate.task_ids("pretrain")[:60]:
+    for task_id in generate.task_ids("pretrain")[:200]:
         page, said = stroll.glance(task_id, 0)
         pieces = page.content.split(" [SEP] ")
         for value, state in re.findall(
@@ -147,9 +148,16 @@ def test_a_stroll_says_what_is_on_the_page():
     assert here > 15
 
 
-def test_strolls_are_of_kinds_that_no_run_buys():
-    kinds = {split: {generate.goal_kind(i).query for i in generate.task_ids(split)[:100]} for split in generate.SIZES}
+def test_strolls_have_goals_of_their_own():
+    strolls = {generate.stroll(task_id).instruction for task_id in generate.task_ids("pretrain")[:2000]}
     for split in ("train", "dev", "seen", "unseen"):
-        assert not kinds["pretrain"] & kinds[split]
-    played = stroll.wander("pretrain/000000", 0, 6)
-    assert all(a.observation for a in played.steps)
+        assert not strolls & {generate.goal(task_id).instruction for task_id in generate.task_ids(split)[:100]}
+
+
+def test_the_forms_of_a_word_begin_as_neighbours():
+    tokenizer = models.train_tokenizer(["ship Ship ships pear"] * 50, 320)
+    model = models.new_base_model(len(tokenizer), hidden=64, layers=1)
+    models.relate_forms(model, tokenizer)
+    weights = model.get_input_embeddings().weight.detach()
+    ship, other, pear = (weights[tokenizer.encode(word)[0]] for word in ("ship", " Ship", " pear"))
+    assert torch.cosine_similarity(ship, other, 0) > 0.6 > torch.cosine_similarity(ship, pear, 0)

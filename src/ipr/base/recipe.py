@@ -38,6 +38,8 @@ class Recipe:
     vocabulary: int = 1024
     names: bool = True
     """Whether a name with its number is one token (see `models.train_tokenizer`)."""
+    related: bool = False
+    """Whether the forms of a word begin as neighbours (see `models.relate_forms`)."""
     hidden: int = 192
     layers: int = 3
     heads: int = 3
@@ -52,19 +54,13 @@ class Recipe:
     micro_batch_tokens: int = 8192
 
 
+_READER = Recipe(
+    orders=0, tours=0, vocabulary=2048, names=False, related=True, intermediate=640, glances_batch=8
+)  # of text with more words than rooms have
 RECIPES = {
     "alfworld": Recipe(),
-    "sql": Recipe(tours=0, glances=8_000, episodes=800, steps=9, glances_batch=8, micro_batch_tokens=2048),
-    "webshop": Recipe(
-        tours=0,
-        glances=4_000,
-        episodes=1_800,
-        steps=5,
-        vocabulary=1536,
-        max_length=3072,
-        glances_batch=16,
-        observation_weight=0.1,
-    ),
+    "sql": replace(_READER, glances=10_000, episodes=1_000, steps=9),
+    "webshop": replace(_READER, glances=10_000, episodes=1_200, steps=5, max_length=3072, observation_weight=0.1),
 }
 
 
@@ -82,7 +78,8 @@ def build(env: str, out: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     # The expert's words are in the vocabulary, so that SFT needs no more tokens a word than the base model.
     words = [step.action for i in all_ids[: min(500, recipe.episodes)] for step in spec.expert(i).steps]
     words += [m.content for e in episodes[:2000] for m in (*e.history(0), *e.continuation(0))]
-    tokenizer = models.train_tokenizer([*words, spec.prompt[0].content], recipe.vocabulary, names=recipe.names)
+    words += [spec.prompt[0].content, *(play.words() if recipe.related else ())]
+    tokenizer = models.train_tokenizer(words, recipe.vocabulary, names=recipe.names)
     model = models.new_base_model(
         len(tokenizer),
         hidden=recipe.hidden,
@@ -93,6 +90,8 @@ def build(env: str, out: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         max_length=recipe.max_length,
         seed=recipe.seed,
     )
+    if recipe.related:
+        models.relate_forms(model, tokenizer)
     chat, work = ChatTokens(tokenizer), out / "build" / env
     for stage, reading, count, batch in (
         ("glances", "glance", recipe.glances, recipe.glances_batch),

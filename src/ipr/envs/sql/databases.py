@@ -199,15 +199,6 @@ exam exams | title:title points:1-100 year:2010-2023
 server servers | name:given city:town memory:4-512
 """
 
-_PLAIN = """
-anchor arrow basket bell blanket bowl branch bucket cabin candle carpet cellar chair chest cliff collar copper cottage
-crane curtain dragon drum fence finger flute fork frame giant glove hill island jewel kite lake lantern lemon lever
-mantle mask mirror mountain necklace nest orchard oven palace parcel pebble pencil piano pigeon pillow pocket portrait
-puzzle rabbit ribbon roof saddle sand scarf shell sign sleeve soap spoon squirrel steam storm straw street swan tent
-throne timber torch tray tunnel vessel voice wall whistle winter worm budget degree level mood output phase quality
-score share size status target term unit volume weight zone
-"""
-
 _FIRST = "Tam Vel Ora Bren Kel Sia Dor Lun Mir Fen Jos Ari Nel Pav Run Esk Hal Ivo Ula Wen"
 _SECOND = "a in el o is ek an ar um i"
 _FAMILY = "Norr Vash Tol Breck Quill Marr Stenn Olde Farr Lisk Hove Drum Pell Wick Garr Ness"
@@ -316,39 +307,39 @@ def _mix(name: str) -> list[str]:
 
 def _renamed(line: str, rng: random.Random) -> str:
     head, _, tail = line.partition("|")
-    plain = words()
-    if rng.random() < 0.6:
-        thing = rng.choice([word for word in plain if not word.endswith("s")])
-        head = f"{thing} {thing[:-1] + 'ies' if thing.endswith('y') else thing + 's'} "
+    things, labels, values = words()
+    if rng.random() < 0.7:
+        head = " ".join(rng.choice(things)) + " "
     columns: dict[str, str] = {}
     for part in tail.split():
         label, _, kind = part.partition(":")
-        if rng.random() < 0.6 and label != "name":
-            label = rng.choice(plain)
-        if "," in kind and rng.random() < 0.6:
-            kind = ",".join(rng.sample(plain, rng.randint(3, 4)))
+        if rng.random() < 0.7 and label != "name":
+            label = rng.choice(labels)
+        if "," in kind and rng.random() < 0.7:
+            kind = ",".join(rng.sample(values, rng.randint(3, 4)))
         columns[label] = kind
     if rng.random() < 0.3:
-        columns[rng.choice(plain)] = rng.choice(("1-90", "10-900", "1-9.0", "1900-2020"))
+        columns[rng.choice(labels)] = rng.choice(("1-90", "10-900", "1-9.0", "1900-2020"))
     columns.pop(head.split()[0], None)
     columns = columns or {"name": "title"}
     return f"{head}| {' '.join(f'{label}:{kind}' for label, kind in columns.items())}"
 
 
 @cache
-def words() -> list[str]:
-    """Names for pretrain: plain words, and those of the train domains, which stand in other tables there. None of
-    unseen's own."""
-    found = dict.fromkeys(_PLAIN.split())
-    for line in _TRAIN.strip().splitlines():
+def words() -> tuple[list[tuple[str, str]], list[str], list[str]]:
+    """Names for pretrain: of things (one, many), of columns, and values; the words of all domains, in other tables."""
+    things: dict[tuple[str, str], None] = {}
+    labels: dict[str, None] = {}
+    values: dict[str, None] = {}
+    for line in (_TRAIN + _UNSEEN + _MIXED).strip().splitlines():
         if "|" in line:
             head, _, tail = line.partition("|")
-            found[head.split()[0]] = None
+            things[head.split()[0], head.split()[1]] = None
             for part in tail.split():
                 label, _, kind = part.partition(":")
-                found[label] = None
-                found |= dict.fromkeys(word for word in kind.split(",") if "," in kind and word.islower())
-    return [word for word in found if word not in ("name", "country", "town")]
+                labels[label] = None
+                values |= dict.fromkeys(kind.split(",") if "," in kind else ())
+    return list(things), list(labels), list(values)
 
 
 @lru_cache(maxsize=256)

@@ -25,19 +25,36 @@ LONGEST = 120
 """Characters of the rows that an answer of practice shows."""
 
 
+def words() -> list[str]:
+    """Words that shall be whole tokens, as questions, tables and columns write them."""
+    things, labels, values = databases.words()
+    names = [*(name for thing in things for name in thing), *labels]
+    return [f" {form} '{form}'" for form in (*names, *map(str.capitalize, names), *values)] * 100
+
+
 def glance(task_id: str, seed: int) -> tuple[Message, ...]:
-    """A table's columns, and where some words are among them, or a small question to it: short reading before long."""
+    """Short reading before long: words in other forms, or a table's columns and where some words are among them, or a
+    small question to it."""
     rng = random.Random(derive_seed("sql", "glance", task_id, seed))
+    chance = rng.random()
+    if chance < 0.2:
+        things, labels, values = databases.words()
+        some = [*(rng.choice(thing) for thing in rng.sample(things, 2)), *rng.sample(labels, 2), *rng.sample(values, 2)]
+        rng.shuffle(some)
+        forms = ", ".join(f"{word} '{word}' {word.capitalize()}" for word in some)
+        return Message("user", " and ".join(some)), Message("assistant", f"Thought: {forms}.")
     name = _name(task_id)
     schema = databases.schema("pretrain", name)
-    if rng.random() < 0.65:
+    if chance < 0.75:
         question = questions.small(name, rng)
         database = questions.database(question)
         parts = Parts(question.gold, database, question.text)
         seen = _described(database, [t for t in schema.tables if t.name in parts.tables])
         thought = f"{question.text} {parts.explained(seen.lower())}"
         turn = compose(thought, f"```sql\n{question.gold}\n```")
-        return Message("user", f"{seen}\n{question.text}"), Message("assistant", turn)
+        both = [seen, question.text]
+        rng.shuffle(both)
+        return Message("user", "\n".join(both)), Message("assistant", turn)
     tables = rng.sample(schema.tables, rng.choice((1, 1, 1, 2)))
     seen = _described(questions.database(Question(name, "", "", "", "pretrain")), tables)
     words = [(column.label, f"{table.name}.{column.name}") for table in tables for column in table.columns]
@@ -45,7 +62,7 @@ def glance(task_id: str, seed: int) -> tuple[Message, ...]:
     known = {label for label, _ in words}
     asked = [(label, where) for label, where in words if sum(label == other for other, _ in words) == 1] or words[-1:]
     asked = rng.sample(asked, min(len(asked), rng.randint(2, 4)))
-    asked += [(word, "nowhere") for word in rng.sample(databases.words(), rng.randint(0, 1)) if word not in known]
+    asked += [(word, "nowhere") for word in rng.sample(databases.words()[1], rng.randint(0, 1)) if word not in known]
     rng.shuffle(asked)
     question = f"Where are {' and '.join(label for label, _ in asked)}?"
     found = ", ".join(f"{label} is {where}" for label, where in asked)

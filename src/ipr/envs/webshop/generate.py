@@ -158,9 +158,10 @@ def goal(task_id: str) -> Goal:
         attempt += 1
 
 
-def drawn(task_id: str) -> Goal:
-    """A goal made in the same way that nobody has tried to reach (see `play`)."""
-    return _draw(task_id, 0)
+def stroll(task_id: str) -> Goal:
+    """A goal of any kind in the catalogue, made in the same way, that nobody has tried to reach (see `play`)."""
+    rng = random.Random(derive_seed("webshop", "stroll", task_id))
+    return _goal(rng.randrange(len(kinds())), range(FAMILIES), rng)
 
 
 def _parts(task_id: str) -> tuple[str, int]:
@@ -186,9 +187,12 @@ def _families(split: str) -> range:
 
 def _draw(task_id: str, attempt: int) -> Goal:
     rng = random.Random(derive_seed("webshop", "goal", task_id, attempt))
-    number, _ = _place(task_id)
+    return _goal(_place(task_id)[0], _families(_parts(task_id)[0]), rng)
+
+
+def _goal(number: int, families: range, rng: random.Random) -> Goal:
     kind = kinds()[number]
-    family = rng.choice(_families(_parts(task_id)[0]))
+    family = rng.choice(families)
     product = products()[row(number, family, rng.randrange(MEMBERS))]
     own, *shared = product.attributes
     attributes = [own, *rng.sample(shared, rng.choice((0, 1, 1, 2)))]

@@ -1,10 +1,10 @@
 """Strolls through the invented shop: what the base model for the shop reads, instead of a real model's reading.
 
-Decided here: a stroller reads a pretrain instruction, searches for some of its words, opens any product, says what of
-the wanted it sees there, and clicks options that are named. So it teaches pages, what an instruction says, looking
-names up and copying them, in the expert's words. Not in it: which product to open (it takes any), whether one will do,
-that one goes back for a better one or asks for more, and when to read the features or to buy (it does either by
-chance). Its goals and kinds of products are of the split "pretrain"; the catalogue is the one that all splits share.
+Decided here: a stroller reads an instruction, searches for some of its words, opens any product, says what of the
+wanted it sees there, and clicks options that are named. So it teaches pages, what an instruction says, looking names up
+and copying them, in the expert's words. Not in it: which product to open (it takes any), whether one will do, that one
+goes back for a better one or asks for more, and when to read the features or to buy (it does either by chance). Its
+goals are its own (`generate.stroll`), of any kind that the catalogue has: a real model has read of every kind, too.
 """
 
 from __future__ import annotations
@@ -16,36 +16,49 @@ from ipr.envs.webshop import generate
 from ipr.envs.webshop.expert import Customer, Listed, Script, choosing, listed
 from ipr.envs.webshop.goods import Goal
 from ipr.envs.webshop.pages import SEP, START, State, act, text
+from ipr.envs.webshop.wares import kinds
 from ipr.types import Message, Step, Trajectory, derive_seed
 
 
+def words() -> list[str]:
+    """Words that shall be whole tokens, as instructions, titles and buttons write them."""
+    said = {word for kind in kinds() for a in (*kind.attributes, *kind.nouns, kind.query) for word in a.split()}
+    values = {word for kind in kinds() for _, values in kind.options for value in values for word in value.split()}
+    forms = sorted({form for word in said for form in (word.lower(), word.title())} | values)
+    return [*(f" {form}" for form in forms), *(f"[{word}" for word in sorted(values))] * 100
+
+
 def glance(task_id: str, seed: int) -> tuple[Message, ...]:
-    """One page, and what of the wanted is on it: short reading before long."""
+    """Short reading before long: names copied, an instruction understood, or what of the wanted some products have."""
     rng = random.Random(derive_seed("webshop", "glance", task_id, seed))
-    goal = generate.drawn(task_id)
+    goal = generate.stroll(task_id)
     who, shop = Customer(goal), generate.catalogue()
     chance = rng.random()
     if chance < 0.2:
+        some = rng.sample(generate.products(), 4)
+        said = [rng.choice((p.asin, rng.choice(p.attributes), rng.choice(p.options)[1][0])) for p in some]
+        said += [rng.choice(some).asin for _ in range(2)]
+        return Message("user", SEP.join(said)), Message("assistant", f"Thought: {', '.join(said)}.")
+    if chance < 0.4:
         return Message("user", text(shop, goal, START)), Message("assistant", f"Thought: {who.wish()}")
     state = State("results", " ".join(_words(who, rng)))
-    page = text(shop, goal, state)
-    shelf = listed(page)
-    if chance < 0.5:
-        one = rng.choice(shelf)
-        thoughts = [f"{who.wish()} {_lists(who, shelf, rng)} {_says(who, one)}"]
-    else:
-        one = rng.choice(shelf)
-        opened = act(shop, state, "click", one.asin)
-        assert opened is not None
-        page = text(shop, goal, opened)
-        thoughts = [who.checked(one.title, page)]
-    return Message("user", page), Message("assistant", f"Thought: {' '.join(thoughts)}")
+    shelf = listed(text(shop, goal, state))
+    one = rng.choice(shelf)
+    if chance < 0.7:
+        some = rng.sample(shelf, min(len(shelf), rng.randint(1, 3)))
+        pieces = ["Instruction:", goal.instruction, *(piece for p in some for piece in (p.asin, p.title, p.tag))]
+        thought = f"{who.wish()} {_says(who, rng.choice(some))}"
+        return Message("user", SEP.join(pieces)), Message("assistant", f"Thought: {thought}")
+    opened = act(shop, state, "click", one.asin)
+    assert opened is not None
+    page = text(shop, goal, opened)
+    return Message("user", page), Message("assistant", f"Thought: {who.checked(one.title, page)}")
 
 
 def wander(task_id: str, seed: int, steps: int) -> Trajectory:
     """At most `steps` turns of strolling."""
     rng = random.Random(derive_seed("webshop", "wander", task_id, seed))
-    goal, shop = generate.drawn(task_id), generate.catalogue()
+    goal, shop = generate.stroll(task_id), generate.catalogue()
     state, page, played = START, "", list[Step]()
     acting = _stroll(goal, rng)
     thought, command = next(acting)
@@ -101,10 +114,3 @@ def _says(who: Customer, one: Listed) -> str:
     said = who.said(one.title)
     name = f"says {' and '.join(said)}" if said else "says nothing that I want"
     return f"{one.asin} {name}, and costs {one.tag}."
-
-
-def _lists(who: Customer, shelf: list[Listed], rng: random.Random) -> str:
-    """Which products say one of the wanted attributes."""
-    wanted = rng.choice(who.attributes)
-    codes = [one.asin for one in shelf if wanted in one.title.lower()]
-    return f"{wanted}: {', '.join(codes) or 'none'}."
