@@ -294,6 +294,7 @@ def relate_forms(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
     import torch
 
     weights = model.get_input_embeddings().weight
+    weights.data.mul_(3.0)  # a tied embedding this small could not say its own token; copying begins sooner so
     scale = float(weights.detach().std())
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)

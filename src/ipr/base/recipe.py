@@ -27,6 +27,8 @@ class Recipe:
     """Every figure of a shipped model; the defaults are ALFWorld's."""
 
     seed: int = 0
+    repeats: int = 0
+    """Lists of names said again and again (`play.repeat`), read first of all."""
     glances: int = 10_000
     """Short texts read first (`play.glance`), one per pretrain game, from the last backwards."""
     tours: int = 3_000
@@ -55,12 +57,23 @@ class Recipe:
 
 
 _READER = Recipe(
-    orders=0, tours=0, vocabulary=2048, names=False, related=True, intermediate=640, glances_batch=8
-)  # of text with more words than rooms have
+    repeats=12_000,
+    glances=12_000,
+    orders=0,
+    tours=0,
+    episodes=800,
+    vocabulary=2048,
+    names=False,
+    related=True,
+    intermediate=640,
+    glances_batch=16,
+    micro_batch_tokens=4096,
+)
+"""For text with more words than rooms have."""
 RECIPES = {
     "alfworld": Recipe(),
-    "sql": replace(_READER, glances=10_000, episodes=1_000, steps=9),
-    "webshop": replace(_READER, glances=10_000, episodes=1_200, steps=5, max_length=3072, observation_weight=0.1),
+    "sql": replace(_READER, steps=9),
+    "webshop": replace(_READER, steps=5, max_length=3072, observation_weight=0.1),
 }
 
 
@@ -94,6 +107,7 @@ def build(env: str, out: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         models.relate_forms(model, tokenizer)
     chat, work = ChatTokens(tokenizer), out / "build" / env
     for stage, reading, count, batch in (
+        ("repeats", "repeat", recipe.repeats, recipe.glances_batch),
         ("glances", "glance", recipe.glances, recipe.glances_batch),
         ("orders", "order", recipe.orders, recipe.glances_batch),
         ("tours", "tour", recipe.tours, recipe.tours_batch),

@@ -32,20 +32,25 @@ def words() -> list[str]:
     return [f" {form} '{form}'" for form in (*names, *map(str.capitalize, names), *values)] * 100
 
 
+def repeat(task_id: str, seed: int) -> tuple[Message, ...]:
+    """Some words again and again, as a question, a list of columns and a table write them."""
+    rng = random.Random(derive_seed("sql", "repeat", task_id, seed))
+    things, labels, values = databases.words()
+    pool = [*(rng.choice(thing) for thing in rng.sample(things, 3)), *rng.sample(labels, 3), *rng.sample(values, 3)]
+    some = rng.sample(pool, rng.randint(4, 8))
+    forms = [str, repr, str.capitalize, str, repr, str.capitalize]
+    rng.shuffle(forms)
+    lists = [" ".join(map(form, some)) for form in forms]
+    return Message("user", lists[0]), Message("assistant", "\n".join([f"Thought: {lists[1]}", *lists[2:]]))
+
+
 def glance(task_id: str, seed: int) -> tuple[Message, ...]:
-    """Short reading before long: words in other forms, or a table's columns and where some words are among them, or a
-    small question to it."""
+    """A table's columns, and where some words are among them, or a small question to it: short reading before long."""
     rng = random.Random(derive_seed("sql", "glance", task_id, seed))
     chance = rng.random()
-    if chance < 0.2:
-        things, labels, values = databases.words()
-        some = [*(rng.choice(thing) for thing in rng.sample(things, 2)), *rng.sample(labels, 2), *rng.sample(values, 2)]
-        rng.shuffle(some)
-        forms = ", ".join(f"{word} '{word}' {word.capitalize()}" for word in some)
-        return Message("user", " and ".join(some)), Message("assistant", f"Thought: {forms}.")
     name = _name(task_id)
     schema = databases.schema("pretrain", name)
-    if chance < 0.75:
+    if chance < 0.65:
         question = questions.small(name, rng)
         database = questions.database(question)
         parts = Parts(question.gold, database, question.text)

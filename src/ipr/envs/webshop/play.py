@@ -28,23 +28,30 @@ def words() -> list[str]:
     return [*(f" {form}" for form in forms), *(f"[{word}" for word in sorted(values))] * 100
 
 
+def repeat(task_id: str, seed: int) -> tuple[Message, ...]:
+    """Some names again and again, as an instruction, a title and a button write them."""
+    rng = random.Random(derive_seed("webshop", "repeat", task_id, seed))
+    some = rng.sample(generate.products(), 5)
+    names = [rng.choice((*p.attributes, p.query, *(rng.choice(values) for _, values in p.options))) for p in some[:4]]
+    names = rng.sample([*names, some[4].asin], 5)
+    forms = [str, str.title, str, str.title, str]
+    lists = [[name if name.startswith("B0") else form(name) for name in names] for form in forms]
+    said = [SEP.join(lists[0]), ", ".join(lists[1]), *(f"[{']['.join(words)}]" for words in lists[2:])]
+    return Message("user", said[0]), Message("assistant", "\n".join([f"Thought: {said[1]}", *said[2:]]))
+
+
 def glance(task_id: str, seed: int) -> tuple[Message, ...]:
-    """Short reading before long: names copied, an instruction understood, or what of the wanted some products have."""
+    """Short reading before long: an instruction understood, or what of the wanted some products have."""
     rng = random.Random(derive_seed("webshop", "glance", task_id, seed))
     goal = generate.stroll(task_id)
     who, shop = Customer(goal), generate.catalogue()
     chance = rng.random()
     if chance < 0.2:
-        some = rng.sample(generate.products(), 4)
-        said = [rng.choice((p.asin, rng.choice(p.attributes), rng.choice(p.options)[1][0])) for p in some]
-        said += [rng.choice(some).asin for _ in range(2)]
-        return Message("user", SEP.join(said)), Message("assistant", f"Thought: {', '.join(said)}.")
-    if chance < 0.4:
         return Message("user", text(shop, goal, START)), Message("assistant", f"Thought: {who.wish()}")
     state = State("results", " ".join(_words(who, rng)))
     shelf = listed(text(shop, goal, state))
     one = rng.choice(shelf)
-    if chance < 0.7:
+    if chance < 0.55:
         some = rng.sample(shelf, min(len(shelf), rng.randint(1, 3)))
         pieces = ["Instruction:", goal.instruction, *(piece for p in some for piece in (p.asin, p.title, p.tag))]
         thought = f"{who.wish()} {_says(who, rng.choice(some))}"
