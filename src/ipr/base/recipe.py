@@ -59,7 +59,6 @@ class Recipe:
 _READER = Recipe(
     repeats=12_000,
     glances=12_000,
-    orders=0,
     tours=0,
     episodes=800,
     vocabulary=2048,
@@ -109,7 +108,6 @@ def build(env: str, out: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     for stage, reading, count, batch in (
         ("repeats", "repeat", recipe.repeats, recipe.glances_batch),
         ("glances", "glance", recipe.glances, recipe.glances_batch),
-        ("orders", "order", recipe.orders, recipe.glances_batch),
         ("tours", "tour", recipe.tours, recipe.tours_batch),
     ):
         if count:
