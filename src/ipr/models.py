@@ -316,7 +316,7 @@ def relate_forms(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
 def train_tokenizer(texts: Iterable[str], vocab_size: int, *, names: bool = False) -> PreTrainedTokenizerBase:
     """A byte-level BPE tokenizer (lossless for any text) with our special tokens and chat template.
 
-    `names`: a word and its number ("cabinet 1") may become one token, so that a small model looks a name up in one step.
+    `names`: a word and its number ("cabinet 1") may become one token, so that a small model finds it in one step.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
