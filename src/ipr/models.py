@@ -300,7 +300,7 @@ def relate_forms(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
         torch.manual_seed(0)
         blank, capital, plural = torch.randn(3, weights.shape[1]) * scale / 2
         stems: dict[str, torch.Tensor] = {}
-        forms = [(tokenizer.decode([i]), i) for i in range(len(SPECIAL_TOKENS), len(tokenizer))]
+        forms = [(str(tokenizer.decode([i])), i) for i in range(len(SPECIAL_TOKENS), len(tokenizer))]
         words = {text.strip().lower() for text, _ in forms}
         for text, i in forms:
             word = text.strip()
