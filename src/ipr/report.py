@@ -15,10 +15,11 @@ from ipr.types import IprError, PreferencePair
 
 COLUMNS = (
     "stage",
-    "test success",
+    "test reward",
     "seen",
     "unseen",
     "dev",
+    "success",
     "steps",
     "invalid",
     "step reward",
@@ -27,8 +28,8 @@ COLUMNS = (
     "time",
 )
 NOTE = (
-    "success in % with its 95 % interval; pairs: outcome + step; rollouts of exploring and scoring: played (saved);"
-    " * reported"
+    "mean reward in % with its 95 % interval (test, seen, unseen, dev), success on test in %; pairs: outcome + step;"
+    " rollouts of exploring and scoring: played (saved); * reported"
 )
 PROFILE = ("seconds", "workers", "model", "environment", "tokenizer", "io", "training", "waiting", "other")
 """The seconds of a profile's row: by the clock, of all workers together, and the parts that make up both."""
@@ -53,13 +54,13 @@ def markdown(summary: dict[str, Any]) -> str:
 
 
 def several(summaries: Sequence[dict[str, Any]]) -> str:
-    """One Markdown table over runs that differ in their seed: success on test, the mean, and the gain over SFT."""
+    """One Markdown table over runs that differ in their seed: mean reward on test, the mean, and the gain over SFT."""
     names = [stage["name"] for stage in summaries[0]["stages"]]
     head = ["stage", *(f"seed {s['seed']}" for s in summaries), "mean", "difference to SFT, by seed"]
     body: list[list[str]] = []
     for name in names:
         stages = [next((s for s in summary["stages"] if s["name"] == name), None) for summary in summaries]
-        found = [s["test"]["success"] for s in stages if s]
+        found = [s["test"]["reward"] for s in stages if s]
         gains = [c for summary in summaries for c in summary["comparisons"] if c["b"] == name]
         body.append(
             [
@@ -82,22 +83,22 @@ def sentences(summary: dict[str, Any]) -> list[str]:
 
 
 def plot(summary: dict[str, Any], write: Callable[[Any], Any]) -> None:
-    """Success by stage, step rewards by position, pairs and rollouts; `write` is given the figure."""
+    """Mean reward by stage, step rewards by position, pairs and rollouts; `write` is given the figure."""
     from matplotlib.figure import Figure
 
     stages = summary["stages"]
     figure = Figure(figsize=(12, 3.8), layout="constrained")
-    success, reward, work = figure.subplots(1, 3)
+    result, reward, work = figure.subplots(1, 3)
     for split, colour in (("test", "#1f5fa8"), ("dev", "#9a9a9a")):
         shown = [s for s in stages if s[split]]
-        values = [100 * s[split]["success"] for s in shown]
-        low = [v - 100 * s[split]["success_interval"][0] for v, s in zip(values, shown, strict=True)]
-        high = [100 * s[split]["success_interval"][1] - v for v, s in zip(values, shown, strict=True)]
+        values = [100 * s[split]["reward"] for s in shown]
+        low = [v - 100 * s[split]["reward_interval"][0] for v, s in zip(values, shown, strict=True)]
+        high = [100 * s[split]["reward_interval"][1] - v for v, s in zip(values, shown, strict=True)]
         names = [s["name"].replace("iteration-", "it. ") for s in shown]
-        success.errorbar(names, values, yerr=[low, high], marker="o", capsize=3, color=colour, label=split)
-    success.set(title="Success (95 % interval)", ylabel="% of held-out games")
-    success.set_ylim(0, max(5, success.get_ylim()[1]))
-    success.legend(frameon=False)
+        result.errorbar(names, values, yerr=[low, high], marker="o", capsize=3, color=colour, label=split)
+    result.set(title="Mean reward on held-out games (95 % interval)", ylabel="%")
+    result.set_ylim(0, max(5, result.get_ylim()[1]))
+    result.legend(frameon=False)
     last = next((s for s in reversed(stages) if s["step_reward"]), None)
     if last:
         positions = last["step_reward"]["by_position"]
@@ -114,7 +115,7 @@ def plot(summary: dict[str, Any], write: Callable[[Any], Any]) -> None:
     work.set(title="Pairs kept")
     work.margins(x=0.3, y=0.25)
     work.legend(frameon=False, loc="upper left", ncols=2)
-    for axes in (success, reward, work):
+    for axes in (result, reward, work):
         axes.spines[["top", "right"]].set_visible(False)
     write(figure)
 
@@ -170,8 +171,9 @@ def _row(stage: dict[str, Any], reported: str | None) -> list[str]:
     return [
         stage["name"] + ("*" if stage["name"] == reported else ""),
         _with_interval(test) if test.get("games") else "",
-        *(f"{100 * tests[s]['success']:.1f}" if tests.get(s, {}).get("games") else "" for s in ("seen", "unseen")),
-        f"{100 * stage['dev']['success']:.1f}" if stage["dev"] else "",
+        *(f"{100 * tests[s]['reward']:.1f}" if tests.get(s, {}).get("games") else "" for s in ("seen", "unseen")),
+        f"{100 * stage['dev']['reward']:.1f}" if stage["dev"] else "",
+        f"{100 * test['success']:.1f}" if test.get("games") else "",
         f"{test['steps']:.1f}" if test.get("games") else "",
         f"{100 * test['invalid']:.0f} %" if test.get("games") else "",
         gap,
@@ -182,7 +184,7 @@ def _row(stage: dict[str, Any], reported: str | None) -> list[str]:
 
 
 def _with_interval(metrics: dict[str, Any]) -> str:
-    return f"{100 * metrics['success']:.1f} {_interval(metrics['success_interval'])}"
+    return f"{100 * metrics['reward']:.1f} {_interval(metrics['reward_interval'])}"
 
 
 def _interval(bounds: Sequence[float]) -> str:
