@@ -44,7 +44,7 @@ def plan(config: RunConfig) -> dict[str, Any]:
     """The plan of `ipr run --dry-run`."""
     check(config)
     spec = experts.environment(config.env)
-    path = f"embedded-{config.env.name}" if config.model.path == "champion" else config.model.path
+    path = configs.embedded("embedded", config.env.name) if config.model.path == "champion" else config.model.path
     return plans.plan(config, spec, ChatTokens(models.load_tokenizer(path)))
 
 

@@ -20,6 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from ipr.types import IprError
 
 EMBEDDED = "embedded"
+BASES = Path(__file__).parent / "base"
+"""The small base models shipped with the package, each in a folder named after its environment."""
 
 
 class _Section(BaseModel):
@@ -263,8 +265,13 @@ def load(source: str | Path | None = None, overrides: Iterable[str] = (), preset
 
 
 def embedded(path: str, env: str) -> str:
-    """`path`, or where it is "embedded" the name of the base model shipped for the environment."""
-    return f"{EMBEDDED}-{env}" if path == EMBEDDED else path
+    """`path`, or where it is "embedded" the name of the base model shipped for the environment; else ALFWorld's."""
+    return f"{EMBEDDED}-{env if env in shipped() else 'alfworld'}" if path == EMBEDDED else path
+
+
+def shipped() -> list[str]:
+    """The environments that have a base model in the package."""
+    return sorted(config.parent.name for config in BASES.glob("*/config.json"))
 
 
 def validate(tree: dict[str, Any], where: str) -> RunConfig:

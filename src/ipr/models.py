@@ -21,16 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipr import store
-from ipr.config import EMBEDDED, ModelConfig
+from ipr.config import BASES, EMBEDDED, ModelConfig, shipped
 from ipr.profiling import timed
 from ipr.types import IprError
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
-
-BASES = Path(__file__).parent / "base"
-"""The small base models shipped with the package, each in a folder named after its environment."""
 
 _LARGE = 500_000_000
 """Parameters from which training recomputes activations instead of keeping them: slower, but a 7B model needs it."""
@@ -69,11 +66,6 @@ def resolve(path: str | Path) -> str:
     if isinstance(path, Path) or not _HUB_NAME.fullmatch(path):
         raise IprError(f"no model folder {path}; correct model.path, or use 'embedded'")
     return path
-
-
-def shipped() -> list[str]:
-    """The environments that have a base model in the package."""
-    return sorted(config.parent.name for config in BASES.glob("*/config.json"))
 
 
 def check_model(path: str | Path) -> None:
