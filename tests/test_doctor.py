@@ -40,7 +40,7 @@ def test_all_is_well(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert {"python", "packages", "disk", "cores", "gpu", "git", "data", "dvc remote", "mlflow", "prefect"} <= set(
         found
     )
-    assert {"embedded model", "environment alfworld", "environment sql", "environment webshop"} <= set(found)
+    assert {"embedded models", "environment alfworld", "environment sql", "environment webshop"} <= set(found)
     assert [name for name, check in found.items() if check["needed"] and not check["ok"]] == []
     assert main(["doctor"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "ipr run quick can start"
