@@ -28,8 +28,9 @@ def experts(run_dir: str, published: str | None, iteration: int = 0) -> str:
         known: dict[str, Trajectory] = {}
         if published and Path(published).is_file():
             known = {t.task_id: t for t in store.load(Path(published), Trajectory)}
-            for task_id in ids[:3]:  # a cheap look that the data set is of this environment
-                if task_id in known and (problem := replay(spec, known[task_id])):
+            # A cheap look that the data set is of this environment (of experts that fit into an episode as it is here).
+            for task_id in [i for i in ids if i in known and len(known[i].steps) <= spec.max_steps][:3]:
+                if problem := replay(spec, known[task_id]):
                     raise IprError(
                         f"{published}: {task_id} does not replay ({problem[0]}); make it again: ipr data generate"
                     )
