@@ -37,7 +37,7 @@ def defaults(root: Path) -> None:
         "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(prefect / "results"),
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",  # the first start takes 20 to 90 s
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        # A server of our own may find its SQLite locked by itself; it tries again, and a page of traceback helps nobody.
+        # A server of our own may find its SQLite locked by itself; it tries again, and a traceback helps nobody.
         "PREFECT_LOGGING_SERVER_LEVEL": "CRITICAL",
         "DO_NOT_TRACK": "1",
         "MLFLOW_TRACKING_URI": default_tracking_uri(root),
