@@ -158,7 +158,9 @@ def test_data_is_what_data_dvc_names_whatever_is_played(
     """No data/ at hand, and an environment that data.dvc does not name: publishing adds to what it names."""
     install("plug-guess", {"guess": "ipr_guess"})
     monkeypatch.setenv("IPR_ROOT", str(tmp_path))
-    shutil.copy(ROOT / "data.dvc", tmp_path)
+    # As committed: a run in this checkout has published more and changed the file.
+    committed = subprocess.run(["git", "show", "HEAD:data.dvc"], cwd=ROOT, capture_output=True, text=True, check=True)
+    (tmp_path / "data.dvc").write_text(committed.stdout)
     from ipr import config, data_commands, datasets
     from ipr.run import Run
     from tasks import publish
