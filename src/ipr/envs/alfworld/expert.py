@@ -19,7 +19,7 @@ from ipr.types import Step, Trajectory
 
 MAX_STEPS = 20
 """Within so many steps the expert wins every generated game."""
-PLAN = 6
+PLAN = 12
 """Places that a thought names when a search begins."""
 
 _USUAL = {thing.lower(): {r.lower(): n for r, n in where.items()} for thing, where in PLACES.items()}
@@ -141,7 +141,7 @@ class Expert:
         def promise(r: str) -> float:
             return usual.get(kind_of(r), 0) / count[kind_of(r)] / (2 if kind_of(r) in _CLOSED else 1)
 
-        return sorted(self._receptacles, key=lambda r: (-promise(r), kind_of(r), int(r.split()[1])))
+        return sorted(self._receptacles, key=lambda r: (-promise(r), kind_of(r), -int(r.split()[1])))
 
     # Deciding ------------------------------------------------------------------------------------------------
 
