@@ -30,10 +30,6 @@ def check(config: RunConfig) -> None:
     spec.make().reset(spec.task_ids("train")[0])
     experts.check(config.env, most=20)
     path = config.model.path
-    if config.rollout.backend == "vllm":
-        from ipr.policies import vllm
-
-        vllm.check(config)
     if path == "champion":
         return
     models.check_model(path)
@@ -59,6 +55,10 @@ def plan(config: RunConfig) -> dict[str, Any]:
 def refine(folder: Path, config: RunConfig, preset: str, profile: bool = False) -> dict[str, Any]:
     """Run or resume the whole job in `folder`; returns its summary. With `profile` it also says where the time went."""
     check(config)
+    if config.rollout.backend == "vllm":
+        from ipr.policies import vllm
+
+        vllm.check(config)
     check_space(folder, 200 << 20)
     root = project_root()
     defaults(root)
@@ -169,7 +169,7 @@ def serve_model(options: Namespace) -> None:
     listening = serve.listen(options.host, options.port)
     name = options.name or options.model
     load = partial(_adapter, base=path, config=config) if options.adapters else None
-    server = serve.server(hf.load(path, name, config.model, config.rollout), name, path, load)
+    server = serve.server(hf.load(path, name, config.model, config.rollout), name, models.resolve(path), load)
     host, port = listening.getsockname()[:2]
     print(f"model '{name}' at http://{host}:{port}/v1", flush=True)
     server.run(sockets=[listening])

@@ -36,8 +36,6 @@ _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as max_lora_rank."""
 _NEUTRAL = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 """Said in every request to a server, which else takes them from the model's generation_config.json."""
-
-
 _HINT = "it must be vLLM 0.10.2 or newer, or ipr serve"
 
 
@@ -161,7 +159,8 @@ class _Need:
 
     def command(self) -> str:
         """How a server for this is started."""
-        line = f"vllm serve {self.base} --max-model-len {self.max_length} --enable-prefix-caching"
+        line = f"vllm serve {self.base} --max-model-len {self.max_length} --dtype {self.config.model.dtype}"
+        line += " --enable-prefix-caching"
         if self.rank:
             line = f"VLLM_ALLOW_RUNTIME_LORA_UPDATING=True {line} --enable-lora --max-loras 2 --max-lora-rank"
             line += f" {self.max_rank()}"
@@ -182,20 +181,19 @@ class _Remote:
 
     def writer(self, adapter: tuple[str, str] | None) -> Write:
         """Loads the adapter (name, folder) unless it is there; raises IprError where the base is another model."""
-        base, most, cards = self._need.base, self._need.max_length, self._cards()
-        served = [c for c in cards if base in (c.id, c.root) or (c.root and _same(c.root, base))]
-        if not served:
-            names = ", ".join(card.id for card in cards)
-            raise IprError(f"{self.url} serves {names}, not {base}; start it with: {self._need.command()}")
-        if (limit := served[0].limit) is not None and limit < most:
+        base, most, served = self._need.base, self._need.max_length, self._served()
+        name = next((name for name, more in served.items() if base == name or _same(more.get("root"), base)), None)
+        if name is None:
+            raise IprError(f"{self.url} serves {', '.join(served)}, not {base}; start it with: {self._need.command()}")
+        if (limit := served[name].get("max_model_len")) is not None and limit < most:
             raise IprError(
                 f"{self.url} takes {limit} tokens, the run's conversations have up to {most} (model.max_length);"
                 f" start it with: {self._need.command()}"
             )
-        if adapter and adapter[0] not in [card.id for card in cards]:
+        if adapter and adapter[0] not in served:
             self.check_adapters()
             self._load(*adapter)
-        return partial(self._write_all, adapter[0] if adapter else served[0].id)
+        return partial(self._write_all, adapter[0] if adapter else name)
 
     def check_adapters(self) -> None:
         """Raise IprError where the server has no route to load an adapter; where it has, it refuses to load nothing."""
@@ -214,20 +212,20 @@ class _Remote:
         try:
             self._post({"lora_name": name, "lora_path": folder})
         except openai.OpenAIError as error:
-            if name not in [card.id for card in self._cards()]:  # else another worker was quicker
+            if name not in self._served():  # else another worker was quicker
                 raise self._server.refused(error) from None
 
     def _post(self, body: dict[str, str]) -> None:
         self._client.with_options(max_retries=0).post("/load_lora_adapter", body=body, cast_to=str)
 
-    def _cards(self) -> list[_Card]:
+    def _served(self) -> dict[str, dict[str, Any]]:
+        """Models and adapters by name, with what vLLM says of them: "root" (folder), "max_model_len"."""
         try:
-            found = [(m.id, m.model_extra or {}) for m in self._client.with_options(max_retries=1).models.list()]
+            return {m.id: m.model_extra or {} for m in self._client.with_options(max_retries=1).models.list()}
         except openai.OpenAIError as error:
             raise self._server.refused(error) from None
         except (ValueError, TypeError, AttributeError):
             raise IprError(f"{self.url} does not list its models; {_HINT}") from None
-        return [_Card(name, more.get("root"), more.get("max_model_len")) for name, more in found]
 
     def _write_all(
         self, model: str, asked: Sequence[Asked], temperature: float, ends: list[int]
@@ -257,19 +255,8 @@ class _Remote:
         return found
 
 
-def _same(a: str, b: str) -> bool:
-    return Path(a).resolve() == Path(b).resolve()
-
-
-@dataclass(frozen=True, slots=True)
-class _Card:
-    """A model on a server's list."""
-
-    id: str
-    root: str | None
-    """Where its weights came from."""
-    limit: int | None
-    """Tokens that it takes; an adapter's card need not say."""
+def _same(root: str | None, folder: str) -> bool:
+    return root is not None and Path(root).resolve() == Path(folder).resolve()
 
 
 # In this process ------------------------------------------------------------------------------------------------------
