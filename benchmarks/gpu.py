@@ -3,9 +3,10 @@
     python benchmarks/gpu.py [--parameters 0.5B|1B] [--context 1024] [--compile] [--json FILE]
 
 A Llama of random weights in bfloat16; every row of a batch writes `--steps` tokens after a prompt of `--context`
-tokens. Batches grow fourfold up to what the memory holds (or as `--batches` says). A pass has to read all weights once
-and the key-values of every row: these bytes over the bandwidth that a large copy reaches are the limit. "pass" is the
-model's forward alone, "engine" everything from one pass to the next (drawing, layout, tokens to the CPU and back).
+tokens, or up to 15 less, so that rows differ in length as they do in a run. Batches grow fourfold up to what the
+memory holds (or as `--batches` says). A pass has to read all weights once and the key-values of every row: these bytes
+over the bandwidth that a large copy reaches are the limit. "pass" is the model's forward alone, "engine" everything
+from one pass to the next (drawing, layout, tokens to the CPU and back).
 
 vLLM plays where it is installed: the same model and prompt, one request for as many samples as there are rows, its
 prefix cached. `--compile` compiles MLPs and norms (torch.compile). Whole passes are in no CUDA graph: their attention
@@ -130,6 +131,7 @@ def fitting(model: Any, each: int, length: int, device: torch.device) -> list[in
     """1, 4, 16, ... and the most rows of `length` tokens that the free memory holds; on a CPU up to 64."""
     most = 64
     if device.type == "cuda":
+        free()
         bytes_a_row = each * (length + 64) + _LOGIT_BYTES * model.config.vocab_size
         most = int(_SPARE * torch.cuda.mem_get_info(device)[0] / bytes_a_row)
     return [*(4**k for k in range(12) if 4**k < most), most]
@@ -179,9 +181,10 @@ def decode(
         torch.cuda.reset_peak_memory_stats()
     policy = Timed(model, tokenizer, "ours", max_length=options.context + options.steps, slots=batch)
     turns = [Turn((), seed) for seed in range(batch)]
+    prompts = [prompt(options.context - seed % 16) for seed in range(batch)]
     for steps in (min(4, options.steps), options.steps):
         policy.clear()
-        policy.go_on([prompt(options.context)] * batch, turns, Sampling(1.0, steps))
+        policy.go_on(prompts, turns, Sampling(1.0, steps))
     tokens = sum(rows for rows, _, _ in policy.passes)
     seconds = sum(took for _, _, took in policy.passes)
     read = sum(weights + each * kept for _, kept, _ in policy.passes)

@@ -103,10 +103,9 @@ def load(path: str, name: str, config: RunConfig) -> VllmPolicy:
     """
     from transformers import GenerationConfig
 
-    base, rank = models.adapter(path) or (models.resolve(path), config.model.lora.rank)
-    named = None
-    if base != models.resolve(path):
-        named = f"{name}-{models.model_hash(path)[:12]}", str(Path(path).resolve())
+    adapter = models.adapter(path)
+    base, rank = adapter or (models.resolve(path), config.model.lora.rank)
+    named = (f"{name}-{models.model_hash(path)[:12]}", str(Path(path).resolve())) if adapter else None
     need = _Need(base, rank, min(config.model.max_length, models.context_length(path)), config)
     try:
         generation_config = GenerationConfig.from_pretrained(base)
