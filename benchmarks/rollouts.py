@@ -34,7 +34,8 @@ import numpy as np
 import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig, LogitsProcessor, LogitsProcessorList, StaticCache
 
-from ipr import algorithms, credit, envs, models
+from ipr import algorithms, credit, envs, models, policies, profiling
+from ipr import config as configs
 from ipr.config import AlgorithmConfig, ModelConfig
 from ipr.policies.hf import TransformersPolicy, draw
 from ipr.rollout import play
@@ -83,9 +84,7 @@ def main() -> None:
         "b": theirs("b", Generate(chat), batched(options.batch), raw, setup, options.b),
         "c": theirs("c", Continuous(chat), batched(options.c), replace(raw, scored=[]), setup, options.c),
     }
-    print(
-        "d: not here" if find_spec("vllm") is None else "d: vLLM is here; its policy is timed by benchmarks of its own"
-    )
+    others |= with_vllm(setup, raw, options.b)
 
     ratios: dict[str, float] = {}
     for name in ("a", "b"):
@@ -438,6 +437,27 @@ def theirs(
             f" {tokens / seconds:.0f} new tokens/s; {equal} equal ours"
         )
     return facts
+
+
+def with_vllm(setup: Setup, raw: Iteration, rollouts: int) -> dict[str, Any]:
+    """(d): an even choice of what `raw` explored, by vLLM in this process on its own device; in seconds of the wall."""
+    if find_spec("vllm") is None:
+        print("d: not here")
+        return {}
+    fields = {"max_length": setup.max_length, "path": setup.path}
+    config = configs.validate({"model": fields, "rollout": {"backend": "vllm", "slots": setup.slots}}, "rollouts.py")
+    policy = policies.load(setup.path, "vllm", config)
+    chosen = raw.explored[:: max(1, len(raw.explored) // rollouts)]
+    jobs = [Job(t.prefix(t.start), t.seed) for t in chosen]
+    start, moment = time.perf_counter(), profiling.now()
+    found = play(setup.spec, policy, jobs, Sampling(0.0, setup.max_new_tokens), slots=setup.slots, join=False)
+    seconds, tokens = time.perf_counter() - start, int(profiling.since(moment).get("tokens", 0))
+    equal = sum(f.steps == t.steps for f, t in zip(found, chosen, strict=True))
+    print(
+        f"d (vLLM), explore: {len(chosen)} rollouts in {seconds:.1f} s, {tokens / seconds:.0f} new tokens/s;"
+        f" {equal} equal ours"
+    )
+    return {"d": {"seconds": seconds, "tokens": tokens, "rollouts": len(chosen), "equal": equal}}
 
 
 if __name__ == "__main__":

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import importlib
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ipr import config as configs
-from ipr import experts, models, workers
+from ipr import experts, models, policies, workers
 from ipr import plan as plans
 from ipr.config import RunConfig
 from ipr.project import defaults, project_root
 from ipr.run import Run, check_space, stage_name
 from ipr.training.tokens import ChatTokens
 from ipr.types import IprError
+
+if TYPE_CHECKING:
+    from ipr.policies.hf import TransformersPolicy
 
 
 def check(config: RunConfig) -> None:
@@ -51,6 +55,10 @@ def plan(config: RunConfig) -> dict[str, Any]:
 def refine(folder: Path, config: RunConfig, preset: str, profile: bool = False) -> dict[str, Any]:
     """Run or resume the whole job in `folder`; returns its summary. With `profile` it also says where the time went."""
     check(config)
+    if config.rollout.backend == "vllm":
+        from ipr.policies import vllm
+
+        vllm.check(config)
     check_space(folder, 200 << 20)
     root = project_root()
     defaults(root)
@@ -142,12 +150,12 @@ def evaluate_model(options: Namespace) -> dict[str, Any]:
             prices=config.endpoint,
             **ask,
         )
-    from ipr.policies import hf
-
     path = _model_folder(options.model, config)
     settings |= {"hash": models.model_hash(path), "max_length": config.model.max_length, "dtype": config.model.dtype}
+    if config.rollout.backend != "transformers":
+        settings["backend"] = config.rollout.backend
     out = None if options.out is None else prompted.Folder(options.out, settings)
-    player = hf.load(path, options.model, config.model, config.rollout)
+    player = policies.load(path, options.model, config)
     return prompted.play(spec, player, sampling, slots=config.rollout.slots, out=out, **ask)
 
 
@@ -160,10 +168,22 @@ def serve_model(options: Namespace) -> None:
     path = _model_folder(options.model, config)
     listening = serve.listen(options.host, options.port)
     name = options.name or options.model
-    server = serve.server(hf.load(path, name, config.model, config.rollout), name)
+    load = partial(_adapter, base=path, config=config) if options.adapters else None
+    server = serve.server(hf.load(path, name, config.model, config.rollout), name, models.resolve(path), load)
     host, port = listening.getsockname()[:2]
     print(f"model '{name}' at http://{host}:{port}/v1", flush=True)
     server.run(sockets=[listening])
+
+
+def _adapter(folder: str, base: str, config: RunConfig) -> TransformersPolicy:
+    """What a client of `serve_model` asks for: an adapter on the model that is served."""
+    from ipr.policies import hf
+
+    models.check_model(folder)
+    on = models.adapter(folder)
+    if on is None or models.model_hash(on[0]) != models.model_hash(base):
+        raise IprError(f"{folder} is no adapter on the model that is served ({base})")
+    return hf.load(folder, folder, config.model, config.rollout)
 
 
 def _config(options: Namespace) -> RunConfig:

@@ -57,6 +57,7 @@ def outcomes(run: Run) -> credit.Outcomes | None:
         *(spec.name, spec.version, spec.max_steps, config.env.data),
         *(config.algorithm.temperature, config.rollout.max_new_tokens, config.rollout.kv_dtype),
         *(config.model.dtype, config.model.max_length),
+        *([config.rollout.backend] if config.rollout.backend != "transformers" else []),
     ]
     return credit.Outcomes(project_root() / config.algorithm.cache, json.dumps(deciding))
 

@@ -80,12 +80,12 @@ def scripted(reply: Callable[[dict[str, Any], dict[str, str]], Reply]) -> Iterat
 
 
 @contextmanager
-def serving(policy: Any, name: str = "m") -> Iterator[str]:
-    """The URL of `ipr.serve` with a policy, in a thread."""
+def serving(policy: Any, name: str = "m", *more: Any) -> Iterator[str]:
+    """The URL of `ipr.serve` with a policy, in a thread; `more` as `serve.server` takes it."""
     from ipr import serve
 
     listening = serve.listen("127.0.0.1", 0)
-    server = serve.server(policy, name)
+    server = serve.server(policy, name, *more)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:

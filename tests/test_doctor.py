@@ -87,6 +87,13 @@ def test_servers_that_stop_a_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert "STOP prefect: " in capsys.readouterr().out
 
 
+def test_vllm_that_is_not_there_stops_a_run(capsys: pytest.CaptureFixture[str]) -> None:
+    here = "quick", "rollout.backend=vllm"
+    code, found = doctor(capsys, *here, "model.lora.rank=8", f"rollout.endpoint={NOWHERE}/v1", "endpoint.retries=0")
+    assert code == 1
+    assert "cannot reach" in found["vllm"]["detail"]
+
+
 def test_a_package_that_stops_a_run(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
     install("fastapi", {})
     code, found = doctor(capsys)

@@ -125,7 +125,7 @@ def test_a_failure_is_told_and_the_next_request_answered(
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(policy, "generate", fail)
+        patch.setattr(policy, "go_on", fail)
         with pytest.raises(openai.InternalServerError, match="RuntimeError"):
             ask(client)
     assert ask(client, temperature=0).choices

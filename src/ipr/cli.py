@@ -379,6 +379,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--host", default="127.0.0.1")
     sub.add_argument("--port", type=int, default=8000, help="0 takes a free one")
     sub.add_argument("--name", help="what the model is called in requests (default: as it is given here)")
+    text = "let clients load adapters on the model, from any folder that they name (as vLLM with --enable-lora)"
+    sub.add_argument("--adapters", action="store_true", help=text)
     sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. model.dtype=bfloat16 rollout.slots=32")
 
     sub = add("compare", compare)

@@ -152,6 +152,12 @@ class AlgorithmConfig(_Section):
 
 
 class RolloutConfig(_Section):
+    backend: Literal["transformers", "vllm"] = "transformers"
+    """What runs the model: transformers with our own key-values (CPU or GPU), or vLLM (GPU), which draws its own random
+    numbers and rounds otherwise."""
+    endpoint: str | None = None
+    """URL of a vLLM server (http://host:8000/v1) that runs the model; null runs it in the run's own process. Needs
+    backend=vllm and `model.lora.rank`. Decides no result."""
     slots: int = Field(default=128, ge=1)
     """Episodes played at the same time."""
     shard: int = Field(default=1024, ge=1)
@@ -160,11 +166,19 @@ class RolloutConfig(_Section):
     max_new_tokens: int = Field(default=256, ge=1)
     """Per turn of the agent."""
     kv_dtype: Literal["model", "bfloat16"] = "model"
-    """Type of the kept key-values: the model's, or bfloat16, which halves what a CPU has to read for each token."""
+    """Type of the kept key-values: the model's, or bfloat16, which halves what a CPU has to read for each token. (vLLM
+    keeps the model's.)"""
     workers: int = Field(default=1, ge=1)
     """Processes of one thread each that play; 1 plays in the run's own process. Decides no result."""
     scheduler: str | None = None
     """Address of a running Dask scheduler (tcp://host:8786) whose workers play instead. Decides no result."""
+
+    @field_validator("endpoint")
+    @classmethod
+    def _with_vllm(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("backend") != "vllm":
+            raise ValueError("is a vLLM server; set rollout.backend=vllm too, or leave it out")
+        return value
 
 
 class EvalConfig(_Section):
@@ -219,7 +233,7 @@ _DECIDE_NOTHING: Any = {
     "endpoint": True,
     "track": True,
     "data": True,
-    "rollout": {"workers", "scheduler"},
+    "rollout": {"endpoint", "workers", "scheduler"},
     "algorithm": {"cache"},
 }
 """Keys that change where a run is tracked, published, played and cached, not what comes out."""

@@ -172,6 +172,11 @@ def _models(config: RunConfig) -> Iterator[Check]:
     yield _tried("embedded models", _shipped, "git checkout src/ipr/base, or: ipr base NAME", path.startswith(EMBEDDED))
     if path != "champion" and not path.startswith(EMBEDDED):
         yield _tried("model", lambda: models.check_model(path) or path, "correct model.path", needed=True)
+    if config.rollout.backend == "vllm":
+        from ipr.policies import vllm
+
+        where = config.rollout.endpoint or "in the run's own process"
+        yield _tried("vllm", lambda: vllm.check(config) or where, "see docs/gpu.md", needed=True)
 
 
 def _shipped() -> str:

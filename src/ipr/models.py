@@ -123,12 +123,8 @@ def load_model(path: str | Path, config: ModelConfig, *, training: bool = False)
 
         folder = Path(name)
         _check_safetensors(folder / "adapter_model.safetensors")
-        base = _base_of(folder)
+        base = _intact_base_of(folder)
         model = _load_full(resolve(base["path"]), dtype, base["revision"])
-        if base["hash"] and base["hash"] != model_hash(base["path"]):
-            raise IprError(
-                f"adapter {folder}: its base {base['path']} has changed since it was trained; restore the base"
-            )
         model = PeftModel.from_pretrained(model, name, is_trainable=rank > 0)
         if rank and rank != (saved := model.peft_config["default"].r):  # type: ignore[union-attr]
             raise IprError(f"adapter {folder} has rank {saved}, model.lora.rank is {rank}; make them equal")
@@ -200,6 +196,17 @@ def copy_model(path: str | Path, folder: Path) -> Path:
     if not Path(source).is_dir():
         raise IprError(f"{path} is a name on the hub, not a folder; download it first")
     return store.replace_folder(Path(folder), lambda aside: shutil.copytree(source, aside, dirs_exist_ok=True))
+
+
+def adapter(path: str | Path) -> tuple[str, int] | None:
+    """The base (folder or hub name) and the rank of the adapter in `path`; None for a whole model.
+
+    Raises IprError where the base is missing or has changed since.
+    """
+    folder = Path(resolve(path))
+    if not (folder / "adapter_config.json").exists():
+        return None
+    return resolve(_intact_base_of(folder)["path"]), int(store.read_json(folder / "adapter_config.json")["r"])
 
 
 def context_length(path: str | Path) -> int:
@@ -402,6 +409,14 @@ def _base_of(folder: Path) -> dict[str, Any]:
             " (base_model_name_or_path in adapter_config.json)"
         ) from None
     return {"path": path, "revision": config.get("revision"), "hash": noted.get("hash")}
+
+
+def _intact_base_of(folder: Path) -> dict[str, Any]:
+    """`_base_of`; raises IprError where the base is another one than the adapter was trained on."""
+    base = _base_of(folder)
+    if base["hash"] and base["hash"] != model_hash(base["path"]):
+        raise IprError(f"adapter {folder}: its base {base['path']} has changed since it was trained; restore the base")
+    return base
 
 
 def _hash_of_base(path: str) -> str | None:

@@ -1,10 +1,13 @@
-"""A model of ours behind the protocol that others speak: POST /v1/chat/completions, GET /v1/models.
+"""A model of ours behind the protocol that others speak: POST /v1/chat/completions, /v1/completions, GET /v1/models.
 
 Decided here: requests that wait are answered together, by one thread that has the model; a conversation that goes on
 finds the key-values of its earlier turns, and the n samples of one prompt share its. What the policy cannot do is
-refused, never left out silently. Not `transformers serve` (5.23): with a model whose generation config is greedy it
-leaves out temperature and seed, it leaves out n, and its list of models fails where nothing came from the hub.
-Left out: streaming, tools, other ways to sample than temperature. A stop text cuts the answer after it was written.
+refused, never left out silently. Completions are of token ids, as vLLM's server takes and returns them; so are the
+routes that load and unload adapters (`--adapters`), each of which is a whole model of its own here. Not
+`transformers serve` (5.23): with a model whose generation config is greedy it leaves out temperature and seed, it
+leaves out n, and its list of models fails where nothing came from the hub.
+Left out: streaming, tools, completions of text, other ways to sample than temperature. A stop text cuts the answer
+after it was written.
 """
 
 from __future__ import annotations
@@ -17,14 +20,14 @@ import threading
 import time
 import uuid
 from collections import OrderedDict, defaultdict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, Literal
 
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
@@ -44,6 +47,11 @@ _NEUTRAL = {
     "logprobs": False,
     "tools": [],
     "user": None,
+    "top_k": -1,
+    "min_p": 0,
+    "repetition_penalty": 1,
+    "echo": False,
+    "ignore_eos": False,
 }
 """Fields that clients send, and the values that ask for nothing."""
 
@@ -76,6 +84,27 @@ class ChatRequest(BaseModel):
     stop: str | list[str] | None = None
 
 
+class CompletionRequest(BaseModel):
+    """The same for prompts of token ids; sample i of every prompt is drawn with the seed + i, as by vLLM."""
+
+    model_config = ConfigDict(extra="allow")
+    model: str
+    prompt: list[int] | list[list[int]] = Field(min_length=1)
+    temperature: float | None = Field(default=None, ge=0)
+    max_tokens: int | None = Field(default=None, ge=1)
+    seed: int | None = None
+    n: int | None = Field(default=None, ge=1, le=128)
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] = []
+    """Those that end a turn anyway; others are refused."""
+    return_token_ids: bool | None = None
+
+
+class AdapterRequest(BaseModel):
+    lora_name: str
+    lora_path: str = ""
+
+
 class _Refused(Exception):
     """A request that cannot be answered, in the protocol's terms."""
 
@@ -86,31 +115,39 @@ class _Refused(Exception):
 
 @dataclass(slots=True)
 class _Asked:
-    conversation: tuple[Message, ...]
+    model: str
+    prompt: tuple[Message, ...] | list[int]
     seeds: list[int]
     sampling: Sampling
     answer: Future[tuple[int, list[Completion]]]
-    """Tokens of the conversation, and an answer for each seed."""
+    """Tokens of the prompt, and an answer for each seed."""
 
 
 class Answerer:
-    """The thread that has model and tokenizer: takes what waits, answers requests of the same sampling together."""
+    """The thread with the models: takes what waits, answers what wants the same model and sampling together."""
 
-    def __init__(self, policy: TransformersPolicy):
-        self._policy = policy
+    def __init__(self):
+        self.models: dict[str, TransformersPolicy] = {}
+        self.busy = threading.Lock()
+        """Held while a model computes; loading another one meanwhile would disturb it."""
         self._waiting: queue.SimpleQueue[_Asked] = queue.SimpleQueue()
         self._names = count()
-        self._sessions: OrderedDict[tuple[Message, ...], Hashable] = OrderedDict()
-        """Conversations that were answered -> the session that holds their key-values, the oldest first."""
+        self._sessions: dict[str, OrderedDict[tuple[int, ...], Hashable]] = defaultdict(OrderedDict)
+        """By model: prompts that were answered -> the session that holds their key-values, the oldest first."""
         threading.Thread(target=self._work, daemon=True, name="ipr-answers").start()
 
     def ask(
-        self, conversation: tuple[Message, ...], seeds: list[int], sampling: Sampling
+        self, model: str, prompt: tuple[Message, ...] | list[int], seeds: list[int], sampling: Sampling
     ) -> Future[tuple[int, list[Completion]]]:
-        """See `_Asked.answer`; the future raises _Refused for a conversation that cannot be answered."""
-        asked = _Asked(conversation, seeds, sampling, Future())
+        """See `_Asked.answer`; the future raises _Refused for a prompt that cannot be answered."""
+        asked = _Asked(model, prompt, seeds, sampling, Future())
         self._waiting.put(asked)
         return asked.answer
+
+    def remove(self, model: str) -> None:
+        with self.busy:
+            del self.models[model]
+            self._sessions.pop(model, None)
 
     def _work(self) -> None:
         while True:
@@ -118,84 +155,173 @@ class Answerer:
             time.sleep(_GATHER)
             while not self._waiting.empty():
                 taken.append(self._waiting.get())
-            together: dict[Sampling, list[_Asked]] = defaultdict(list)
+            together: dict[tuple[str, Sampling], list[_Asked]] = defaultdict(list)
             for asked in taken:
                 if asked.answer.set_running_or_notify_cancel():  # False: the client has gone
-                    together[asked.sampling].append(asked)
-            for sampling, group in together.items():
+                    together[asked.model, asked.sampling].append(asked)
+            for (model, sampling), group in together.items():
                 try:
-                    self._answer([(asked, n) for asked in group if (n := self._length(asked))], sampling)
+                    with self.busy:
+                        self._answer(self.models[model], self._sessions[model], group, sampling)
                 except Exception as error:
                     log.exception("requests failed")
                     for asked in group:
                         if not asked.answer.done():
                             asked.answer.set_exception(error)
 
-    def _length(self, asked: _Asked) -> int:
-        """Tokens of the conversation; 0 where it is refused."""
-        try:
-            length = len(self._policy.chat.prompt(asked.conversation))
-        except ValueError as error:
-            asked.answer.set_exception(_Refused(f"messages: {error}", "invalid_value", "messages"))
-            return 0
-        if (limit := self._policy.max_length) <= length:
-            text = f"the messages have {length} tokens, this model's context length is {limit}"
-            asked.answer.set_exception(_Refused(text, "context_length_exceeded", "messages"))
-            return 0
-        return length
-
-    def _answer(self, group: list[tuple[_Asked, int]], sampling: Sampling) -> None:
-        turns = [Turn(a.conversation, seed, self._session(a.conversation)) for a, _ in group for seed in a.seeds]
-        found = iter(self._policy.generate(turns, sampling))
-        for asked, length in group:
+    def _answer(
+        self,
+        policy: TransformersPolicy,
+        sessions: OrderedDict[tuple[int, ...], Hashable],
+        group: list[_Asked],
+        sampling: Sampling,
+    ) -> None:
+        answered: list[tuple[_Asked, int]] = []
+        prompts: list[list[int]] = []
+        turns: list[Turn] = []
+        for asked in group:
+            try:
+                ids = _ids(policy, asked.prompt)
+            except _Refused as error:
+                asked.answer.set_exception(error)
+                continue
+            answered.append((asked, len(ids)))
+            prompts += [ids] * len(asked.seeds)
+            turns += [Turn((), seed, self._session(sessions, ids)) for seed in asked.seeds]
+        found = iter(policy.go_on(prompts, turns, sampling))
+        for asked, length in answered:
             asked.answer.set_result((length, [next(found) for _ in asked.seeds]))
         # Afterwards, so that no two turns of a call go on with one session.
-        for turn in turns:
-            self._sessions[turn.conversation] = turn.session
-            self._sessions.move_to_end(turn.conversation)
-        while len(self._sessions) > self._policy.slots:
-            self._sessions.popitem(last=False)
+        for ids, turn in zip(prompts, turns, strict=True):
+            sessions[tuple(ids)] = turn.session
+            sessions.move_to_end(tuple(ids))
+        while len(sessions) > policy.slots:
+            sessions.popitem(last=False)
 
-    def _session(self, conversation: tuple[Message, ...]) -> Hashable:
-        """That of the conversation two messages ago, which only one can go on with; else a new one."""
-        known = self._sessions.pop(conversation[:-2], None)
-        return next(self._names) if known is None else known
+    def _session(self, sessions: OrderedDict[tuple[int, ...], Hashable], ids: list[int]) -> Hashable:
+        """That of the longest prompt that this one goes on from, which only one can go on with; else a new one."""
+        known = [prompt for prompt in sessions if prompt == tuple(ids[: len(prompt)])]
+        return sessions.pop(max(known, key=len)) if known else next(self._names)
 
 
-def app(policy: TransformersPolicy, name: str) -> FastAPI:
-    """The two routes, for the model called `name`."""
-    answers, made = Answerer(policy), int(time.time())
+def _ids(policy: TransformersPolicy, prompt: tuple[Message, ...] | list[int]) -> list[int]:
+    """The prompt's tokens. Raises _Refused where it is none, or too long."""
+    what = "messages" if isinstance(prompt, tuple) else "prompt"
+    if isinstance(prompt, list):
+        ids = prompt
+        if not ids or min(ids) < 0 or max(ids) >= len(policy.chat.tokenizer):
+            raise _Refused("prompt: not all are ids of this model's tokens", "invalid_value", what)
+    else:
+        try:
+            ids = policy.chat.prompt(prompt)
+        except ValueError as error:
+            raise _Refused(f"messages: {error}", "invalid_value", what) from None
+    if (limit := policy.max_length) <= len(ids):
+        text = f"{what}: {len(ids)} tokens, this model's context length is {limit}"
+        raise _Refused(text, "context_length_exceeded", what)
+    return ids
+
+
+Load = Callable[[str], TransformersPolicy]
+"""The folder of an adapter -> the model with it."""
+
+
+def app(policy: TransformersPolicy, name: str, root: str | None = None, load: Load | None = None) -> FastAPI:
+    """The routes, for the model called `name`, which came from `root`; with `load` clients may load adapters."""
+    answers, made = Answerer(), int(time.time())
+    answers.models[name] = policy
+    cards: dict[str, dict[str, Any]] = {}
+    """What is served, by name."""
     served = FastAPI(openapi_url=None)
 
-    @served.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        model = {"id": name, "object": "model", "created": made, "owned_by": "ipr", "max_model_len": policy.max_length}
-        return {"object": "list", "data": [model]}
+    def card(model: str, **more: Any) -> None:
+        cards[model] = {"id": model, "object": "model", "created": made, "owned_by": "ipr"} | more
 
-    @served.post("/v1/chat/completions")
-    async def chat(request: ChatRequest) -> dict[str, Any]:
-        if request.model != name:
-            raise _Refused(f"no model '{request.model}'; there is '{name}'", "model_not_found", "model", 404)
+    card(name, root=root or name, max_model_len=policy.max_length)
+
+    def check(request: ChatRequest | CompletionRequest) -> None:
+        if request.model not in cards:
+            there = ", ".join(f"'{model}'" for model in cards)
+            raise _Refused(f"no model '{request.model}'; there is {there}", "model_not_found", "model", 404)
         for key, value in (request.model_extra or {}).items():
             if value is not None and (key not in _NEUTRAL or _NEUTRAL[key] not in (value, None)):
                 raise _Refused(f"{key}={value!r} is not supported", "unsupported_parameter", key)
+
+    async def answer(
+        request: ChatRequest | CompletionRequest, prompts: list[Any], limit: int, seeds: list[int]
+    ) -> tuple[list[list[Completion]], dict[str, int]]:
+        """For each prompt the samples, and the usage of all."""
+        sampling = Sampling(1.0 if request.temperature is None else request.temperature, limit)
+        waiting = [asyncio.wrap_future(answers.ask(request.model, prompt, seeds, sampling)) for prompt in prompts]
+        found = await asyncio.gather(*waiting)
+        read = sum(length for length, _ in found)
+        written = sum(len(completion.token_ids) for _, samples in found for completion in samples)
+        usage = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+        return [samples for _, samples in found], usage
+
+    @served.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": list(cards.values())}
+
+    @served.post("/v1/chat/completions")
+    async def chat(request: ChatRequest) -> dict[str, Any]:
+        check(request)
         conversation = tuple(message.message() for message in request.messages)
         limit = request.max_completion_tokens or request.max_tokens or policy.max_length
-        sampling = Sampling(1.0 if request.temperature is None else request.temperature, limit)
         seed = uuid.uuid4().int if request.seed is None else request.seed
         # A negative seed is a seed too; sample 0 is what a policy at hand writes with this seed.
         seeds = [seed % 2**64, *(derive_seed(seed, i) for i in range(1, request.n or 1))]
-        prompt, completions = await asyncio.wrap_future(answers.ask(conversation, seeds, sampling))
-        written = sum(len(completion.token_ids) for completion in completions)
-        stops = [request.stop] if isinstance(request.stop, str) else request.stop or []
-        return {
-            "id": f"chatcmpl-{uuid.uuid4().hex}",
-            "object": "chat.completion",
-            "created": int(time.time()),
-            "model": name,
-            "choices": [_choice(i, completion, stops) for i, completion in enumerate(completions)],
-            "usage": {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written},
-        }
+        [samples], usage = await answer(request, [conversation], limit, seeds)
+        choices = []
+        for sample in samples:
+            text, choice = _choice(len(choices), sample, request.stop)
+            choices.append(choice | {"message": {"role": "assistant", "content": text}})
+        return _body("chat.completion", request.model, choices, usage)
+
+    @served.post("/v1/completions")
+    async def completions(request: CompletionRequest) -> dict[str, Any]:
+        check(request)
+        if foreign := set(request.stop_token_ids) - set(answers.models[request.model].ends):
+            raise _Refused(f"{sorted(foreign)} do not end a turn here", "unsupported_parameter", "stop_token_ids")
+        prompts: list[Any] = request.prompt if isinstance(request.prompt[0], list) else [request.prompt]
+        seed = uuid.uuid4().int if request.seed is None else request.seed
+        seeds = [(seed + i) % 2**64 for i in range(request.n or 1)]
+        found, usage = await answer(request, prompts, request.max_tokens or 16, seeds)
+        choices = []
+        for prompt, samples in zip(prompts, found, strict=True):
+            for sample in samples:
+                text, choice = _choice(len(choices), sample, request.stop)
+                ids = {"prompt_token_ids": prompt, "token_ids": sample.token_ids} if request.return_token_ids else {}
+                choices.append(choice | {"text": text} | ids)
+        return _body("text_completion", request.model, choices, usage)
+
+    if load is not None:
+
+        @served.post("/v1/load_lora_adapter")
+        async def load_adapter(request: AdapterRequest) -> Response:
+            if not request.lora_name or not request.lora_path:
+                raise _Refused("lora_name and lora_path are both needed", "invalid_value", "lora_path")
+            if request.lora_name in cards:
+                raise _Refused(f"'{request.lora_name}' is loaded already", "invalid_value", "lora_name")
+
+            def work() -> TransformersPolicy:
+                with answers.busy:
+                    return load(request.lora_path)
+
+            try:
+                answers.models[request.lora_name] = await asyncio.to_thread(work)
+            except IprError as error:
+                raise _Refused(str(error), "invalid_value", "lora_path") from None
+            card(request.lora_name, root=request.lora_path, parent=name)
+            return Response(f"loaded '{request.lora_name}'")
+
+        @served.post("/v1/unload_lora_adapter")
+        async def unload_adapter(request: AdapterRequest) -> Response:
+            if request.lora_name == name or request.lora_name not in cards:
+                raise _Refused(f"no adapter '{request.lora_name}'", "model_not_found", "lora_name", 404)
+            del cards[request.lora_name]
+            await asyncio.to_thread(answers.remove, request.lora_name)
+            return Response(f"unloaded '{request.lora_name}'")
 
     @served.exception_handler(_Refused)
     async def refused(_: Request, error: _Refused) -> JSONResponse:
@@ -222,20 +348,28 @@ def listen(host: str, port: int) -> socket.socket:
         raise IprError(f"cannot listen at {host}:{port} ({error.strerror}); choose another --port") from None
 
 
-def server(policy: TransformersPolicy, name: str) -> uvicorn.Server:
-    """To be run with `run(sockets=[listen(...)])`."""
-    return uvicorn.Server(uvicorn.Config(app(policy, name), log_level="warning", access_log=False))
+def server(policy: TransformersPolicy, name: str, root: str | None = None, load: Load | None = None) -> uvicorn.Server:
+    """Of `app`; to be run with `run(sockets=[listen(...)])`."""
+    return uvicorn.Server(uvicorn.Config(app(policy, name, root, load), log_level="warning", access_log=False))
 
 
-def _choice(index: int, completion: Completion, stops: list[str]) -> dict[str, Any]:
+def _choice(index: int, completion: Completion, stop: str | list[str] | None) -> tuple[str, dict[str, Any]]:
+    """The answer's text, cut at the first stop text, and what both protocols say of a choice."""
+    stops = [stop] if isinstance(stop, str) else stop or []
     found = [place for stop in stops if stop and (place := completion.text.find(stop)) >= 0]
     text = completion.text[: min(found)] if found else completion.text
     finish = "stop" if found or completion.finish == "stop" else "length"
+    return text, {"index": index, "finish_reason": finish, "logprobs": None}
+
+
+def _body(kind: str, model: str, choices: list[dict[str, Any]], usage: dict[str, int]) -> dict[str, Any]:
     return {
-        "index": index,
-        "message": {"role": "assistant", "content": text},
-        "finish_reason": finish,
-        "logprobs": None,
+        "id": f"cmpl-{uuid.uuid4().hex}",
+        "object": kind,
+        "created": int(time.time()),
+        "model": model,
+        "choices": choices,
+        "usage": usage,
     }
 
 

@@ -18,13 +18,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ipr import envs, models, profiling, rollout
+from ipr import envs, models, policies, profiling, rollout
 from ipr.config import RolloutConfig, RunConfig
 from ipr.progress import Progress
 from ipr.types import EnvSpec, IprError, Job, Sampling, Trajectory
 
 if TYPE_CHECKING:
-    from ipr.policies.hf import TransformersPolicy
+    from ipr.types import Policy
 
 Share = dict[str, float]
 """Where a worker's time went, as `profiling.since` has it."""
@@ -42,10 +42,8 @@ class Player:
     temperature: float
 
     @cached_property
-    def policy(self) -> TransformersPolicy:
-        from ipr.policies import hf
-
-        return hf.load(self.path, self.name, self.config.model, self.config.rollout)
+    def policy(self) -> Policy:
+        return policies.load(self.path, self.name, self.config)
 
     @cached_property
     def spec(self) -> EnvSpec:
@@ -122,10 +120,13 @@ def _here(
     player: Player, shards: Sequence[Sequence[Job]], progress: Progress | None
 ) -> Iterator[tuple[int, list[Trajectory]]]:
     total, before = sum(map(len, shards)), 0
-    for place, shard in enumerate(shards):
-        moved = progress and (lambda done, _, before=before: progress(before + done, total))
-        yield place, player.play(shard, moved)
-        before += len(shard)
+    try:
+        for place, shard in enumerate(shards):
+            moved = progress and (lambda done, _, before=before: progress(before + done, total))
+            yield place, player.play(shard, moved)
+            before += len(shard)
+    finally:
+        policies.rest()
 
 
 def _elsewhere(player: Player, shards: Sequence[Sequence[Job]]) -> Iterator[tuple[int, list[Trajectory]]]:

@@ -82,7 +82,8 @@ class TransformersPolicy:
         _check_architecture(self.model, self._config)
         self.max_length = min(max_length, models.longest(self._config))
         self.slots = slots
-        self._ends = np.array(sorted(_ends(self.model, self.chat)))
+        self.ends = sorted(ends(getattr(model, "generation_config", None), self.chat))
+        """Tokens that end a turn."""
         self._rows = _Rows(slots, self.max_length)
         self._pool = _Pool(slots, self.max_length, kv_dtype)
         self._block = _BLOCK if self.device.type == "cpu" else slots
@@ -91,12 +92,18 @@ class TransformersPolicy:
     def close_session(self, session: Hashable) -> None:
         self._rows.close(session)
 
-    @torch.inference_mode()
     def generate(self, turns: Sequence[Turn], sampling: Sampling) -> list[Completion]:
         """The next turn of every conversation. More turns than slots are answered in groups of that size.
 
         Raises ValueError where a session is named twice or a conversation does not end with a user message.
         """
+        with timed("tokenizer"):
+            prompts = [self.chat.prompt(turn.conversation) for turn in turns]
+        return self.go_on(prompts, turns, sampling)
+
+    @torch.inference_mode()
+    def go_on(self, prompts: Sequence[Sequence[int]], turns: Sequence[Turn], sampling: Sampling) -> list[Completion]:
+        """`generate` for prompts that are tokens already; the turns' conversations are not looked at."""
         named = [turn.session for turn in turns if turn.session is not None]
         if len(set(named)) < len(named):
             raise ValueError("a session has one turn in a call")
@@ -105,12 +112,14 @@ class TransformersPolicy:
             return [
                 completion
                 for first in range(0, len(turns), slots)
-                for completion in self._answer(turns[first : first + slots], sampling)
+                for completion in self._answer(
+                    [np.array(prompt) for prompt in prompts[first : first + slots]],
+                    turns[first : first + slots],
+                    sampling,
+                )
             ]
 
-    def _answer(self, turns: Sequence[Turn], sampling: Sampling) -> list[Completion]:
-        with timed("tokenizer"):
-            prompts = [np.array(self.chat.prompt(turn.conversation)) for turn in turns]
+    def _answer(self, prompts: list[Ids], turns: Sequence[Turn], sampling: Sampling) -> list[Completion]:
         answers = [Completion("", (), "overflow")] * len(turns)
         fits = [i for i, prompt in enumerate(prompts) if len(prompt) < self.max_length]
         if not fits:
@@ -219,7 +228,7 @@ class TransformersPolicy:
             tokens = draw(logits, sampling.temperature, seeds[active], index)
             written[active, index] = tokens
             counts[active] += 1
-            stopped[active] = np.isin(tokens, self._ends)
+            stopped[active] = np.isin(tokens, self.ends)
             going_on = ~stopped[active] & (counts[active] < room[active])
             active, tokens = active[going_on], tokens[going_on]
             if not len(active):
@@ -607,9 +616,9 @@ def _check_architecture(model: Any, config: Any) -> None:
         )
 
 
-def _ends(model: Any, chat: ChatTokens) -> set[int]:
+def ends(generation_config: Any, chat: ChatTokens) -> set[int]:
     """Tokens that end a turn: the template's, and what tokenizer and model call the end."""
-    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    configured = getattr(generation_config, "eos_token_id", None)
     several = configured if isinstance(configured, list) else [configured]
     return {chat.end_id, *(i for i in (chat.tokenizer.eos_token_id, *several) if i is not None)}
 

@@ -14,7 +14,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -52,31 +52,76 @@ class Usage:
         return (self.prompt_tokens * settings.price_in + self.completion_tokens * settings.price_out) / 1e6
 
 
+class Server:
+    """An OpenAI-compatible server at `url`, as far as /v1; what it answers with instead of an answer, as IprErrors.
+
+    `option` is what the user names it by, `hint` what may help where it refuses a request.
+    """
+
+    def __init__(self, url: str, settings: EndpointConfig, option: str, hint: str):
+        self.url = base_url(url, option)
+        self._timeout, self._option, self._hint = settings.timeout, option, hint
+        self._key = os.environ.get("OPENAI_API_KEY", "")
+        # A server of one's own wants no key, the client library wants one.
+        self.client = openai.OpenAI(
+            base_url=self.url, api_key=self._key or "none", timeout=settings.timeout, max_retries=settings.retries
+        )
+
+    def refused(self, error: openai.OpenAIError) -> IprError:
+        said = self.said(error)
+        if isinstance(error, openai.APITimeoutError):
+            return IprError(f"{self.url} did not answer within {self._timeout:g} s; raise endpoint.timeout")
+        if isinstance(error, openai.APIConnectionError):
+            return IprError(f"cannot reach {self.url} ({said}); start the server, or correct {self._option}")
+        if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
+            return IprError(f"{self.url} refuses the key ({said}); set OPENAI_API_KEY")
+        if isinstance(error, openai.RateLimitError):
+            return IprError(f"{self.url}: {said}; lower endpoint.requests_per_minute, and give the command again later")
+        if isinstance(error, openai.InternalServerError):
+            return IprError(f"{self.url}: {said}; give the command again when the server is well")
+        return IprError(f"{self.url} refuses the request ({said}); {self._hint}")
+
+    def said(self, error: openai.OpenAIError) -> str:
+        """The error in one line, without the key, which some servers repeat."""
+        text = str(error)
+        if isinstance(error, openai.APIStatusError):
+            body = error.body if isinstance(error.body, dict) else {}
+            text = f"{error.status_code} {body.get('message') or text}"
+        elif error.__cause__ is not None:
+            text = str(error.__cause__)
+        if self._key:
+            text = text.replace(self._key, "<key>")
+        return " ".join(text.split())[:300]
+
+
+def together(call: Callable[[Any], Any], each: Sequence[Any], most: int) -> list[Any]:
+    """`call` for each, at most so many at the same time; the first that fails ends it."""
+    with ThreadPoolExecutor(most) as pool:
+        asked = [pool.submit(call, one) for one in each]
+        try:
+            return [answer.result() for answer in asked]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
 class EndpointPolicy:
     """`model` at `url`, as far as /v1. `usage` goes on counting from what is given. Safe to close and make anew."""
 
     def __init__(self, url: str, model: str, settings: EndpointConfig, usage: Usage | None = None):
-        self.name, self.url = model, base_url(url)
+        hint = "fields are changed by e.g. endpoint.parameters.temperature=null"
+        self._server = Server(url, settings, "--endpoint", hint)
+        self.name, self.url = model, self._server.url
         self.usage = usage or Usage()
         self._settings = settings
-        self._key = os.environ.get("OPENAI_API_KEY", "")
-        # A server of one's own wants no key, the client library wants one.
-        self._client = openai.OpenAI(
-            base_url=self.url, api_key=self._key or "none", timeout=settings.timeout, max_retries=settings.retries
-        )
+        self._client = self._server.client
         self._lock = threading.Lock()
         self._free_at = 0.0
         """When the next request may go, where their rate is limited."""
 
     def generate(self, turns: Sequence[Turn], sampling: Sampling) -> list[Completion]:
         """The next turn of every conversation, `concurrency` requests at a time; raises IprError."""
-        with ThreadPoolExecutor(self._settings.concurrency) as pool:
-            asked = [pool.submit(self._answer, turn, sampling) for turn in turns]
-            try:
-                return [answer.result() for answer in asked]
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        return together(lambda turn: self._answer(turn, sampling), turns, self._settings.concurrency)
 
     def close_session(self, session: Hashable) -> None:
         pass
@@ -87,7 +132,7 @@ class EndpointPolicy:
         try:
             known = [model.id for model in quick.models.list()]
         except openai.APIConnectionError as error:
-            raise self._refused(error) from None
+            raise self._server.refused(error) from None
         except (openai.OpenAIError, ValueError, TypeError, AttributeError):
             known = []  # not every server lists its models
         try:
@@ -95,9 +140,9 @@ class EndpointPolicy:
         except openai.NotFoundError as error:
             near = difflib.get_close_matches(self.name, known, n=1)
             hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(known[:8]) or 'none listed'}"
-            raise IprError(f"{self.url} has no model '{self.name}' ({self._said(error)}); {hint}") from None
+            raise IprError(f"{self.url} has no model '{self.name}' ({self._server.said(error)}); {hint}") from None
         except openai.OpenAIError as error:
-            raise self._refused(error) from None
+            raise self._server.refused(error) from None
         _choice(answer, self.url)
 
     def _answer(self, turn: Turn, sampling: Sampling) -> Completion:
@@ -108,9 +153,9 @@ class EndpointPolicy:
                 return Completion("", (), "overflow")
             if error.code == "content_filter":
                 return Completion("", (), "stop")
-            raise self._refused(error) from None
+            raise self._server.refused(error) from None
         except openai.OpenAIError as error:
-            raise self._refused(error) from None
+            raise self._server.refused(error) from None
         choice, usage = _choice(answer, self.url), answer.usage
         text = (choice.message.content or "").strip()
         if choice.finish_reason != "length":
@@ -164,42 +209,14 @@ class EndpointPolicy:
             self._free_at = at + 60 / self._settings.requests_per_minute
         time.sleep(max(0.0, at - time.monotonic()))
 
-    def _refused(self, error: openai.OpenAIError) -> IprError:
-        said = self._said(error)
-        if isinstance(error, openai.APITimeoutError):
-            return IprError(f"{self.url} did not answer within {self._settings.timeout:g} s; raise endpoint.timeout")
-        if isinstance(error, openai.APIConnectionError):
-            return IprError(f"cannot reach {self.url} ({said}); start the server, or correct --endpoint")
-        if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
-            return IprError(f"{self.url} refuses the key ({said}); set OPENAI_API_KEY")
-        if isinstance(error, openai.RateLimitError):
-            return IprError(f"{self.url}: {said}; lower endpoint.requests_per_minute, and give the command again later")
-        if isinstance(error, openai.InternalServerError):
-            return IprError(f"{self.url}: {said}; give the command again when the server is well")
-        return IprError(
-            f"{self.url} refuses the request ({said}); fields are changed by e.g. endpoint.parameters.temperature=null"
-        )
 
-    def _said(self, error: openai.OpenAIError) -> str:
-        """The error in one line, without the key, which some servers repeat."""
-        text = str(error)
-        if isinstance(error, openai.APIStatusError):
-            body = error.body if isinstance(error.body, dict) else {}
-            text = f"{error.status_code} {body.get('message') or text}"
-        elif error.__cause__ is not None:
-            text = str(error.__cause__)
-        if self._key:
-            text = text.replace(self._key, "<key>")
-        return " ".join(text.split())[:300]
-
-
-def base_url(url: str) -> str:
+def base_url(url: str, option: str = "--endpoint") -> str:
     """The endpoint as far as /v1. Raises IprError for what is none, and for one that holds a secret."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise IprError(f"--endpoint {url} is no URL such as http://127.0.0.1:8000/v1")
+        raise IprError(f"{option} {url} is no URL such as http://127.0.0.1:8000/v1")
     if parts.username or parts.password or parts.query:
-        raise IprError("--endpoint holds a name, a password or a query; the key belongs into OPENAI_API_KEY")
+        raise IprError(f"{option} holds a name, a password or a query; the key belongs into OPENAI_API_KEY")
     path = parts.path.rstrip("/").removesuffix("/chat/completions")
     return f"{parts.scheme}://{parts.netloc}{path or '/v1'}"
 
