@@ -95,8 +95,10 @@ def run(install: Install, tmp_path: Path) -> Run:
     tree |= {"rollout": {"max_new_tokens": 4}, "model": {"max_length": 512, "device": "cpu"}}
     run = Run.open(tmp_path / "run", validate(tree, "test"))
     spec = ipr_guess.spec()
-    few = [i for i in spec.task_ids("train") if ipr_guess.SECRETS[i] == 15][:1]
-    few += [i for i in spec.task_ids("train") if ipr_guess.SECRETS[i] not in (8, 15)][:2]
+    env = ipr_guess.Guess(6)
+    secrets = {i: env.secret for i in spec.task_ids("train") if env.reset(i)}
+    few = [i for i, secret in secrets.items() if secret == 15][:1]
+    few += [i for i, secret in secrets.items() if secret not in (8, 15)][:2]
     experts = [spec.expert(task_id) for task_id in few]
     first = {few[0]: compose("I guess high.", "14"), few[1]: "I have no idea.", few[2]: compose("So what?", "8")}
     explored = []

@@ -151,10 +151,10 @@ class Outcome:
     """What `Environment.step` returns."""
 
     observation: str
-    reward: float
-    terminated: bool
+    reward: float = 0.0
+    terminated: bool = False
     """The episode reached an end of its own (success, purchase, submission)."""
-    truncated: bool
+    truncated: bool = False
     """The step limit was reached."""
     valid: bool = True
     """Whether the action was understood and possible; a malformed or impossible action is answered, never raised."""

@@ -297,9 +297,10 @@ def _apart(spec: EnvSpec, env: Environment, expert: Trajectory, walk: list[str])
         other.reset(expert.task_id)
         over = False
         for step, turn in zip(expert.steps, walk, strict=False):
-            if not over:
-                outcome = other.step(turn)
-                over = outcome.terminated or outcome.truncated
+            for ahead in (turn, step.action):  # the expert's own turn, a step before it is taken
+                if not over:
+                    outcome = other.step(ahead)
+                    over = outcome.terminated or outcome.truncated
             if env.step(step.action).observation != step.observation:
                 return ["another instance that is played meanwhile changes what is observed"]
         return []
