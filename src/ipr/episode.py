@@ -1,9 +1,9 @@
 """An environment of one's own, less what is the same in all: a class with what is special about it.
 
 Decided here: a subclass says how an episode starts and what an action does. Splits, the step limit, snapshots (copies
-of the instance's attributes), turns without an action and the expert's episodes, played by `rollout.play`, are done here.
-The built-in environments do not need it: each has a state of its own that is never changed, only replaced, beside an
-engine that all instances share, so that a snapshot copies nothing.
+of the instance's attributes), turns without an action, and the expert's episodes (`rollout.play`) are done here. The
+built-in environments do not need it: each has a state of its own that is never changed, only replaced, beside an engine
+that all instances share, so that a snapshot copies nothing.
 """
 
 from __future__ import annotations
