@@ -30,3 +30,14 @@ def test_every_gold_query_earns_one(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_folder_without_data_is_refused(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["env", "check", name, "--data", str(tmp_path)]) == 2
     assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_alfworlds_data_as_it_is_downloaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No transcripts there: the contract is played, also from the folder above. A part of the data is data too."""
+    made = ["data", "games", "--count", "72", "--out", str(tmp_path / "json_2.1.1"), "--json"]
+    assert main([*made, "--split", "train"]) == 0
+    for split in ("seen", "unseen"):
+        assert main([*made[:3], "3", *made[4:], "--split", split]) == 0
+    for folder in (tmp_path, tmp_path / "json_2.1.1"):
+        assert main(["env", "check", "alfworld", "--data", str(folder), "--games", "1"]) == 0
+        assert "expert_wins: 1" in capsys.readouterr().out

@@ -192,8 +192,10 @@ def env_check(options: argparse.Namespace) -> Any:
     from ipr.envs import check_data, checker
 
     if options.data and (result := check_data(options.name, Path(options.data))) is not None:
+        for problem in result.get("messages", [])[:20]:
+            print(f"problem: {problem}")
         print(json.dumps(result))
-        options.json = False
+        options.status, options.json = int(bool(result.get("broken"))), False
         return result
     result = checker.check_named(options.name, options.data, options.games)
     options.status = int(not result["ok"])

@@ -64,12 +64,13 @@ def verify(options: Namespace) -> dict[str, Any]:
 
 def games(options: Namespace) -> dict[str, Any]:
     from ipr.envs.alfworld import games as alfworld
+    from ipr.envs.alfworld.real import DIRECTORIES
 
     if options.env != "alfworld":
         raise IprError(f"only alfworld's games can be written as files, not {options.env}'s")
     ids = alfworld.task_ids(options.split)[: options.count]
     for task_id in ids:
-        alfworld.export(alfworld.generate(task_id), options.out, options.split)
+        alfworld.export(alfworld.generate(task_id), options.out, DIRECTORIES.get(options.split, options.split))
     return {"games": len(ids), "folder": str(options.out)}
 
 

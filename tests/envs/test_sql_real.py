@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ipr import envs
+from ipr.cli import main
 from ipr.envs import sql
 from ipr.envs.sql import expert
 from ipr.envs.sql.real import Folder
@@ -143,7 +144,7 @@ def test_broken_folders_are_named(tmp_path: Path) -> None:
     assert "database" in refused(tmp_path)
 
 
-def test_check_data_counts_what_is_broken(tmp_path: Path) -> None:
+def test_check_data_counts_what_is_broken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     orchestra(tmp_path)
     good = json.loads((tmp_path / "ic_spider_dev.json").read_text())[0]
     items = [good, {**good, "gold": "SELECT nope FROM conductor"}, {**good, "db": "other"}, {"db": "orchestra"}, 7]
@@ -154,3 +155,7 @@ def test_check_data_counts_what_is_broken(tmp_path: Path) -> None:
     for said in report["messages"]:
         assert str(tmp_path) in said
         assert ";" in said or "correct or remove it" in said
+    assert main(["env", "check", "sql", "--data", str(tmp_path)]) == 1
+    *problems, last = capsys.readouterr().out.splitlines()
+    assert problems == [f"problem: {said}" for said in report["messages"]]
+    assert json.loads(last)["broken"] == 4

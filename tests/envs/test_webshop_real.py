@@ -201,7 +201,7 @@ def test_the_contract_holds(tmp_path: Path, cache: Path) -> None:
 
 def test_check_data(tmp_path: Path, cache: Path) -> None:
     report = check_data(lay(tmp_path / "data"))
-    assert (report["goals"], report["broken"], report["messages"]) == (40, 0, [])
+    assert (report["goals"], report["not_bought"], report["messages"]) == (40, 0, [])
     assert report["mean_reward"] > 0.98
     assert report["steps_per_s"] > 1000
     assert check_data(tmp_path / "data", most=7)["goals"] == 7
@@ -212,7 +212,7 @@ def test_check_data_names_what_cannot_be_found(tmp_path: Path, cache: Path) -> N
     records += [record(0, asin=f"B1SAME{i:04d}") for i in range(80)]  # these hide the first behind more than five pages
     records.append(records.pop(0))
     report = check_data(lay(tmp_path / "data", records=records))
-    assert report["broken"] == 1
+    assert report["not_bought"] == 1
     assert records[-1]["asin"] in report["messages"][0]
     assert report["mean_reward"] < 1
 

@@ -51,9 +51,10 @@ def refused() -> list[str]:
 def check_data(name: str, folder: Path) -> dict[str, Any] | None:
     """Plays all that a folder of the real data set holds; what is found, as the environment's own `check_data` says.
 
-    None where the environment has none.
+    None where the environment has none, or finds nothing recorded there. `broken` counts what could not be played, and
+    `messages` names it, a line each.
     """
-    check: Callable[[Path], dict[str, Any]] | None = getattr(_module(name), "check_data", None)
+    check: Callable[[Path], dict[str, Any] | None] | None = getattr(_module(name), "check_data", None)
     if check is None:
         return None
     try:

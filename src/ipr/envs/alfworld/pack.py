@@ -32,11 +32,11 @@ def pack(folder: Path, out: Path) -> dict[str, Any]:
     `folder` is json_2.1.1 or the folder above it. `messages` tells what is missing, broken or not won, a line each.
     Raises IprError where there is no game at all.
     """
-    if (folder / "json_2.1.1").is_dir():
-        folder = folder / "json_2.1.1"
+    source = Folder(folder)
+    folder = source.folder
     if out.resolve() in (folder.resolve(), *folder.resolve().parents):
         raise IprError(f"--out {out} is the data itself or above it; give a new folder")
-    source, messages = Folder(folder), _without_game(folder)
+    messages = _without_game(folder)
     wordings: Counter[str] = Counter()
     ids: dict[str, list[str]] = {}
     for split in DIRECTORIES:
@@ -97,9 +97,9 @@ def _without_game(folder: Path) -> list[str]:
 
 def _transcripts(folder: Path, messages: list[str]) -> dict[str, int]:
     """How many recorded observations the engine gives back, where transcripts lie beside the games."""
-    if not any(folder.rglob("gt_traj.json")):
-        return {}
     found = check_data(folder)
+    if found is None:
+        return {}
     messages += found["messages"]
     if found["equal"] != found["observations"]:
         messages.append(f"{found['observations'] - found['equal']} recorded observations are not given back")

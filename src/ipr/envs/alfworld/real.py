@@ -21,13 +21,16 @@ DIRECTORIES: Mapping[str, str] = {"train": "train", "dev": "train", "seen": "val
 
 
 class Folder:
-    """A folder of real games: `<split dir>/<type>-<object>-None-<receptacle>-<scene>/<trial>/game.tw-pddl`."""
+    """A folder of real games: `<split dir>/<type>-<object>-None-<receptacle>-<scene>/<trial>/game.tw-pddl`; or the one
+    above it, where it is named json_2.1.1."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         fix = "give the folder json_2.1.1 of the ALFWorld data (with train, valid_seen, valid_unseen)"
         if not folder.is_dir():
             raise IprError(f"{folder}: no such folder; {fix}")
+        if (folder / "json_2.1.1").is_dir():
+            self.folder = folder = folder / "json_2.1.1"
         if not any(self.task_ids(split) for split in DIRECTORIES):
             raise IprError(f"{folder} holds no train/*/*/game.tw-pddl nor any of the other splits; {fix}")
 
@@ -70,15 +73,16 @@ def _playable(file: Path) -> bool:
         return not re.search(rb'"solvable"\s*:\s*false', opened.read())
 
 
-def check_data(folder: Path) -> dict[str, Any]:
-    """Plays every recorded transcript (`gt_traj.json` beside a `game.tw-pddl`) found anywhere under a folder.
+def check_data(folder: Path) -> dict[str, Any] | None:
+    """Plays every recorded transcript (`gt_traj.json` beside a `game.tw-pddl`) found anywhere under a folder; None
+    where there is none, as in the data that `alfworld-download` fetches.
 
     `equal` of `observations` are the same letter by letter, first ones and the banner before them included. Files that
     cannot be read are counted in `broken` and named, each with its fix, in `messages`.
     """
     found = sorted(folder.rglob("gt_traj.json"))
     if not found:
-        raise IprError(f"{folder}: no gt_traj.json below it; give the folder json_2.1.1 of the ALFWorld data")
+        return None
     games = wins = observations = equal = commands = 0
     seconds = 0.0
     messages: list[str] = []

@@ -355,8 +355,8 @@ def check_data(
     """Builds the catalogue of a folder and lets a buyer who knows each goal's product fetch it, for the first `most`
     goals in the official order.
 
-    Goals whose product the buyer could not buy within the step limit count as `broken`, and the first ones are named in
-    `messages`. `reward_1` counts purchases with the full reward. `say` is told what is being done.
+    Goals whose product the buyer could not buy within the step limit count as `not_bought`, and the first ones are
+    named in `messages`. `reward_1` counts purchases with the full reward. `say` is told what is being done.
     """
     from ipr.envs.webshop.world import Shop
 
@@ -380,6 +380,6 @@ def check_data(
         "mean_reward": sum(rewards) / len(rewards),
         "reward_1": sum(reward == 1 for reward in rewards),
         "steps_per_s": round(steps / seconds) if seconds else 0,
-        "broken": len(messages),
+        "not_bought": len(messages),
         "messages": messages[:20],
     }
