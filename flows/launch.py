@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from argparse import Namespace
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from ipr.config import RunConfig
 from ipr.project import defaults, project_root
 from ipr.run import Run, check_space, stage_name
 from ipr.training.tokens import ChatTokens
-from ipr.types import IprError
+from ipr.types import EnvSpec, IprError
 
 if TYPE_CHECKING:
     from ipr.policies.hf import TransformersPolicy
@@ -33,15 +34,24 @@ def check(config: RunConfig) -> None:
     if path == "champion":
         return
     models.check_model(path)
+    _check_room(spec, "train", path, config)
+
+
+def _check_room(spec: EnvSpec, split: str, path: str, config: RunConfig) -> None:
+    """Raises IprError where most of the expert's episodes do not fit into the model's context; notes it where some."""
     chat = ChatTokens(models.load_tokenizer(path))
-    expert = spec.expert(spec.task_ids("train")[0])
-    length = len(chat.conversation([*spec.prompt, *expert.history(0), *expert.continuation(0)]).ids)
-    limit = min(config.model.max_length, models.context_length(path))
-    if length > limit:
-        raise IprError(
-            f"an expert trajectory has {length} tokens and the context is {limit}; raise model.max_length or use a"
-            " model with a longer context"
-        )
+    lengths = [len(chat.conversation(talk).ids) for talk in experts.conversations(spec, split)]
+    context = models.context_length(path)
+    limit = min(config.model.max_length, context)
+    longer = sum(length > limit for length in lengths)
+    if not longer:
+        return
+    fix = "raise model.max_length" if limit < context else "use a model with a longer context"
+    fix += ", or leave the example out (env.shots=0)" if config.env.shots else ""
+    told = f"{longer} of {len(lengths)} expert episodes of {spec.name} are longer than the context of {limit} tokens"
+    if 2 * longer > len(lengths):
+        raise IprError(f"{told} (the longest has {max(lengths)}); {fix}")
+    print(f"note: {told}; such games cannot be played to their end: {fix}", file=sys.stderr)
 
 
 def plan(config: RunConfig) -> dict[str, Any]:
@@ -139,13 +149,18 @@ def evaluate_model(options: Namespace) -> dict[str, Any]:
         out = prompted.Folder(options.out, settings | {"endpoint": url, "parameters": config.endpoint.parameters})
         usage = Usage(**out.spent(options.split))
         player = EndpointPolicy(url, options.model, config.endpoint, usage)
+
+        def check() -> None:
+            known = experts.conversations(spec, options.split)
+            player.check(sampling, known[len(known) // 2])
+
         return prompted.play(
             spec,
             player,
             sampling,
             slots=config.endpoint.concurrency,
             out=out,
-            check=lambda: player.check(sampling),
+            check=check,
             usage=usage,
             prices=config.endpoint,
             **ask,
@@ -155,6 +170,7 @@ def evaluate_model(options: Namespace) -> dict[str, Any]:
     if config.rollout.backend != "transformers":
         settings["backend"] = config.rollout.backend
     out = None if options.out is None else prompted.Folder(options.out, settings)
+    _check_room(spec, options.split, path, config)
     player = policies.load(path, options.model, config)
     return prompted.play(spec, player, sampling, slots=config.rollout.slots, out=out, **ask)
 

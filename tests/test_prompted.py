@@ -172,8 +172,38 @@ def test_bad_input_is_one_line_and_leaves_no_folder(
 
 
 def test_a_prompt_that_does_not_fit_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    reply = refusal(400, "x", "context_length_exceeded")
-    with scripted(lambda body, _: reply if len(body["messages"]) > 1 else answer("OK")) as url:
+    """The first request is the expert's usual episode up to its last turn: nothing is played where that is too long."""
+    reply, heard = refusal(400, "x", "context_length_exceeded"), []
+    with scripted(lambda body, _: heard.append(body["messages"]) or reply) as url:
         code, _, said = run(capsys, "--endpoint", url, "--env", "sql", "--games", "2", "--out", str(tmp_path))
     assert code == 2
-    assert "longer than the context of m; use --shots 0" in said
+    assert "a usual episode is longer than the context of m (400 x); use --shots 0" in said
+    (asked,) = heard
+    assert [m["role"] for m in asked] == ["user", "assistant"] * (len(asked) // 2) + ["user"]
+    assert len(asked) > 5
+
+
+def test_a_local_model_is_refused_where_most_episodes_do_not_fit(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prompted, "play", lambda *_, **__: {"reward": 1.0})
+    told = [main(["eval", "--model", "embedded", "--env", "webshop", "--split", "dev", "--json", *more])
+            for more in (["--shots", "1", "model.max_length=2048"], ["--shots", "1"], [])]  # fmt: skip
+    assert told == [2, 0, 0]
+    refused, note = capsys.readouterr().err.splitlines()
+    assert "expert episodes of webshop are longer than the context of 2048 tokens" in refused
+    assert refused.endswith("; raise model.max_length, or leave the example out (env.shots=0)")
+    assert note.startswith("note: ")
+    assert note.endswith("use a model with a longer context, or leave the example out (env.shots=0)")
+
+
+def test_games_that_outgrow_the_context_are_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    reply = refusal(400, "x", "context_length_exceeded")
+    with scripted(lambda body, _: reply if len(body["messages"]) == 3 else answer("OK")) as url:
+        code, _, said = run(capsys, "--endpoint", url, "--env", "sql", "--games", "2", "--out", str(tmp_path))
+    assert (code, "is longer than the context of m; use --shots 0" in said) == (2, True)
+    with scripted(lambda body, _: reply if len(body["messages"]) == 5 else answer("OK")) as url:
+        out = str(tmp_path / "other")
+        code, printed, _ = run(capsys, "--endpoint", url, "--env", "sql", "--games", "2", "--out", out)
+    assert code == 0
+    assert "2 games ended because the context was full: use --shots 0" in printed

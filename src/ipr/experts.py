@@ -13,7 +13,10 @@ from pathlib import Path
 from ipr import envs, store
 from ipr.config import EnvConfig
 from ipr.rollout import replay
-from ipr.types import EnvSpec, IprError, Trajectory
+from ipr.types import EnvSpec, IprError, Message, Trajectory
+
+LOOKED_AT = 20
+"""Games of which the length of an episode is judged."""
 
 
 def environment(config: EnvConfig) -> EnvSpec:
@@ -39,6 +42,20 @@ def environment(config: EnvConfig) -> EnvSpec:
         return best[task_id] if task_id in best else spec.expert(task_id)
 
     return replace(spec, task_ids=task_ids, expert=expert)
+
+
+def conversations(spec: EnvSpec, split: str) -> list[list[Message]]:
+    """The expert's conversations in the first games of a split, prompt included, the shortest first.
+
+    Where the environment has no expert, what is said first. Their use: whether a model's context has room for them.
+    """
+    ids = spec.task_ids(split)[:LOOKED_AT]
+    try:
+        played = [spec.expert(task_id) for task_id in ids]
+    except IprError:
+        return [[*spec.prompt, Message("user", spec.make().reset(ids[0]))]]
+    talks = [[*spec.prompt, *t.history(0), *t.continuation(0)] for t in played]
+    return sorted(talks, key=lambda talk: sum(len(m.content) for m in talk))
 
 
 def check(config: EnvConfig, most: int | None = None) -> None:

@@ -143,6 +143,8 @@ def table(name: str, figures: dict[str, Any]) -> str:
     lines.insert(1, "  ".join("-" * w for w in widths))
     endings = ", ".join(f"{kind} {n}" for kind, n in figures["endings"].items())
     lines += ["", f"mean with its 95 % interval; endings: {endings}"]
+    if full := figures["endings"].get("overflow"):
+        lines.append(f"{full} games ended because the context was full: use --shots 0, or a model with a longer one")
     if usage := figures.get("usage"):
         cost = usage["dollars"]
         lines.append(

@@ -20,6 +20,7 @@ from tests import toy
 from tests.chat_server import answer, refusal, scripted, serving
 
 GREEDY = Sampling(0.0, 12)
+TALK = [Message("user", "Say OK.")]
 KEY = "sk-very-secret"
 
 
@@ -142,18 +143,25 @@ def test_a_server_that_cannot_be_used_is_one_line(reply: Any, said: str) -> None
     with scripted(lambda *_: reply) as url:
         asked = EndpointPolicy(url, "n", EndpointConfig(retries=0))
         with pytest.raises(IprError, match=said) as error:
-            asked.check(GREEDY)
+            asked.check(GREEDY, TALK)
         assert KEY not in str(error.value)
         assert "\n" not in str(error.value)
         with pytest.raises(IprError):
             asked.generate([turn()], GREEDY)
 
 
+def test_a_context_that_is_too_short_is_one_line() -> None:
+    reply = refusal(400, "x", "context_length_exceeded")
+    said = r"a usual episode is longer than the context of m .*use --shots 0"
+    with scripted(lambda *_: reply) as url, pytest.raises(IprError, match=said):
+        policy(url).check(GREEDY, TALK)
+
+
 def test_nobody_there_and_too_slow() -> None:
     with scripted(lambda *_: answer("yes")) as url:
         pass
     with pytest.raises(IprError, match=r"cannot reach .*start the server"):
-        policy(url).check(GREEDY)
+        policy(url).check(GREEDY, TALK)
 
     def slow(*_: Any) -> Any:
         time.sleep(0.5)

@@ -126,8 +126,11 @@ class EndpointPolicy:
     def close_session(self, session: Hashable) -> None:
         pass
 
-    def check(self, sampling: Sampling) -> None:
-        """Ask for one answer the way it is asked for later. Raises IprError for what would make all of them fail."""
+    def check(self, sampling: Sampling, conversation: Sequence[Message]) -> None:
+        """Ask for the last turn of a usual conversation the way it is asked for later.
+
+        Raises IprError for what would make all of them fail.
+        """
         quick = self._client.with_options(max_retries=1, timeout=min(20.0, self._settings.timeout))
         try:
             known = [model.id for model in quick.models.list()]
@@ -136,11 +139,20 @@ class EndpointPolicy:
         except (openai.OpenAIError, ValueError, TypeError, AttributeError):
             known = []  # not every server lists its models
         try:
-            answer = self._ask(Turn((Message("user", "Say OK."),)), sampling)
+            # It may end with the agent's last turn, which is what is asked for.
+            said = conversation[:-1] if conversation[-1].role == "assistant" else conversation
+            answer = self._ask(Turn(tuple(said)), sampling)
         except openai.NotFoundError as error:
             near = difflib.get_close_matches(self.name, known, n=1)
             hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(known[:8]) or 'none listed'}"
             raise IprError(f"{self.url} has no model '{self.name}' ({self._server.said(error)}); {hint}") from None
+        except openai.APIStatusError as error:
+            if _too_long(error):
+                raise IprError(
+                    f"a usual episode is longer than the context of {self.name} ({self._server.said(error)});"
+                    " use --shots 0, or a model with a longer context"
+                ) from None
+            raise self._server.refused(error) from None
         except openai.OpenAIError as error:
             raise self._server.refused(error) from None
         _choice(answer, self.url)
