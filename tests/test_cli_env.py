@@ -19,6 +19,13 @@ def test_the_contract_holds(name: str, capsys: pytest.CaptureFixture[str]) -> No
     assert found["ok"], found["problems"]
 
 
+@pytest.mark.parametrize("name", ["alfworld", "sql", "webshop"])
+@pytest.mark.parametrize("preset", ["smoke", "quick"])
+def test_a_preset_takes_every_environment(name: str, preset: str) -> None:
+    """Episodes of usual length fit into the preset's context; else the plan is refused."""
+    assert main(["run", preset, f"env.name={name}", "env.tasks=3", "model.path=embedded", "--dry-run"]) == 0
+
+
 @pytest.mark.skipif(not SPIDER.is_dir(), reason="no Spider folder in ../shared")
 def test_every_gold_query_earns_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["env", "check", "sql", "--data", str(SPIDER)]) == 0
