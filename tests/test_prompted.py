@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from ipr import envs, prompted, store
+from flows import launch
+from ipr import config, envs, prompted, store
 from ipr.cli import main
 from ipr.evaluate import games
 from ipr.policies.scripted import ScriptedPolicy
@@ -183,18 +184,21 @@ def test_a_prompt_that_does_not_fit_is_told(tmp_path: Path, capsys: pytest.Captu
     assert len(asked) > 5
 
 
-def test_a_local_model_is_refused_where_most_episodes_do_not_fit(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(prompted, "play", lambda *_, **__: {"reward": 1.0})
-    told = [main(["eval", "--model", "embedded", "--env", "webshop", "--split", "dev", "--json", *more])
-            for more in (["--shots", "1", "model.max_length=2048"], ["--shots", "1"], [])]  # fmt: skip
-    assert told == [2, 0, 0]
-    refused, note = capsys.readouterr().err.splitlines()
-    assert "expert episodes of webshop are longer than the context of 2048 tokens" in refused
-    assert refused.endswith("; raise model.max_length, or leave the example out (env.shots=0)")
+def test_a_local_model_is_refused_where_most_episodes_do_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    spec, path = envs.get("webshop", shots=1), config.embedded(config.EMBEDDED, "webshop")
+
+    def room(shots: int, length: int) -> None:
+        settings = config.load(None, ["env.name=webshop", f"env.shots={shots}", f"model.max_length={length}"])
+        launch._check_room(spec if shots else envs.get("webshop"), "dev", path, settings)
+
+    room(0, 4096)
+    assert capsys.readouterr().err == ""
+    room(1, 4096)
+    note = capsys.readouterr().err
     assert note.startswith("note: ")
-    assert note.endswith("use a model with a longer context, or leave the example out (env.shots=0)")
+    assert note.endswith("use a model with a longer context, or leave the example out (env.shots=0)\n")
+    with pytest.raises(IprError, match=r"longer than the context of 2048 tokens .*; raise model.max_length, or leave"):
+        room(1, 2048)
 
 
 def test_games_that_outgrow_the_context_are_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
