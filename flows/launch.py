@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import os
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 from ipr import config as configs
-from ipr import experts, models, workers
+from ipr import datasets, experts, models, workers
 from ipr import plan as plans
 from ipr.config import RunConfig
-from ipr.project import defaults, project_root
+from ipr.project import answers, defaults, project_root
 from ipr.run import Run, check_space, stage_name
 from ipr.training.tokens import ChatTokens
 from ipr.types import IprError
@@ -40,6 +41,17 @@ def check(config: RunConfig) -> None:
         )
 
 
+def check_servers(config: RunConfig, root: Path) -> None:
+    """What was named must be there: Prefect's server, without which no flow starts, and the DVC remote.
+
+    One that is known but down is another matter: data sets and figures wait for it.
+    """
+    if (api := os.environ.get("PREFECT_API_URL")) and not answers(f"{api.rstrip('/')}/health"):
+        raise IprError(f"no answer from the Prefect server {api}; start it, or: unset PREFECT_API_URL")
+    if config.data.publish and config.data.remote and (root / ".dvc").is_dir():
+        datasets.check_remote(root, config.data.remote)
+
+
 def plan(config: RunConfig) -> dict[str, Any]:
     """The plan of `ipr run --dry-run`."""
     check(config)
@@ -50,9 +62,10 @@ def plan(config: RunConfig) -> dict[str, Any]:
 
 def refine(folder: Path, config: RunConfig, preset: str, profile: bool = False) -> dict[str, Any]:
     """Run or resume the whole job in `folder`; returns its summary. With `profile` it also says where the time went."""
-    check(config)
     check_space(folder, 200 << 20)
+    check(config)
     root = project_root()
+    check_servers(config, root)
     defaults(root)
     run = Run.open(folder, config, preset)
     with run.lock():
@@ -180,16 +193,23 @@ def _model_folder(model: str, config: RunConfig) -> str:
     return path
 
 
-def deploy(preset: str, overrides: list[str], cron: str, name: str, runs: Path) -> None:
+def deploy(config: RunConfig, preset: str, overrides: list[str], cron: str, name: str, runs: Path) -> None:
     """Serve scheduled retraining until stopped. Needs a Prefect server: schedules never fire without one."""
-    import os
-
     if not os.environ.get("PREFECT_API_URL"):
         raise IprError(
             "schedules need a Prefect server; start one (.venv/bin/prefect server start) and set"
             " PREFECT_API_URL=http://127.0.0.1:4200/api"
         )
+    check_servers(config, project_root())
     defaults(project_root())
+    from prefect.client.schemas.schedules import CronSchedule
+
+    try:
+        CronSchedule(cron=cron)
+    except ValueError:
+        raise IprError(
+            f"--cron '{cron}' is no schedule; five fields, e.g. '0 3 * * *' (every night at three)"
+        ) from None
     from flows.retrain import retrain
 
     retrain.serve(
