@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
+import signal
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,9 @@ from ipr.project import answers, defaults, project_root
 from ipr.run import Run, check_space, stage_name
 from ipr.training.tokens import ChatTokens
 from ipr.types import IprError
+
+STARTED_BY = "IPR_STARTED_BY"
+"""The process id of a run, in the environment of the Prefect server that it starts."""
 
 
 def check(config: RunConfig) -> None:
@@ -75,12 +80,32 @@ def refine(folder: Path, config: RunConfig, preset: str, profile: bool = False) 
         if not run.manifest.get("complete"):
             from flows.refine import refine as flow
 
+            end_orphans()
+            os.environ[STARTED_BY] = str(os.getpid())
             with workers.opened(config.rollout):
                 flow(str(folder.resolve()), config.algorithm.iterations, run.name)
             run.note(complete=True)
         from tasks.report import finish
 
         return finish(run)
+
+
+def end_orphans() -> None:
+    """End the temporary Prefect servers of runs that are gone: one whose run was killed would stay, with its 200 MB.
+
+    Such a server has in its environment who started it; where that is no longer its parent, nobody uses it.
+    """
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            lines = (line.partition(b"=") for line in (process / "environ").read_bytes().split(b"\0"))
+            environment = {name: value for name, _, value in lines}
+            parent = (process / "stat").read_bytes().rpartition(b")")[2].split()[1]
+        except OSError:  # of another user, or gone
+            continue
+        started_by = environment.get(STARTED_BY.encode())
+        if environment.get(b"PREFECT__SERVER_EPHEMERAL") == b"1" and started_by not in (None, parent):
+            with contextlib.suppress(OSError):
+                os.kill(int(process.name), signal.SIGTERM)
 
 
 def one_task(folder: Path, name: str, iteration: int) -> dict[str, Any]:
