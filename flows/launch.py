@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
+import signal
 import sys
 from argparse import Namespace
 from functools import partial
@@ -10,16 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipr import config as configs
-from ipr import experts, models, policies, workers
+from ipr import datasets, experts, models, policies, workers
 from ipr import plan as plans
 from ipr.config import RunConfig
-from ipr.project import defaults, project_root
+from ipr.project import answers, defaults, project_root
 from ipr.run import Run, check_space, stage_name
 from ipr.training.tokens import ChatTokens
 from ipr.types import EnvSpec, IprError
 
 if TYPE_CHECKING:
     from ipr.policies.hf import TransformersPolicy
+
+STARTED_BY = "IPR_STARTED_BY"
+"""The process id of a run, in the environment of the Prefect server that it starts."""
 
 
 def check(config: RunConfig) -> None:
@@ -54,6 +60,17 @@ def _check_room(spec: EnvSpec, split: str, path: str, config: RunConfig) -> None
     print(f"note: {told}; such games cannot be played to their end: {fix}", file=sys.stderr)
 
 
+def check_servers(config: RunConfig, root: Path) -> None:
+    """What was named must be there: Prefect's server, without which no flow starts, and the DVC remote.
+
+    One that is known but down is another matter: data sets and figures wait for it.
+    """
+    if (api := os.environ.get("PREFECT_API_URL")) and not answers(f"{api.rstrip('/')}/health"):
+        raise IprError(f"no answer from the Prefect server {api}; start it, or: unset PREFECT_API_URL")
+    if config.data.publish and config.data.remote and (root / ".dvc").is_dir():
+        datasets.check_remote(root, config.data.remote)
+
+
 def plan(config: RunConfig) -> dict[str, Any]:
     """The plan of `ipr run --dry-run`."""
     check(config)
@@ -64,13 +81,18 @@ def plan(config: RunConfig) -> dict[str, Any]:
 
 def refine(folder: Path, config: RunConfig, preset: str, profile: bool = False) -> dict[str, Any]:
     """Run or resume the whole job in `folder`; returns its summary. With `profile` it also says where the time went."""
+<<<<<<< HEAD
     check(config)
     if config.rollout.backend == "vllm":
         from ipr.policies import vllm
 
         vllm.check(config)
+=======
+>>>>>>> audit
     check_space(folder, 200 << 20)
+    check(config)
     root = project_root()
+    check_servers(config, root)
     defaults(root)
     run = Run.open(folder, config, preset)
     with run.lock():
@@ -80,12 +102,32 @@ def refine(folder: Path, config: RunConfig, preset: str, profile: bool = False) 
         if not run.manifest.get("complete"):
             from flows.refine import refine as flow
 
+            end_orphans()
+            os.environ[STARTED_BY] = str(os.getpid())
             with workers.opened(config.rollout):
                 flow(str(folder.resolve()), config.algorithm.iterations, run.name)
             run.note(complete=True)
         from tasks.report import finish
 
         return finish(run)
+
+
+def end_orphans() -> None:
+    """End the temporary Prefect servers of runs that are gone: one whose run was killed would stay, with its 200 MB.
+
+    Such a server has in its environment who started it; where that is no longer its parent, nobody uses it.
+    """
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            lines = (line.partition(b"=") for line in (process / "environ").read_bytes().split(b"\0"))
+            environment = {name: value for name, _, value in lines}
+            parent = (process / "stat").read_bytes().rpartition(b")")[2].split()[1]
+        except OSError:  # of another user, or gone
+            continue
+        started_by = environment.get(STARTED_BY.encode())
+        if environment.get(b"PREFECT__SERVER_EPHEMERAL") == b"1" and started_by not in (None, parent):
+            with contextlib.suppress(OSError):
+                os.kill(int(process.name), signal.SIGTERM)
 
 
 def one_task(folder: Path, name: str, iteration: int) -> dict[str, Any]:
@@ -216,16 +258,23 @@ def _model_folder(model: str, config: RunConfig) -> str:
     return path
 
 
-def deploy(preset: str, overrides: list[str], cron: str, name: str, runs: Path) -> None:
+def deploy(config: RunConfig, preset: str, overrides: list[str], cron: str, name: str, runs: Path) -> None:
     """Serve scheduled retraining until stopped. Needs a Prefect server: schedules never fire without one."""
-    import os
-
     if not os.environ.get("PREFECT_API_URL"):
         raise IprError(
             "schedules need a Prefect server; start one (.venv/bin/prefect server start) and set"
             " PREFECT_API_URL=http://127.0.0.1:4200/api"
         )
+    check_servers(config, project_root())
     defaults(project_root())
+    from prefect.client.schemas.schedules import CronSchedule
+
+    try:
+        CronSchedule(cron=cron)
+    except ValueError:
+        raise IprError(
+            f"--cron '{cron}' is no schedule; five fields, e.g. '0 3 * * *' (every night at three)"
+        ) from None
     from flows.retrain import retrain
 
     retrain.serve(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 from ipr import evaluate as statistics
 from ipr import store
 from ipr.project import project_root
@@ -9,7 +13,7 @@ from ipr.run import Run, stage_name
 from ipr.summary import reported_iteration
 from ipr.tracking import Tracker, champion_info
 from ipr.types import IprError, Trajectory
-from tasks.common import eval_file, stage_task
+from tasks.common import environment, eval_file, play, stage_task, whole_episodes
 
 
 @stage_task("champion")
@@ -21,23 +25,40 @@ def champion(run_dir: str, iteration: int) -> dict:
         reported = reported_iteration(run)
         assert reported is not None
         mine = store.load(eval_file(run, reported, "dev"), Trajectory)
+        decision = {"iteration": reported, "stage": stage_name(reported), "promote": False}
         try:
             present = champion_info(run.config.track, project_root()) if run.config.track.enabled else None
+            if present is None:
+                decision |= {"promote": True, "why": "first champion"}
+            else:
+                theirs = _theirs(run, iteration, present, [t.task_id for t in mine])
+                decision |= _against(theirs, mine, run.config.eval.bootstrap) | {"champion": present["version"]}
         except IprError as error:  # the alias stays where it is; the run does not fail for a tracker that is down
-            return {"iteration": reported, "stage": stage_name(reported), "promote": False, "why": str(error)}
-        decision = {"iteration": reported, "stage": stage_name(reported), "promote": True, "why": "first champion"}
-        if present is not None:
-            theirs = store.load(present["dev"], Trajectory) if present["dev"] else []
-            decision |= _against(theirs, mine, run.config.eval.bootstrap) | {"champion": present["version"]}
+            return decision | {"why": str(error)}
         Tracker(run.folder, run.config.track, project_root()).champion(decision)
         return decision
 
-    return run.once(iteration, "champion", work)
+    found = run.once(iteration, "champion", work)
+    run.drop_shards(iteration)
+    return found
+
+
+def _theirs(run: Run, iteration: int, present: Mapping[str, Any], ids: list[str]) -> list[Trajectory]:
+    """The present champion's episodes on the dev games `ids`: as logged, or played now where it was measured on others.
+
+    On what was logged where that is of another environment or other data: there the two cannot be compared.
+    """
+    logged = store.load(present["dev"], Trajectory) if present["dev"] else []
+    games = {t.task_id for t in logged}
+    if not games or games == set(ids) or not games <= set(environment(run.config).task_ids("dev")):
+        return logged
+    playing = play(run, iteration, f"champion-{present['version']}", Path(present["folder"]), 0.0)
+    return playing(whole_episodes(ids))
 
 
 def _against(theirs: list[Trajectory], mine: list[Trajectory], resamples: int) -> dict:
     if {t.task_id for t in theirs} != {t.task_id for t in mine}:
-        return {"promote": False, "why": "the champion was measured on other dev games; compare by hand: ipr compare"}
+        return {"promote": False, "why": "the champion is of other games; compare by hand: ipr compare"}
     found = statistics.compare(theirs, mine, resamples, 0)
     better = statistics.better(found)
     return {"promote": better, "why": "better on dev" if better else "not better on dev", "comparison": found}

@@ -69,11 +69,14 @@ def wait_for_all(run: Run) -> None:
 
 
 def play(
-    run: Run, iteration: int, task_name: str, who: int, temperature: float
+    run: Run, iteration: int, task_name: str, who: int | Path, temperature: float
 ) -> Callable[[list[Job]], list[Trajectory]]:
-    """A function that plays jobs with the model of stage `who`, in shards that survive a kill, on the run's workers."""
-    path = base_path(run) if who < 0 else str(run.model(who))
-    player = workers.Player(path, stage_name(who), run.config, temperature)
+    """A function that plays jobs in shards that survive a kill, on the run's workers, with a stage's model or any."""
+    if isinstance(who, Path):
+        path, name = str(who), task_name
+    else:
+        path, name = base_path(run) if who < 0 else str(run.model(who)), stage_name(who)
+    player = workers.Player(path, name, run.config, temperature)
     label = f"{stage_name(iteration)} {task_name}"
 
     def shards(lacking: list[list[Job]]) -> Iterator[tuple[int, list[Trajectory]]]:

@@ -151,6 +151,6 @@ def _metrics(stage: dict[str, Any]) -> dict[str, float]:
     for group in ("rollouts", "train", "step_reward", "seconds_by_task"):
         found |= {f"{group}/{key}": v for key, v in (stage[group] or {}).items()}
     pairs = stage["pairs"] or {}
-    found |= {f"pairs/{key}": v for key, v in pairs.items() if key != "dropped"}
+    found |= {f"pairs/{key}": v for key, v in pairs.items() if key not in ("dropped", "seconds")}
     found |= {f"pairs/dropped/{reason}": n for reason, n in pairs.get("dropped", {}).items()}
     return {key: v for key, v in found.items() if isinstance(v, int | float)}

@@ -217,6 +217,9 @@ def test_a_remote_that_is_down_costs_a_warning_and_gets_everything_later(
     assert "no DVC remote typo; known: r" in caplog.text
     with pytest.raises(IprError, match=r"no answer from http://127.0.0.1:9"):
         datasets.reach_remote(root)
+    datasets.check_remote(root, "r")  # it is known, which is all that a run asks before it starts
+    with pytest.raises(IprError, match=r"no DVC remote typo; known: r; add it: dvc remote add typo URL"):
+        datasets.check_remote(root, "typo")
 
     configure(root, str(tmp_path / "remote"))
     assert datasets.publish(root, {}).pushed

@@ -85,6 +85,8 @@ def test_servers_that_stop_a_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert "unset PREFECT_API_URL" in found["prefect"]["fix"]
     assert main(["doctor"]) == 1
     assert "STOP prefect: " in capsys.readouterr().out
+    assert main(["deploy", "smoke", "--cron", "0 3 * * *"]) == 2
+    assert "no answer from the Prefect server" in capsys.readouterr().err
 
 
 def test_vllm_that_is_not_there_stops_a_run(capsys: pytest.CaptureFixture[str]) -> None:

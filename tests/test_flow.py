@@ -92,6 +92,49 @@ def test_the_loop_makes_what_it_promises(root: Path, whole: dict) -> None:
     assert "http" not in (run / "report.html").read_text().replace("http://www.w3.org", "").split("<svg")[0]
 
 
+def test_the_server_of_a_killed_run_is_ended_and_no_other() -> None:
+    from flows.launch import STARTED_BY, end_orphans
+
+    start = (
+        "import os, subprocess\n"
+        f"env = {{'PREFECT__SERVER_EPHEMERAL': '1', '{STARTED_BY}': str(os.getpid())}}\n"
+        "null = subprocess.DEVNULL\n"
+        "server = subprocess.Popen(['sleep', '60'], env=env, stdout=null, stderr=null)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", start + "print(server.pid)"], capture_output=True, check=True)
+    orphan = int(run.stdout)
+    os.kill(orphan, 0)
+    ours = subprocess.Popen(["sleep", "60"], env={"PREFECT__SERVER_EPHEMERAL": "1", STARTED_BY: str(os.getpid())})
+    end_orphans()
+    for _ in range(50):
+        stat = Path(f"/proc/{orphan}/stat")
+        if not stat.exists() or ") Z " in stat.read_text():
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("the orphan lives")
+    assert ours.poll() is None
+    ours.kill()
+    ours.wait()
+
+
+def test_a_champion_measured_on_other_dev_games_plays_the_runs(root: Path, whole: dict, tmp_path: Path) -> None:
+    from ipr.run import Run
+    from tasks.champion import _theirs
+
+    run = Run(shutil.copytree(root / "runs" / "whole", tmp_path / "run"))
+    mine = store.load(run.stage(0) / "eval" / "dev.parquet", Trajectory)
+    ids = [t.task_id for t in mine]
+
+    def theirs(logged: list[Trajectory]) -> list[Trajectory]:
+        present = {"version": "1", "folder": run.model(0), "dev": store.save(tmp_path / "dev.parquet", logged)}
+        return _theirs(run, 2, present, ids)
+
+    assert [t.steps for t in theirs(mine[:1])] == [t.steps for t in mine]
+    foreign = [Trajectory("of another environment", "", (), 1.0, "terminated")]
+    assert theirs(foreign) == foreign
+
+
 @pytest.mark.parametrize("env", ["sql", "webshop"])
 def test_the_loop_of_another_environment(root: Path, env: str) -> None:
     tiny = ("env.max_steps=6", "algorithm.iterations=1", "eval.bootstrap=200", "sft.epochs=1", "train.epochs=1")

@@ -12,7 +12,7 @@ import pytest
 
 from ipr import config as configs
 from ipr import store
-from ipr.run import Run, cut
+from ipr.run import Run, check_space, cut
 from ipr.types import (
     Demonstration,
     IprError,
@@ -108,6 +108,15 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         store.replace(path, fail)
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["f"]
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    file = store.write_text(tmp_path / "file", "")
+    for folder in (file, file / "run"):
+        with pytest.raises(IprError, match="file is a file; choose another --dir"):
+            check_space(folder, 0)
+        with pytest.raises(IprError, match="cannot write"):
+            store.write_text(folder / "config.yaml", "")
 
 
 def test_a_folder_belongs_to_one_config(tmp_path: Path) -> None:

@@ -134,3 +134,5 @@ def test_a_failure_is_told_and_the_next_request_answered(
 def test_a_port_in_use_is_one_line() -> None:
     with serve.listen("127.0.0.1", 0) as taken, pytest.raises(IprError, match="choose another --port"):
         serve.listen("127.0.0.1", taken.getsockname()[1])
+    with pytest.raises(IprError, match="port must be 0-65535"):
+        serve.listen("127.0.0.1", 99999)

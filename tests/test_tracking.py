@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -254,12 +255,15 @@ def test_the_view(root: Path, config: TrackConfig):
     assert child["tags"]["git.commit"] == "abc"
     assert child["tags"]["ipr.iteration"] == "1"
     assert child["artifacts"] == ["eval/dev.parquet"]
-    assert child["models"] == 1
+    assert (child["models"], found["toy"]["models"]) == (1, 2)
     assert found["logged models"] == ["iteration-1", "sft"]
     assert len(found["versions"]) == 2
     shown = links(config, root, root / "run")
     assert "/#/experiments/1/runs/" in shown["mlflow run"]
     assert "--backend-store-uri" in shown["mlflow server"]
+    key = shown["mlflow ranking"].partition("viewStateShareKey=")[2]
+    view = json.loads(client.get_experiment_by_name("ipr").tags[f"mlflow.sharedViewState.{key}"])
+    assert view["orderByKey"] in view["selectedColumns"]
 
 
 class Kill(BaseException):

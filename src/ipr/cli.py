@@ -167,10 +167,10 @@ def deploy(options: argparse.Namespace) -> Any:
     """Serve scheduled retraining from the champion; needs a Prefect server."""
     from ipr import config as configs
 
-    configs.load(options.preset, options.overrides, _presets())  # refuse bad input before anything is served
+    config = configs.load(options.preset, options.overrides, _presets())
     from flows import launch
 
-    launch.deploy(options.preset, options.overrides, options.cron, options.name, Path(options.runs))
+    launch.deploy(config, options.preset, options.overrides, options.cron, options.name, Path(options.runs))
     return None
 
 

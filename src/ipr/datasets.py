@@ -182,6 +182,11 @@ def restore(root: Path, md5: str, out: Path, remote: str | None = None) -> Path:
     return out
 
 
+def check_remote(root: Path, remote: str) -> None:
+    """Raise IprError where the DVC project has no remote of this name; whether it answers is not asked."""
+    _dvc(root, lambda repo: _known(repo, remote))
+
+
 def reach_remote(root: Path, remote: str | None = None) -> str:
     """Name and url of the remote, which answered. Raises IprError where it does not."""
 
@@ -315,11 +320,8 @@ def _pull(root: Path, file: str, remote: str | None) -> None:
 
 def _remote(repo: Any, name: str | None) -> tuple[str, str]:
     """Name and url of the remote; one that is down is noticed in seconds (its client tries for up to half an hour)."""
-    remotes = repo.config["remote"]
-    name = name or repo.config["core"].get("remote")
-    if not name or name not in remotes:
-        raise IprError(f"no DVC remote {name or '(no default)'}; known: {', '.join(remotes) or 'none'}")
-    settings = remotes[name]
+    name = _known(repo, name)
+    settings = repo.config["remote"][name]
     if settings["url"].startswith("s3:"):
         settings.setdefault("connect_timeout", 10)
         settings.setdefault("read_timeout", 20)
@@ -327,6 +329,17 @@ def _remote(repo: Any, name: str | None) -> tuple[str, str]:
         if endpoint and not answers(endpoint):
             raise IprError(f"DVC remote {name}: no answer from {endpoint}")
     return name, settings["url"]
+
+
+def _known(repo: Any, name: str | None) -> str:
+    remotes = repo.config["remote"]
+    name = name or repo.config["core"].get("remote")
+    if not name or name not in remotes:
+        raise IprError(
+            f"no DVC remote {name or '(no default)'}; known: {', '.join(remotes) or 'none'};"
+            f" add it: dvc remote add {name or '-d NAME'} URL"
+        )
+    return name
 
 
 @contextlib.contextmanager

@@ -39,6 +39,10 @@ def defaults(root: Path) -> None:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         # A server of our own may find its SQLite locked by itself; it tries again, and a traceback helps nobody.
         "PREFECT_LOGGING_SERVER_LEVEL": "CRITICAL",
+        # Its recorder of task runs writes once a second, not at every event: then it met requests that were between
+        # reading and writing, and that could freeze the server for a minute (docs/operations.md).
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
         "DO_NOT_TRACK": "1",
         "MLFLOW_TRACKING_URI": default_tracking_uri(root),
         "MLFLOW_DISABLE_TELEMETRY": "true",

@@ -203,8 +203,10 @@ def git_state(folder: Path) -> dict[str, Any]:
 
 
 def check_space(folder: Path, needed: int) -> None:
-    """Raise IprError where the disk has less than `needed` bytes."""
+    """Raise IprError where `folder` cannot be written or its disk has less than `needed` bytes."""
     existing = next(p for p in (folder.resolve(), *folder.resolve().parents) if p.exists())
+    if not existing.is_dir():
+        raise IprError(f"{folder}: {existing} is a file; choose another --dir")
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise IprError(

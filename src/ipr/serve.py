@@ -341,11 +341,12 @@ def app(policy: TransformersPolicy, name: str, root: str | None = None, load: Lo
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket at the address; port 0 takes a free one. Raises IprError where it is in use."""
+    """A socket at the address; port 0 takes a free one. Raises IprError where it is in use or none."""
     try:
         return socket.create_server((host, port), backlog=512)
-    except OSError as error:
-        raise IprError(f"cannot listen at {host}:{port} ({error.strerror}); choose another --port") from None
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise IprError(f"cannot listen at {host}:{port} ({why}); choose another --port") from None
 
 
 def server(policy: TransformersPolicy, name: str, root: str | None = None, load: Load | None = None) -> uvicorn.Server:

@@ -6,6 +6,7 @@ give the same bytes (pinned pyarrow, no timestamps in the file), so that DVC's h
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -81,7 +82,8 @@ def replace(path: Path, write: Callable[[Path], Any]) -> Path:
     except OSError as error:
         raise IprError(f"cannot write {path}: {error.strerror or error}; free space or choose another folder") from None
     finally:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it is renamed, or could not be made at all
+            aside.unlink()
     return path
 
 

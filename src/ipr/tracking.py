@@ -43,6 +43,8 @@ CARRIED = ("git.", "dvc.", "prefect.", "ipr.", "scorer.", "mlflow.source.")
 """Tags with these beginnings go from the run to its iterations, models and versions."""
 BATCH = 500
 """Metrics in one request (MLflow takes at most 1000)."""
+RANKING = "ipr"
+"""Key of the experiment's view that ranks its runs: of its own accord MLflow's page has no metric in a column."""
 
 
 class Tracker:
@@ -229,6 +231,7 @@ class _View:
             self.runs.clear()  # the database is another one than before: everything again
             self.target.state |= {"sent": 0}
         self.target.state["experiment"] = _experiment(self.client, self.target)
+        self._offer_ranking()
         refused = []
         for batch in _batches(self.events[self.target.sent :]):
             refused += self._deliver(batch)
@@ -236,6 +239,23 @@ class _View:
             self.target.save()
         if refused:
             log.warning("MLflow refused %d events, e.g. %s", len(refused), refused[0])
+
+    def _offer_ranking(self) -> None:
+        """The view that `links` names: one line a run, best on dev first. MLflow's pages keep shared views as tags."""
+        figures = [f"metrics.`reported/{name}`" for name in ("dev/reward", "test/reward", "iteration")]
+        view = {
+            "selectedColumns": ["attributes.`Source`", *figures, "params.`env.name`", "params.`seed`"],
+            "orderByKey": figures[0],
+            "orderByAsc": False,
+            "searchFilter": f"{figures[0]} >= 0",  # finished runs; an iteration has no such figure
+            "startTime": "ALL",
+            "lifecycleFilter": "Active",
+            "datasetsFilter": [],
+            "modelVersionFilter": "All Runs",
+        }
+        tag, experiment = f"mlflow.sharedViewState.{RANKING}", self.target.state["experiment"]
+        if self.client.get_experiment(experiment).tags.get(tag) != json.dumps(view):
+            self.client.set_experiment_tag(experiment, tag, json.dumps(view))
 
     def _deliver(self, batch: list[dict[str, Any]]) -> list[str]:
         """Send events of one kind; returns what MLflow will never take. Raises where it may take them later."""
@@ -313,9 +333,10 @@ class _View:
         if model.status != LoggedModelStatus.READY:
             self.client.log_model_artifacts(model.model_id, str(path))
             self.client.finalize_logged_model(model.model_id, "READY")
-        outputs = self.client.get_run(run).outputs
-        if model.model_id not in [m.model_id for m in (outputs.model_outputs if outputs else [])]:
-            self.client.log_outputs(run, [LoggedModelOutput(model.model_id, k)])
+        for place in (run, self.runs["None"]):  # the run's own page names its models, too
+            outputs = self.client.get_run(place).outputs
+            if model.model_id not in [m.model_id for m in (outputs.model_outputs if outputs else [])]:
+                self.client.log_outputs(place, [LoggedModelOutput(model.model_id, k)])
         points = [Metric(n, v, event["time"], k, model_id=model.model_id) for n, v in event["metrics"].items()]
         if points:
             self.client.log_batch(run, metrics=points)
@@ -470,6 +491,7 @@ def links(config: TrackConfig, root: Path, run_dir: Path) -> dict[str, str]:
     if "None" in target.state["runs"]:
         experiment = f"{base}/#/experiments/{target.state['experiment']}"
         found["mlflow run"] = f"{experiment}/runs/{target.state['runs']['None']}"
+        found["mlflow ranking"] = f"{experiment}/runs?viewStateShareKey={RANKING}"
         found["mlflow comparison"] = f"{experiment}/runs?compareRunsMode=CHART"
         found["mlflow models"] = f"{base}/#/models/{config.registered_model}"
     return found
@@ -634,7 +656,7 @@ def _cut(tags: Mapping[str, str]) -> dict[str, str]:
 
 
 def _metric_name(name: str) -> str:
-    return re.sub(r"/+", "/", re.sub(r"[^A-Za-z0-9_./-]", "_", name)).strip("/.")[:250]
+    return re.sub(r"/+", "/", re.sub(r"[^A-Za-z0-9_./-]+", "_", name)).strip("/.")[:250]
 
 
 def _missing(error: Any) -> bool:
