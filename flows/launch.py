@@ -81,16 +81,12 @@ def plan(config: RunConfig) -> dict[str, Any]:
 
 def refine(folder: Path, config: RunConfig, preset: str, profile: bool = False) -> dict[str, Any]:
     """Run or resume the whole job in `folder`; returns its summary. With `profile` it also says where the time went."""
-<<<<<<< HEAD
+    check_space(folder, 200 << 20)
     check(config)
     if config.rollout.backend == "vllm":
         from ipr.policies import vllm
 
         vllm.check(config)
-=======
->>>>>>> audit
-    check_space(folder, 200 << 20)
-    check(config)
     root = project_root()
     check_servers(config, root)
     defaults(root)
