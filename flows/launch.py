@@ -81,14 +81,14 @@ def plan(config: RunConfig) -> dict[str, Any]:
 
 def refine(folder: Path, config: RunConfig, preset: str, profile: bool = False) -> dict[str, Any]:
     """Run or resume the whole job in `folder`; returns its summary. With `profile` it also says where the time went."""
+    root = project_root()
     check_space(folder, 200 << 20)
+    check_servers(config, root)
     check(config)
     if config.rollout.backend == "vllm":
         from ipr.policies import vllm
 
         vllm.check(config)
-    root = project_root()
-    check_servers(config, root)
     defaults(root)
     run = Run.open(folder, config, preset)
     with run.lock():

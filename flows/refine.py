@@ -6,7 +6,11 @@ run folder already holds its result, so starting a flow again continues it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 from prefect import flow
+from prefect.runtime import flow_run
 
 from tasks.champion import champion
 from tasks.evaluate import evaluate
@@ -20,7 +24,17 @@ from tasks.sft import sft
 from tasks.train import train
 
 
-@flow(name="sft", flow_run_name="sft", validate_parameters=False)
+def _of_run(stage: str) -> Callable[[], str]:
+    """Names a flow run after its run and stage, so that Prefect's pages tell the runs' stages apart."""
+
+    def name() -> str:
+        given = flow_run.parameters
+        return f"{Path(given['run_dir']).name}-{stage.format(**given)}"
+
+    return name
+
+
+@flow(name="sft", flow_run_name=_of_run("sft"), validate_parameters=False)
 def supervised(run_dir: str) -> None:
     """pi_ref: the base model fine-tuned on expert trajectories. Base and SFT agent are evaluated."""
     experts(run_dir, ensure_data(run_dir))
@@ -31,7 +45,7 @@ def supervised(run_dir: str) -> None:
     report(run_dir, 0)
 
 
-@flow(name="iteration", flow_run_name="iteration-{iteration}", validate_parameters=False)
+@flow(name="iteration", flow_run_name=_of_run("iteration-{iteration}"), validate_parameters=False)
 def iterate(run_dir: str, iteration: int) -> None:
     """One iteration of IPR, from the agent of the iteration before."""
     explore(run_dir, iteration)

@@ -138,6 +138,13 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
     assert run.status()["status"] == "stopped"
 
 
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    run = Run.open(tmp_path, configs.load())
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(IprError, match="cannot be written"), run.lock():
+        pass
+
+
 def test_work_is_done_once_and_shards_are_not_played_again(tmp_path: Path) -> None:
     run = Run.open(tmp_path / "r", configs.load("smoke", ["rollout.shard=2"], PRESETS))
     assert run.once(1, "pairs", lambda: {"step": 3})["step"] == 3

@@ -155,7 +155,11 @@ class Run:
         if not self.keeper:
             yield
             return
-        with open(self.folder / ".lock", "w") as file:
+        try:
+            opened = open(self.folder / ".lock", "w")  # noqa: SIM115
+        except OSError as error:
+            raise IprError(f"{self.folder}: cannot be written ({error.strerror}); use another --dir") from None
+        with opened as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
