@@ -202,9 +202,9 @@ def run_attacks(folder: Path) -> dict[str, Any]:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     found: dict[str, Any] = {}
     for name, text in ATTACKS.items():
-        start = time.perf_counter()
+        start = time.thread_time()  # others may have the core, too
         result = database.run(text.replace("{folder}", str(folder)))
-        seconds = time.perf_counter() - start
+        seconds = time.thread_time() - start
         peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
         works = database._run("SELECT COUNT(*), MAX(age) FROM person")[0].rows == ((200, 69),)
         found[name] = (result.kind, result.text, seconds, works, peak)

@@ -4,9 +4,9 @@ Decided here: no guard holds alone, so all stand together. The connection is rea
 lets ATTACH and VACUUM INTO make files); an authorizer allows SELECT, reading the database's own tables, recursion and a
 list of functions, all of which give the same whenever they are called; SQLite's limits bound strings (100 kB), columns
 and nesting; a counter of SQLite's opcodes stops endless work at the same place on every machine, and a deadline of one
-second what is slow in few opcodes; the heap is bounded (sorting, and the exponential planning of nested WITH); results
-are bounded in rows and size; it is one statement at a time. Connections are not shared between threads nor carried over
-a fork. Left out: a process of its own for SQLite, which would cost more than a step's time.
+second (later only where others keep the processor busy) what is slow in few opcodes; the heap is bounded (sorting, and
+the exponential planning of nested WITH); results are bounded in rows and size; it is one statement at a time.
+Connections are not shared between threads nor carried over a fork. Left out: a process of its own for SQLite, which would cost more than a step's time.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ MAX_ROWS = 10_000
 MAX_RESULT = 8_000_000
 """Of a result: characters of its texts, and 64 for each value."""
 MAX_SECONDS = 1.0
+LEAST_SECONDS = 0.5
+"""Of the processor, which a statement may have in any case: on a busy machine a second is soon gone."""
 MAX_OPCODES = 20_000_000
 HEAP = 64_000_000
 """Bytes that SQLite may have in this process. SQLite knows one such limit, for all its users in the process."""
@@ -169,13 +171,13 @@ class Database:
         for name, (arguments, function) in FUNCTIONS.items():
             connection.create_function(name, arguments, function, deterministic=True)
         self._asked = self._ticks = 0
-        self._deadline = 0.0
+        self._deadline = self._least = 0.0
         connection.set_authorizer(self._may)
         connection.set_progress_handler(self._over, _EVERY)
 
     def _may(self, action: int, one: str | None, two: str | None, schema: str | None, _: str | None) -> int:
         self._asked += 1
-        if self._asked > _PLANNING or time.perf_counter() > self._deadline:
+        if self._asked > _PLANNING or self._late():
             return sqlite3.SQLITE_DENY
         match action:
             case sqlite3.SQLITE_SELECT | sqlite3.SQLITE_RECURSIVE:
@@ -191,7 +193,10 @@ class Database:
 
     def _over(self) -> bool:
         self._ticks += 1
-        return self._ticks * _EVERY > MAX_OPCODES or time.perf_counter() > self._deadline
+        return self._ticks * _EVERY > MAX_OPCODES or self._late()
+
+    def _late(self) -> bool:
+        return time.perf_counter() > self._deadline and time.thread_time() > self._least
 
     def run(self, statement: str) -> Result:
         """Runs one statement of the agent, or remembers what it gave: the database never changes."""
@@ -237,6 +242,7 @@ class Database:
         """Rows and what they weigh; or None and what went wrong, in SQLite's words."""
         self._asked = self._ticks = 0
         self._deadline = time.perf_counter() + MAX_SECONDS
+        self._least = time.thread_time() + LEAST_SECONDS
         rows: list[Row] = []
         cost = 1000
         cursor = self._connection.cursor()
@@ -257,7 +263,7 @@ class Database:
                 raise IprError(f"{self._source.where or self.name}: {said}; fetch the file again") from error
             if self._asked > _PLANNING:
                 said = "The statement is too complicated"
-            elif "not authorized" in said and time.perf_counter() > self._deadline:
+            elif "not authorized" in said and self._late():
                 said = "interrupted"
             return None, 0, "Could not decode to UTF-8" if said.startswith("Could not decode") else said
         except (MemoryError, OverflowError, ValueError) as error:
