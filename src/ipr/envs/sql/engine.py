@@ -6,7 +6,8 @@ list of functions, all of which give the same whenever they are called; SQLite's
 and nesting; a counter of SQLite's opcodes stops endless work at the same place on every machine, and a deadline of one
 second (later only where others keep the processor busy) what is slow in few opcodes; the heap is bounded (sorting, and
 the exponential planning of nested WITH); results are bounded in rows and size; it is one statement at a time.
-Connections are not shared between threads nor carried over a fork. Left out: a process of its own for SQLite, which would cost more than a step's time.
+Connections are not shared between threads nor carried over a fork. Left out: a process of its own for SQLite, which
+would cost more than a step's time.
 """
 
 from __future__ import annotations
