@@ -2,7 +2,7 @@
 
     python benchmarks/rollout_cost.py [--model embedded] [--tasks 32] [--plot docs/rollout-cost.png] [--json FILE]
 
-Key-values in bfloat16, one thread, seconds of the process. A straight line is fitted to each row of points; how much of
+One thread, seconds of the process. A straight line is fitted to each row of points; how much of
 the points' variance it explains (R2) is printed, and for the history how much dearer a rollout gets with it.
 """
 
@@ -42,7 +42,7 @@ def main() -> None:
     def seconds(jobs: list[Job], max_steps: int) -> tuple[float, float]:
         """Seconds, and new tokens, of all jobs."""
         limit = min(4096, models.context_length(options.model))
-        policy = TransformersPolicy(model, tokenizer, "", max_length=limit, slots=SLOTS, kv_dtype=torch.bfloat16)
+        policy = TransformersPolicy(model, tokenizer, "", max_length=limit, slots=SLOTS)
         start = time.process_time()
         played = play(envs.get(options.env, max_steps=max_steps), policy, jobs, Sampling(1.0, NEW), slots=SLOTS)
         took = time.process_time() - start

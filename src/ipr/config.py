@@ -166,8 +166,7 @@ class RolloutConfig(_Section):
     max_new_tokens: int = Field(default=256, ge=1)
     """Per turn of the agent."""
     kv_dtype: Literal["model", "bfloat16"] = "model"
-    """Type of the kept key-values: the model's, or bfloat16, which halves what a CPU has to read for each token. (vLLM
-    keeps the model's.)"""
+    """Type of the kept key-values: the model's, or bfloat16, which halves their memory. (vLLM keeps the model's.)"""
     workers: int = Field(default=1, ge=1)
     """Processes of one thread each that play; 1 plays in the run's own process. Decides no result."""
     scheduler: str | None = None

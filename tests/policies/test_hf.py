@@ -114,20 +114,67 @@ def test_forks_equal_separate_episodes():
     assert len({a.token_ids for a in together}) > 1, "seeds make a difference"
 
 
-def test_attention_over_shared_trunks_is_attention():
+@pytest.mark.parametrize("width", [1, 3])
+def test_attention_over_what_rows_share_is_attention(monkeypatch: pytest.MonkeyPatch, width: int):
+    monkeypatch.setattr(hf, "_WORTH_A_BRANCH", 8)
+    monkeypatch.setattr(hf, "_BLOCK", 2)
     chance = torch.Generator().manual_seed(0)
-    pool = [torch.randn(6, 2, 64, 8, generator=chance) for _ in "kv"]
-    for side in pool:
-        side[4, :, :20] = side[1, :, :20]  # rows 1 and 4 began with the same prompt; row 2 with one of that length
-    rows, lengths = np.array([4, 0, 1, 2]), np.array([33, 9, 21, 40])
-    query = torch.randn(4, 6, 8, generator=chance)
-    trunks = hf._Trunks(rows, np.array([20, 8, 20, 20]), np.array([7, 3, 7, 9]), lengths)
-    assert sorted(b - a for a, b, *_ in trunks._shared) == [1, 1, 2]
-    found = trunks.attend(query, *pool)
-    for q, row, length, out in zip(query, rows, lengths, found, strict=True):
-        keys, values = (side[row, :, :length].repeat_interleave(3, 0) for side in pool)
-        weights = torch.softmax(keys @ q[..., None], 1)
-        assert torch.allclose(out, (weights * values).sum(1), atol=1e-5)
+    pool = (torch.randn(8, 2, 64, 8, generator=chance), torch.randn(8, 2, 64, 8, generator=chance))
+    ids = np.random.default_rng(0).integers(9, size=(8, 64))
+    # All begin alike; 1, 4 and 7 go on alike, and of them 4 and 7 further still.
+    for row, donor, shared in ((1, 0, 12), (2, 0, 12), (4, 1, 22), (7, 4, 31), (4, 1, 22), (5, 0, 12)):
+        for side in pool:
+            side[row, :, :shared] = side[donor, :, :shared]
+        ids[row, :shared] = ids[donor, :shared]
+    rows, lengths = np.array([0, 1, 2, 4, 5, 7]), np.array([33, 50, 12, 32, 45, 40])
+    reading = hf._Reading(ids, rows, lengths, 2 * width, {})
+    assert {(b - a, s, e) for a, b, s, e in reading._branches} == {(6, 0, 12), (3, 12, 22), (2, 22, 31)}
+    for going in ([0, 1, 2, 3, 4, 5], [1, 3, 4]):  # some are done after the first pass
+        positions = lengths[going][:, None] + np.arange(width)
+        states = (torch.randn(1, 2, positions.size, 8), torch.randn(1, 2, positions.size, 8))
+        for side, new in zip(pool, states, strict=True):
+            side[np.repeat(rows[going], width), :, positions.ravel()] = new[0].transpose(0, 1)
+        query = torch.randn(positions.size, 6, 8)
+        reading.begin(rows[going], positions)
+        reading.write(0, pool, [side[0].flatten(0, 1) for side in states], states[0])
+        found = reading.attend(0, query)
+        where = zip(np.repeat(rows[going], width), positions.ravel(), strict=True)
+        for q, (row, position), out in zip(query, where, found, strict=True):
+            keys, values = (side[row, :, : position + 1].repeat_interleave(3, 0) for side in pool)
+            weights = torch.softmax(keys @ q[..., None], 1)
+            assert torch.allclose(out, (weights * values).sum(1), atol=1e-5)
+        lengths[going] += width
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_right_guesses_save_passes_and_change_no_token(monkeypatch: pytest.MonkeyPatch, temperature: float):
+    model, sampling = toy.model(), Sampling(temperature, 40)
+    policy, asked = make(model, slots=16), turns(6, sampled=True)
+    passes: list[int] = []
+    forward = policy._forward
+    monkeypatch.setattr(policy, "_forward", lambda ids, *rest: (passes.append(len(ids)), forward(ids, *rest))[1])
+    first = policy.generate(asked, sampling)
+    needed = len(passes)
+    again = policy.generate([replace(turn, session=f"again {turn.session}") for turn in asked], sampling)
+    assert again == first
+    assert [a.token_ids for a in again] == [plain(model, turn, sampling) for turn in asked]
+    assert len(passes) - needed < needed
+
+
+def test_guesses_are_what_came_after_the_same_tokens():
+    guesses, context = hf._Guesses(), np.arange(10, 18)
+    guesses.learn(np.array([*context, 1, 2, 3, 4, 5, 6, 7]))
+    guesses.learn(np.array([*(context + 30)[:5], *context[5:], 8, 9]))
+    assert guesses.after(context[None]).tolist() == [[1, 2, 3, 4, 5, 6, 7]]
+    assert guesses.after((context + 60)[None]).tolist() == [[0] * 7], "never seen"
+    other = np.array([*range(90, 95), *context[5:]])
+    assert guesses.after(other[None])[0, :2].tolist() == [8, 9], "the last time that the short context was seen"
+    assert guesses.worth(8) == 0, "none before some were right"
+    for _ in range(60):
+        guesses.judge(np.ones((8, 1), dtype=bool))
+    assert (guesses.worth(8), guesses.worth(128), guesses.worth(512)) == (7, 3, 0)
+    guesses.forget()
+    assert guesses.after(context[None]).tolist() == [[0] * 7]
 
 
 def test_a_session_that_begins_anew_with_less():
