@@ -271,15 +271,17 @@ def deploy(config: RunConfig, preset: str, overrides: list[str], cron: str, name
         raise IprError(
             f"--cron '{cron}' is no schedule; five fields, e.g. '0 3 * * *' (every night at three)"
         ) from None
+    from prefect import serve
+
+    from flows.refine import evaluate_stages
     from flows.retrain import retrain
 
-    retrain.serve(
-        name=name,
-        cron=cron,
-        limit=1,
-        tags=["ipr", "retrain"],
-        parameters={"preset": preset, "overrides": overrides, "runs": str(runs.resolve())},
-    )
+    parameters = {"preset": preset, "overrides": overrides, "runs": str(runs.resolve())}
+    deployments: list[Any] = [
+        retrain.to_deployment(name=name, cron=cron, tags=["ipr", "retrain"], parameters=parameters),
+        evaluate_stages.to_deployment(name=name, tags=["ipr", "evaluate"]),
+    ]
+    serve(*deployments, limit=1)
 
 
 def _base(run: Run, config: RunConfig, root: Path) -> str:

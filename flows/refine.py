@@ -12,6 +12,7 @@ from pathlib import Path
 from prefect import flow
 from prefect.runtime import flow_run
 
+from ipr.run import Run
 from tasks.champion import champion
 from tasks.evaluate import evaluate
 from tasks.experts import experts
@@ -66,8 +67,9 @@ def refine(run_dir: str, iterations: int, name: str) -> None:
     champion(run_dir, iterations)
 
 
-@flow(name="evaluate", flow_run_name="evaluate-{name}", validate_parameters=False)
-def evaluate_stages(run_dir: str, stages: list[int], name: str) -> None:
-    """Evaluate stages of a run (-1 base, 0 SFT, K iteration K)."""
-    for stage in stages:
-        evaluate(run_dir, stage)
+@flow(name="evaluate", flow_run_name=_of_run("evaluate"), validate_parameters=False)
+def evaluate_stages(run_dir: str, stages: list[int]) -> None:
+    """Evaluate stages of a run (-1 base, 0 SFT, K iteration K) that are not evaluated yet, whatever their turn was."""
+    with Run(run_dir).lock():
+        for stage in stages:
+            evaluate(run_dir, stage)

@@ -40,6 +40,15 @@ def test_presets_load(preset: str) -> None:
     assert configs.load(preset, [], PRESETS).env.name == (preset if preset in ("sql", "webshop") else "alfworld")
 
 
+def test_an_environment_has_its_own_registered_model() -> None:
+    named = {
+        env: configs.load("quick", [f"env.name={env}"], PRESETS).track.registered_model for env in ("alfworld", "sql")
+    }
+    assert named == {"alfworld": "ipr-agent", "sql": "ipr-agent-sql"}
+    chosen = configs.load("quick", ["env.name=sql", "track.registered_model=ours"], PRESETS)
+    assert chosen.track.registered_model == "ours"
+
+
 def test_overrides_and_their_numbers() -> None:
     config = configs.load("quick", ["train.learning_rate=1e-4", "eval.splits=[unseen]", "env.data=null"], PRESETS)
     assert config.train.learning_rate == 1e-4

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from ipr.types import IprError
 
 EMBEDDED = "embedded"
+REGISTERED = "ipr-agent"
 BASES = Path(__file__).parent / "base"
 """The small base models shipped with the package, each in a folder named after its environment."""
 
@@ -216,8 +217,9 @@ class TrackConfig(_Section):
     uri: str | None = None
     """MLflow tracking server; null is sqlite in `mlflow/` of the project (or what MLFLOW_TRACKING_URI says)."""
     experiment: str = "ipr"
-    registered_model: str = "ipr-agent"
-    """Name in the model registry; alias `champion` is moved only when a model is better on dev."""
+    registered_model: str = REGISTERED
+    """Name in the model registry; alias `champion` is moved only when a model is better on dev. Agents of different
+    environments are different models, so the default is "ipr-agent-sql" and the like for all but ALFWorld's."""
     enabled: bool = True
 
 
@@ -291,8 +293,12 @@ def validate(tree: dict[str, Any], where: str) -> RunConfig:
     """A RunConfig from nested dictionaries; `where` names their source in error messages."""
     try:
         config = RunConfig.model_validate(tree)
-        model = config.model.model_copy(update={"path": embedded(config.model.path, config.env.name)})
-        return config.model_copy(update={"model": model})
+        env = config.env.name
+        model = config.model.model_copy(update={"path": embedded(config.model.path, env)})
+        track = config.track
+        if track.registered_model == REGISTERED and env != "alfworld":
+            track = track.model_copy(update={"registered_model": f"{REGISTERED}-{env}"})
+        return config.model_copy(update={"model": model, "track": track})
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])

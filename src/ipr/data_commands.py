@@ -78,14 +78,18 @@ def lineage(options: Namespace) -> dict[str, Any]:
     from ipr import tracking
 
     defaults(project_root())
-    return tracking.lineage(options.ref, TrackConfig(), project_root())
+    return tracking.lineage(options.ref, _tracked(options.env), project_root())
 
 
 def restore(options: Namespace) -> dict[str, Any]:
     from ipr import tracking
 
     defaults(project_root())
-    return tracking.restore_data(options.ref, options.out, TrackConfig(), project_root())
+    return tracking.restore_data(options.ref, options.out, _tracked(options.env), project_root())
+
+
+def _tracked(env: str) -> TrackConfig:
+    return configs.load(overrides=[f"env.name={env}"]).track
 
 
 SHOWN = 10
