@@ -142,7 +142,7 @@ def test_what_comes_before_start_or_iteration_opens_them(root: Path):
 def test_metric_names_hold_only_what_mlflow_takes(root: Path):
     tracker = Tracker(root / "run", TrackConfig(), root)
     tracker.metrics({"reward (unseen)": 1, "/a//b:c": 2}, step=0)
-    assert list(events(root / "run")[-1]["values"]) == ["reward__unseen_", "a/b_c"]
+    assert list(events(root / "run")[-1]["values"]) == ["reward_unseen_", "a/b_c"]
 
 
 def test_a_model_carries_the_tags_of_its_run_and_data(root: Path):
