@@ -44,10 +44,10 @@ class Folder:
         """The finished episodes by game."""
         return {t.task_id: t for t in store.rows_of(sorted(self._shards(split)), Trajectory)}
 
-    def keep(self, split: str, episodes: Sequence[Trajectory]) -> None:
+    def keep(self, split: str, episode: Trajectory) -> None:
         self._start()
         number = len(self._shards(split))
-        store.save(self.path / "played" / split / f"{number:05}.parquet", episodes, Trajectory)
+        store.save(self.path / "played" / split / f"{number:05}.parquet", [episode], Trajectory)
 
     def spent(self, split: str) -> dict[str, int]:
         """The usage of all that was played for this split."""
@@ -97,10 +97,10 @@ def play(
         if out and usage is not None:
             out.note_spent(split, asdict(usage))
 
-    def keep(episodes: list[Trajectory]) -> None:
+    def keep(episode: Trajectory) -> None:
         note()
         if out:
-            out.keep(split, episodes)
+            out.keep(split, episode)
 
     left = [Job(Prefix(task_id)) for task_id in wanted if task_id not in played]
     if check and left:

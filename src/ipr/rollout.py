@@ -2,7 +2,7 @@
 
 Exploring, Monte-Carlo scoring, rejection sampling and evaluating are this one loop. Decided here: a prefix is replayed
 once and its state forked by snapshot for every episode that starts there; replayed observations must equal the recorded
-ones; up to `slots` episodes are active, a finished one is replaced before the next round. Which episodes are active
+ones; up to `slots` episodes are active, a finished one is replaced at once. Which of them a policy answers
 together follows from the jobs alone, so the same jobs give the same batches and the same trajectories to the last bit.
 A greedy episode that comes to where another one starts would go on as that one does, so it is played once.
 Left out: files, shards and resuming (see `ipr.run`).
@@ -10,7 +10,8 @@ Left out: files, shards and resuming (see `ipr.run`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from ipr import profiling
 from ipr.profiling import timed
 from ipr.progress import Progress
 from ipr.types import (
+    Completion,
     Ending,
     Environment,
     EnvSpec,
@@ -29,6 +31,7 @@ from ipr.types import (
     Prefix,
     Sampling,
     Step,
+    Streaming,
     Trajectory,
     Turn,
     derive_seed,
@@ -45,15 +48,15 @@ def play(
     slots: int = 128,
     join: bool = True,
     progress: Progress | None = None,
-    keep: Callable[[list[Trajectory]], None] | None = None,
+    keep: Callable[[Trajectory], None] | None = None,
 ) -> list[Trajectory]:
     """Play every job to the end of its episode; trajectories in the order of the jobs.
 
     A job whose prefix already ended its episode comes back finished, the policy is not asked. An episode whose context
     is full ends as "overflow" with the reward the environment gave last (0 where it gave none). With `join` a greedy
-    episode whose steps become another job's prefix takes that job's continuation. `keep` is given the episodes that
-    ended in a round, after it (joined ones never: they end with `play` itself). Raises IprError where a replayed prefix
-    does not give back its recorded observations.
+    episode whose steps become another job's prefix takes that job's continuation. `keep` is given each
+    episode as it ends (joined ones never: they end with `play` itself). Raises IprError where a replayed prefix does
+    not give back its recorded observations.
     """
     played: dict[int, Trajectory] = {}
     joined: list[tuple[_Episode, int]] = []
@@ -62,58 +65,66 @@ def play(
     starts = _Starts(spec)
     envs: list[Environment] = []
     idle: list[Environment] = []
-    active: list[_Episode] = []
-    ended: list[Trajectory] = []
-    """In this round."""
+    active: dict[Hashable, _Episode] = {}
+    turns: deque[Turn] = deque()
+    """Asked of the policy, not yet taken by it."""
 
     def leave(episode: _Episode) -> None:
         policy.close_session(episode.index)
         idle.append(episode.env)
+        active.pop(episode.index, None)
 
     def end(episode: _Episode, ending: Ending) -> None:
         leave(episode)
         played[episode.index] = episode.trajectory(policy.name, ending)
-        ended.append(played[episode.index])
+        if keep:
+            keep(played[episode.index])
+
+    def begin() -> None:
+        """Fill the slots."""
+        while waiting and len(active) < slots:
+            index = waiting.pop()
+            with timed("environment"):
+                start = starts.at(jobs[index].prefix)
+                if not idle:
+                    envs.append(spec.make())
+                    idle.append(envs[-1])
+                env = idle.pop()
+                episode = _Episode(index, jobs[index], env, spec.prompt, start)
+                if start.ending is None:
+                    env.restore(start.snapshot)
+            if start.ending is not None:
+                end(episode, start.ending)
+            else:
+                active[index] = episode
+                turns.append(episode.turn(spec.max_steps))
+
+    def report() -> None:
+        if progress:
+            progress(len(played) + len(joined), len(jobs))
 
     try:
-        while waiting or active:
-            before = len(played) + len(joined)
-            ended.clear()
-            with timed("environment"):
-                while waiting and len(active) < slots:
-                    index = waiting.pop()
-                    start = starts.at(jobs[index].prefix)
-                    if not idle:
-                        envs.append(spec.make())
-                        idle.append(envs[-1])
-                    env = idle.pop()
-                    episode = _Episode(index, jobs[index], env, spec.prompt, start)
-                    if start.ending is not None:
-                        end(episode, start.ending)
-                    else:
-                        env.restore(start.snapshot)
-                        active.append(episode)
-            completions = policy.generate([e.turn(spec.max_steps) for e in active], sampling) if active else []
-            going_on: list[_Episode] = []
-            for episode, completion in zip(active, completions, strict=True):
-                ending = "overflow"
-                if completion.finish != "overflow":
-                    ending = _ending(episode.act(completion.text), len(episode.steps), spec.max_steps)
-                if ending is not None:
-                    end(episode, ending)
-                elif starting and (other := starting.get(episode.prefix())) is not None:
-                    leave(episode)
-                    joined.append((episode, other))
-                else:
-                    going_on.append(episode)
-            active = going_on
-            if keep and ended:
-                keep(list(ended))
-            if progress and (done := len(played) + len(joined)) > before:
-                progress(done, len(jobs))
+        begin()
+        if played:
+            report()
+        for turn, completion in _answers(policy, turns, sampling):
+            episode = active[turn.session]
+            ending = "overflow"
+            if completion.finish != "overflow":
+                ending = _ending(episode.act(completion.text), len(episode.steps), spec.max_steps)
+            if ending is not None:
+                end(episode, ending)
+            elif starting and (other := starting.get(episode.prefix())) is not None:
+                leave(episode)
+                joined.append((episode, other))
+            else:
+                turns.append(episode.turn(spec.max_steps))
+                continue
+            begin()
+            report()
     finally:
-        for episode in active:
-            policy.close_session(episode.index)
+        for index in active:
+            policy.close_session(index)
         for env in [*envs, starts.env]:
             env.close()
     profiling.count("episodes", len(played))
@@ -124,6 +135,16 @@ def play(
         mine = episode.trajectory(policy.name, rest.ending)
         played[episode.index] = replace(mine, steps=rest.steps, reward=rest.reward, invalid=mine.invalid + rest.invalid)
     return [played[index] for index in range(len(jobs))]
+
+
+def _answers(policy: Policy, turns: deque[Turn], sampling: Sampling) -> Iterator[tuple[Turn, Completion]]:
+    """Every turn with its answer, until none is left; without `stream` in rounds."""
+    if isinstance(policy, Streaming):
+        yield from policy.stream(turns, sampling)
+    while turns:
+        asked = list(turns)
+        turns.clear()
+        yield from zip(asked, policy.generate(asked, sampling), strict=True)
 
 
 def replay(spec: EnvSpec, trajectory: Trajectory) -> list[str]:

@@ -8,9 +8,10 @@ a state. Left out on purpose: tokens (see `ipr.training.tokens`) and files (see 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, Sequence
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 Ending = Literal["terminated", "truncated", "overflow"]
 """How an episode ended: by the environment, by the step limit, or because the context was full."""
@@ -245,6 +246,19 @@ class Policy(Protocol):
 
     def close_session(self, session: Hashable) -> None:
         """Forget a session's key-value cache (a no-op for policies without one, and for unknown sessions)."""
+        ...
+
+
+@runtime_checkable
+class Streaming(Policy, Protocol):
+    """A policy whose turns need not wait for each other."""
+
+    def stream(self, waiting: deque[Turn], sampling: Sampling) -> Iterator[tuple[Turn, Completion]]:
+        """Takes turns from the left of `waiting` as it has room; yields each with its answer as soon as it is there.
+
+        Whoever iterates may add turns meanwhile, of sessions that have been answered or of new ones. It ends where none
+        is left.
+        """
         ...
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from ipr.policies import hf
+from ipr.policies import attention, hf
 from ipr.policies.hf import TransformersPolicy, draw
 from ipr.rollout import play, replay
 from ipr.training.tokens import ChatTokens
@@ -83,7 +83,7 @@ def test_only_what_is_new_is_fed(monkeypatch: pytest.MonkeyPatch):
     asked = [Turn(base, seed=i, session=i) for i in range(5)]
     answers = policy.generate(asked, one)
     length = len(policy.chat.prompt(base))
-    assert fed == [length], "five forks are read once"
+    assert fed == [length - 1, 5], "what five forks have in common is read once"
 
     fed.clear()
     again = [go_on(t, a, "Nothing happens.") for t, a in zip(asked, answers, strict=True)]
@@ -115,9 +115,9 @@ def test_forks_equal_separate_episodes():
 
 
 @pytest.mark.parametrize("width", [1, 3])
-def test_attention_over_what_rows_share_is_attention(monkeypatch: pytest.MonkeyPatch, width: int):
-    monkeypatch.setattr(hf, "_WORTH_A_BRANCH", 8)
-    monkeypatch.setattr(hf, "_BLOCK", 2)
+@pytest.mark.parametrize("worth", [9, 12, 1000])
+def test_attention_over_what_rows_share_is_attention(monkeypatch: pytest.MonkeyPatch, width: int, worth: int):
+    monkeypatch.setattr(attention, "_WORTH_A_BRANCH", worth)
     chance = torch.Generator().manual_seed(0)
     pool = (torch.randn(8, 2, 64, 8, generator=chance), torch.randn(8, 2, 64, 8, generator=chance))
     ids = np.random.default_rng(0).integers(9, size=(8, 64))
@@ -127,17 +127,17 @@ def test_attention_over_what_rows_share_is_attention(monkeypatch: pytest.MonkeyP
             side[row, :, :shared] = side[donor, :, :shared]
         ids[row, :shared] = ids[donor, :shared]
     rows, lengths = np.array([0, 1, 2, 4, 5, 7]), np.array([33, 50, 12, 32, 45, 40])
-    reading = hf._Reading(ids, rows, lengths, 2 * width, {})
-    assert {(b - a, s, e) for a, b, s, e in reading._branches} == {(6, 0, 12), (3, 12, 22), (2, 22, 31)}
+    sharing = attention.Sharing(ids, rows, lengths)
+    branches = {9: {(6, 0, 12), (3, 12, 22), (2, 22, 31)}, 12: {(6, 0, 12), (2, 12, 31)}, 1000: set()}
+    assert {(b - a, s, e) for _, s, e, a, b in sharing._branches} == branches[worth]
     for going in ([0, 1, 2, 3, 4, 5], [1, 3, 4]):  # some are done after the first pass
         positions = lengths[going][:, None] + np.arange(width)
-        states = (torch.randn(1, 2, positions.size, 8), torch.randn(1, 2, positions.size, 8))
-        for side, new in zip(pool, states, strict=True):
-            side[np.repeat(rows[going], width), :, positions.ravel()] = new[0].transpose(0, 1)
+        for side in pool:
+            new = torch.randn(2, positions.size, 8)
+            side[np.repeat(rows[going], width), :, positions.ravel()] = new.transpose(0, 1)
         query = torch.randn(positions.size, 6, 8)
-        reading.begin(rows[going], positions)
-        reading.write(0, pool, [side[0].flatten(0, 1) for side in states], states[0])
-        found = reading.attend(0, query)
+        sharing.begin(rows[going], lengths[going], width)
+        found = sharing.attend(query, *pool)
         where = zip(np.repeat(rows[going], width), positions.ravel(), strict=True)
         for q, (row, position), out in zip(query, where, found, strict=True):
             keys, values = (side[row, :, : position + 1].repeat_interleave(3, 0) for side in pool)
@@ -263,7 +263,7 @@ def test_long_prompts_are_read_in_pieces(monkeypatch: pytest.MonkeyPatch):
     model = toy.model()
     asked = turns(9)
     whole = make(model, slots=16).generate(asked, GREEDY)
-    monkeypatch.setattr(hf, "_SEGMENT_TOKENS", 24)
+    monkeypatch.setattr(hf, "SEGMENT_TOKENS", 24)
     monkeypatch.setattr(hf, "_PASS_TOKENS", 50)
     assert make(model, slots=16).generate(asked, GREEDY) == whole
 
