@@ -14,8 +14,9 @@ from contextlib import contextmanager
 
 PARTS = ("model", "environment", "tokenizer", "io", "training", "waiting")
 """model: forward passes and drawing tokens; io: data sets and models, read and written; waiting: for workers."""
-COUNTS = ("episodes", "joined", "tokens")
-"""episodes: played here; joined: not played, because another one was; tokens: that the agent wrote."""
+COUNTS = ("episodes", "joined", "tokens", "followed")
+"""episodes: played here; joined: not played, because another one was; tokens: that the agent wrote; followed: of
+these, the ones that took no forward pass, as another episode had come to the same tokens."""
 WORKERS = "workers"
 """Seconds of the workers, which run beside those of the main process."""
 

@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor
@@ -42,6 +43,9 @@ T = TypeVar("T")
 
 _CONTEXT, _SHORT_CONTEXT = 8, 3
 """Tokens that a guess of the next one is made from."""
+_SEEN, _LIKELIEST = 1 << 16, 8
+"""Distributions that are remembered, and tokens of each."""
+_RANDOM = np.uint64(0x9E3779B97F4A7C15)
 _HASH: Ids = np.random.default_rng(0).integers(1 << 40, size=_CONTEXT) | 1
 _MOST_GUESSES = 7
 _PASS_GUESSED = 512
@@ -50,6 +54,9 @@ _PASS_TOKENS = 2048
 """Most tokens in one forward pass."""
 _WORTH_SHARING = 32
 """Tokens that new prompts must have in common to be run for all of them first."""
+_MOST_FOLLOWED = 32
+"""Most tokens that a row follows others before the next pass, for which all wait."""
+_NONE: Ids = np.zeros(0, dtype=np.int64)
 _PASSES_BETWEEN = 8
 """Passes that new sessions wait while others write: to begin some changes what all share, which takes a while."""
 _ONEDNN_FROM = 32
@@ -90,6 +97,7 @@ class TransformersPolicy:
         self._guesses = _Guesses()
         self._pool = Pool(slots, self.max_length, kv_dtype, self.device)
         self._block = 1 if self.device.type == "cpu" else slots
+        self._seen = _Seen() if self.device.type == "cpu" else None
         self._shares = self.device.type == "cpu" and (kv_dtype or model.dtype) == model.dtype == torch.float32
         self._sharing: Sharing | None = None
 
@@ -129,8 +137,11 @@ class TransformersPolicy:
         self, waiting: deque[T], ask: Callable[[T], tuple[Sequence[int], Turn]], sampling: Sampling
     ) -> Iterator[tuple[T, Completion]]:
         """See `stream`; `ask` has the prompt's tokens and the turn of what waits."""
-        if self._rows.idle:
-            self._guesses.forget()  # so answers do not even round otherwise for what was played before
+        if self._rows.idle:  # so answers do not even round otherwise for what was played before
+            self._guesses.forget()
+            self._rows.forget()
+        if self._seen:
+            self._seen.forget()
         self._sharing = None
         asked: dict[int, tuple[T, Turn]] = {}
         """By row."""
@@ -180,25 +191,26 @@ class TransformersPolicy:
     def _completion(self, row: int, sampling: Sampling) -> Completion:
         ids = self._rows.written(row).tolist()
         counted("tokens", len(ids))
+        self._guesses.learn(self._rows.ids[row, max(0, self._rows.starts[row] - _CONTEXT) : self._rows.known[row]])
         with timed("tokenizer"):
             text = self.chat.text(ids)
         finish = "stop" if ids[-1] in self.ends else "length" if len(ids) == sampling.max_new_tokens else "overflow"
         return Completion(text, tuple(ids), finish)
 
     @torch.inference_mode()
-    def _begin(self, fresh: Sequence[int]) -> None:
+    def _begin(self, fresh: Iterable[int]) -> None:
         """Give empty rows the beginnings of their prompts: from rows that hold them, or run once for several."""
-        rows, left = self._rows, sorted(fresh, key=lambda row: (-self._rows.known[row], row))
+        rows = self._rows
+        if self._seen:  # of equal prompts the others follow
+            fresh = {int(rows.hashes[row, rows.known[row]]): row for row in sorted(fresh, reverse=True)}.values()
+        left = sorted(fresh, key=lambda row: (-rows.known[row], row))
         while left:
             first: list[int] = []
             later: list[int] = []
             for row in left:
                 prompt = rows.ids[row, : rows.known[row] - 1]
-                donor, length = rows.longest_held(prompt)
+                self._take_over(row, rows.holder(prompt))
                 held = int(rows.lengths[row])
-                if length > held:
-                    self._pool.copy(donor, row, held, length)
-                    rows.lengths[row] = held = length
                 # Of those that have still much in common the longest is run first.
                 if any(
                     common_length(rows.ids[other, : len(prompt)], prompt) - held >= _WORTH_SHARING for other in first
@@ -211,14 +223,23 @@ class TransformersPolicy:
             pieces = self._pieces(first, less=1)
             while pieces:
                 taken, pieces = _fitting(pieces, _PASS_TOKENS)
-                self._run(rows.ids[:0, 0], 0, taken)
+                self._run(_NONE, _NONE, 0, taken)
             left = later
         self._sharing = None
 
     @torch.inference_mode()
     def _pass(self, going: Ids, temperature: float) -> list[int]:
-        """Feed what these rows lack, as much as fits into one forward pass, and draw; the rows whose turn ended."""
+        """Draw for every row that does not wait for others, in at most one forward pass; the rows whose turn ended."""
         rows = self._rows
+        if self._seen:
+            if ended := self._follow(self._seen, going, temperature):
+                return ended
+            # Rows with equal tokens would draw from the same distribution: one is fed, the others follow it.
+            going = going[np.argsort(rows.known[going] - rows.lengths[going], kind="stable")]
+            going = np.sort(going[np.unique(rows.hashes[going, rows.known[going]], return_index=True)[1]])
+            for row in going[(rows.leaders[going] >= 0) & (rows.known[going] - rows.lengths[going] > 1)].tolist():
+                self._take_over(row, int(rows.leaders[row]))
+            rows.leaders[going] = -1
         if self._sharing and 2 * len(going) <= self._sharing.size:
             self._sharing = None  # the others have gone
         lacking = rows.known[going] - rows.lengths[going]
@@ -231,18 +252,23 @@ class TransformersPolicy:
         width = guessed.shape[1] + 1
         rows.ids[writing[:, None], known[:, None] + np.arange(width - 1)] = guessed
         pieces, _ = _fitting(self._pieces(going[lacking > 1]), _PASS_TOKENS - width * len(writing))
-        logits = self._run(writing, width, pieces)
+        logits = self._run(going, writing, width, pieces)
         drawing = np.concatenate([writing, np.array([piece.row for piece in pieces if piece.last], dtype=np.int64)])
         if not len(drawing):
             return []
         # Rows that write draw a token after each that was fed, the others one.
         n, counts = len(writing), np.ones(len(drawing), dtype=np.int64)
         counts[:n] = width
-        steps = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        index = np.repeat(rows.known[drawing] - rows.starts[drawing], counts) + steps
-        drawn = draw(logits, temperature, np.repeat(rows.seeds[drawing], counts), index)
+        which = np.repeat(np.arange(len(drawing)), counts)
+        steps = np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
+        u = uniforms(rows.seeds[drawing][which], (rows.known[drawing] - rows.starts[drawing])[which] + steps)
+        drawn, likelihood = _draw(logits, temperature, u)
+        if self._seen:
+            after = rows.hashes[drawing, rows.known[drawing]][:, None].repeat(width, 1)
+            after[:n, 1:] = rows.hash_after(writing, guessed)
+            self._seen.keep(after[which, steps], drawing[which], drawn, likelihood)
         tokens = np.zeros((len(drawing), width), dtype=np.int64)
-        tokens[np.repeat(np.arange(len(drawing)), counts), steps] = drawn
+        tokens[which, steps] = drawn
         self._guesses.judge(likely[:, :1] == tokens[:n, :1])
         # A token counts where all before it in its pass were guessed rightly, up to the end of the turn.
         new = np.ones(len(drawing), dtype=np.int64)
@@ -251,10 +277,35 @@ class TransformersPolicy:
         ends = np.isin(tokens, self.ends) & (np.arange(width) < new[:, None])
         new = np.where(ends.any(1), ends.argmax(1) + 1, new)
         rows.add(drawing, tokens, new)
-        ended = drawing[ends.any(1) | (rows.known[drawing] == rows.limits[drawing])].tolist()
-        for row in ended:
-            self._guesses.learn(rows.ids[row, max(0, rows.starts[row] - _CONTEXT) : rows.known[row]])
+        rows.lengths[drawing] = rows.known[drawing] - 1
+        return drawing[ends.any(1) | (rows.known[drawing] == rows.limits[drawing])].tolist()
+
+    def _follow(self, seen: _Seen, going: Ids, temperature: float) -> list[int]:
+        """Draw what follows on tokens after which others have drawn, without a pass; the rows whose turn ended."""
+        rows, ended = self._rows, []
+        for _ in range(_MOST_FOLLOWED):
+            known = rows.known[going]
+            u = uniforms(rows.seeds[going], known - rows.starts[going]) if temperature else np.zeros(len(going))
+            tokens, leaders = seen.draw(rows.hashes[going, known], u)
+            there = tokens >= 0
+            if not there.any():
+                break
+            going, tokens = going[there], tokens[there]
+            rows.add(going, tokens[:, None], np.ones_like(going))
+            rows.leaders[going] = leaders[there]
+            counted("followed", len(going))
+            end = np.isin(tokens, self.ends) | (rows.known[going] == rows.limits[going])
+            ended += going[end].tolist()
+            going = going[~end]
         return ended
+
+    def _take_over(self, row: int, other: int) -> None:
+        """The key-values that another row holds of this one's tokens; the last of these is to be fed anyway."""
+        rows = self._rows
+        held, length = rows.lengths[row], common_length(rows.held(other), rows.ids[row, : rows.known[row] - 1])
+        if length > held:
+            self._pool.copy(other, row, held, length)
+            rows.lengths[row] = length
 
     def _guess(self, rows: Ids, known: Ids) -> Ids:
         """What may be drawn after the rows' `known` tokens [len(rows), T]."""
@@ -276,7 +327,7 @@ class TransformersPolicy:
         ]
         return sorted(pieces, key=lambda piece: (piece.start - piece.end, piece.start, piece.row))
 
-    def _run(self, writing: Ids, width: int, pieces: Sequence[_Piece]) -> Tensor:
+    def _run(self, going: Ids, writing: Ids, width: int, pieces: Sequence[_Piece]) -> Tensor:
         """One pass over the next `width` tokens of rows that write, and over pieces of others, which then hold these.
 
         The logits after each token of the former, then after each piece that is the last of its row [., V].
@@ -286,9 +337,8 @@ class TransformersPolicy:
         read = read.reshape(-1, 3)
         next_ones = np.column_stack([writing, rows.known[writing] - 1, np.full(len(writing), width)])
         where, starts, counts = np.concatenate([next_ones, read]).T
-        if len(writing) and self._shares and self._sharing is None:
-            held = np.flatnonzero(rows.lengths)
-            self._sharing = Sharing(rows.ids, held, rows.lengths[held])
+        if len(writing) and self._shares and (self._sharing is None or (self._sharing.starts[writing] < 0).any()):
+            self._sharing = Sharing(rows.ids, going, rows.lengths[going])
         layout = Layout(
             where,
             starts,
@@ -342,7 +392,7 @@ class _Rows:
         self.slots = slots
         self.ids: Ids = np.zeros((slots, max_length), dtype=np.int64)
         self.lengths: Ids = np.zeros(slots, dtype=np.int64)
-        """Tokens whose key-values the pool holds; 0 for a row that nobody owns."""
+        """Tokens whose key-values the pool holds."""
         self.known: Ids = np.zeros(slots, dtype=np.int64)
         """Tokens that are there: the turn's prompt and what was drawn after it."""
         self.starts: Ids = np.zeros(slots, dtype=np.int64)
@@ -350,6 +400,11 @@ class _Rows:
         self.limits: Ids = np.zeros(slots, dtype=np.int64)
         """Of `known`."""
         self.seeds = np.zeros(slots, dtype=np.uint64)
+        self.leaders: Ids = np.full(slots, -1)
+        """The row that was fed what this one drew without being fed; -1 where it was fed itself."""
+        self.hashes = np.zeros((slots, max_length + 1), dtype=np.uint64)
+        """Of the first n tokens: equal for equal tokens, and else with a probability of about 2**-64."""
+        self._powers = np.cumprod(np.full(max_length, _RANDOM, dtype=np.uint64))
         self._of: dict[Hashable, int] = {}
         """Session -> row, the session that was idle longest first."""
         self._free = list(range(slots))
@@ -365,6 +420,7 @@ class _Rows:
         if not self._free:
             self.close(next(other for other, row in self._of.items() if row not in busy))
         row = heappop(self._free)
+        self.lengths[row] = 0
         if session is not None:
             self._of[session] = row
         return row
@@ -376,17 +432,26 @@ class _Rows:
     def begin(self, row: int, held: int, prompt: Ids, seed: int, limit: int) -> None:
         """A turn of which the row holds so many tokens."""
         self.ids[row, : len(prompt)] = prompt
-        self.lengths[row] = held
+        weighed = (prompt[held:] + 1).astype(np.uint64) * self._powers[held : len(prompt)]
+        self.hashes[row, held + 1 : len(prompt) + 1] = self.hashes[row, held] + np.cumsum(weighed)
+        self.lengths[row], self.leaders[row] = held, -1
         self.known[row] = self.starts[row] = len(prompt)
         self.limits[row], self.seeds[row] = limit, seed
 
     def add(self, rows: Ids, tokens: Ids, counts: Ids) -> None:
-        """The first `counts` of tokens [len(rows), T] were drawn; all but the last of them are held."""
-        known = self.known[rows]
+        """The first `counts` of tokens [len(rows), T] were drawn."""
+        known, after = self.known[rows], self.hash_after(rows, tokens)
         which, step = np.nonzero(np.arange(tokens.shape[1]) < counts[:, None])
         self.ids[rows[which], known[which] + step] = tokens[which, step]
+        self.hashes[rows[which], known[which] + step + 1] = after[which, step]
         self.known[rows] = known + counts
-        self.lengths[rows] = known + counts - 1
+
+    def hash_after(self, rows: Ids, tokens: Ids) -> NDArray[np.uint64]:
+        """Of what is known with the first, the first two, ... of tokens [len(rows), T] after it."""
+        known = self.known[rows]
+        places = np.minimum(known[:, None] + np.arange(tokens.shape[1]), len(self._powers) - 1)
+        weighed = (tokens + 1).astype(np.uint64) * self._powers[places]
+        return self.hashes[rows, known][:, None] + np.cumsum(weighed, 1)
 
     def written(self, row: int) -> Ids:
         """What was drawn in the turn."""
@@ -400,21 +465,62 @@ class _Rows:
         gone = set(rows)
         self._of = {session: row for session, row in self._of.items() if row not in gone}
         for row in gone:
-            heappush(self._free, row)
-            self.lengths[row] = 0
+            heappush(self._free, row)  # what it holds may still be taken over
+
+    def forget(self) -> None:
+        """What rows hold that nobody owns."""
+        self.lengths[self._free] = 0
 
     def held(self, row: int) -> Ids:
         return self.ids[row, : self.lengths[row]]
 
-    def longest_held(self, ids: Ids) -> tuple[int, int]:
-        """The row that holds most of the beginning of `ids`, and how many tokens that is."""
-        if not len(ids):
-            return 0, 0
+    def holder(self, ids: Ids) -> int:
+        """The row that holds most of the beginning of `ids`."""
         same = self.ids[:, : len(ids)] == ids
-        common = np.where(same.all(1), len(ids), same.argmin(1))
-        common = np.minimum(common, self.lengths)
-        row = int(common.argmax())
-        return row, int(common[row])
+        common = np.where(same.all(1), len(ids), same.argmin(1)) if len(ids) else self.lengths
+        return int(np.minimum(common, self.lengths).argmax())
+
+
+class _Seen:
+    """What was drawn from after which tokens, so that others draw from the same without a pass.
+
+    Kept are the likeliest tokens with the piece of [0, 1) that each of them is drawn for: what falls elsewhere is not
+    known. A new one takes the place of an old one by its hash.
+    """
+
+    def __init__(self):
+        self._hashes = np.zeros(_SEEN, dtype=np.uint64)
+        self._rows: Ids = np.zeros(_SEEN, dtype=np.int64)
+        self._tokens: Ids = np.zeros((_SEEN, _LIKELIEST), dtype=np.int64)
+        self._low, self._high = np.zeros((_SEEN, _LIKELIEST)), np.zeros((_SEEN, _LIKELIEST))
+
+    def forget(self) -> None:
+        self._hashes[:] = 0
+
+    def keep(self, hashes: NDArray[np.uint64], rows: Ids, drawn: Ids, cumulative: Tensor | None) -> None:
+        """Of tokens `hashes` [n], which `rows` were fed: what was drawn, of these cumulative probabilities [n, V]."""
+        places = self._places(hashes)
+        self._hashes[places], self._rows[places] = hashes, rows
+        if cumulative is None:  # nothing else is drawn
+            self._tokens[places], self._low[places], self._high[places] = drawn[:, None], 0, 1
+            return
+        likely = torch.diff(cumulative, prepend=cumulative.new_zeros(len(drawn), 1))
+        tokens = likely.topk(min(_LIKELIEST, likely.shape[1])).indices
+        low = F.pad(cumulative, (1, 0)).gather(1, tokens)
+        found = (tokens, low, cumulative.gather(1, tokens))
+        for side, new in zip((self._tokens, self._low, self._high), found, strict=True):
+            side[places, : tokens.shape[1]] = new.numpy()
+
+    def draw(self, hashes: NDArray[np.uint64], u: NDArray[np.float64]) -> tuple[Ids, Ids]:
+        """Tokens for uniforms u [n], and the rows that were fed what comes before; -1 for those that are not known."""
+        places = self._places(hashes)
+        which = (self._low[places] <= u[:, None]) & (u[:, None] < self._high[places])
+        there = (self._hashes[places] == hashes) & which.any(1)
+        tokens = self._tokens[places, which.argmax(1)]
+        return np.where(there, tokens, -1), np.where(there, self._rows[places], -1)
+
+    def _places(self, hashes: NDArray[np.uint64]) -> Ids:
+        return (hashes >> np.uint64(40)).astype(np.int64) % _SEEN
 
 
 class _Guesses:
@@ -480,13 +586,18 @@ def draw(logits: Tensor, temperature: float, seeds: NDArray[np.uint64], index: i
     logits [B, V]. Row b's uniform follows from (seeds[b], index[b]) alone, `index` being the tokens' places in their
     turns.
     """
+    return _draw(logits, temperature, uniforms(seeds, index))[0]
+
+
+def _draw(logits: Tensor, temperature: float, u: NDArray[np.float64]) -> tuple[Ids, Tensor | None]:
+    """See `draw`; with the cumulative probabilities [B, V] that were drawn from."""
     if temperature == 0:
-        return logits.argmax(-1).cpu().numpy()
+        return logits.argmax(-1).cpu().numpy(), None
     cumulative = torch.softmax(logits.double() / temperature, -1).cumsum_(-1)
-    u = torch.from_numpy(uniforms(seeds, index)).to(logits.device)[:, None]
+    cumulative /= cumulative[:, -1:].clone()
     # The first token whose cumulative probability is above u; never one of probability 0.
-    drawn = torch.searchsorted(cumulative, u * cumulative[:, -1:], right=True)[:, 0]
-    return drawn.clamp_(max=logits.shape[-1] - 1).cpu().numpy()
+    drawn = torch.searchsorted(cumulative, torch.from_numpy(u).to(logits.device)[:, None], right=True)[:, 0]
+    return drawn.clamp_(max=logits.shape[-1] - 1).cpu().numpy(), cumulative
 
 
 def uniforms(seeds: NDArray[np.uint64], index: int | Ids) -> NDArray[np.float64]:
