@@ -161,15 +161,16 @@ class Timed(TransformersPolicy):
     def _forward(self, ids: Any, layout: Any, keep: Any) -> torch.Tensor:
         start = moment(self.device)
         logits = super()._forward(ids, layout, keep)
-        if keep is None:
-            self.passes.append((len(ids), int(np.sum(layout._positions + 1)), moment(self.device) - start))
+        if layout.small:  # a token a row
+            self.passes.append((len(ids), int(np.sum(layout.places + 1)), moment(self.device) - start))
         return logits
 
-    def _write(self, rows: Any, logits: Any, seeds: Any, sampling: Sampling) -> Any:
-        start = moment(self.device)
-        written = super()._write(rows, logits, seeds, sampling)
-        self.engine += moment(self.device) - start
-        return written
+    def _pass(self, going: Any, temperature: float) -> list[int]:
+        start, before = moment(self.device), len(self.passes)
+        ended = super()._pass(going, temperature)
+        if len(self.passes) > before:
+            self.engine += moment(self.device) - start
+        return ended
 
 
 def decode(

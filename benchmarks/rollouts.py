@@ -42,9 +42,9 @@ from ipr import config as configs
 from ipr.config import AlgorithmConfig, ModelConfig
 from ipr.policies.hf import TransformersPolicy, draw
 from ipr.rollout import play
-from ipr.run import cut
+from ipr.run import cut, shard_size
 from ipr.training.tokens import ChatTokens
-from ipr.types import Completion, Environment, EnvSpec, Job, Prefix, Sampling, Trajectory, Turn, derive_seed
+from ipr.types import Completion, Environment, EnvSpec, Job, More, Prefix, Sampling, Trajectory, Turn, derive_seed
 
 TAU = 0.3
 RAW = AlgorithmConfig(tau=TAU, gate=False, skip_equal=False, reuse=False, join=False, curtail=False)
@@ -120,7 +120,7 @@ class Setup:
 
     def __init__(self, spec: EnvSpec, options: argparse.Namespace):
         self.spec, self.path, self.tasks, self.workers = spec, options.model, options.tasks, options.workers
-        self.shard, self.slots = options.shard, options.slots
+        self.slots = options.slots
         self.settings = [
             f"env.name={options.env}",
             f"env.max_steps={'null' if options.max_steps is None else options.max_steps}",
@@ -128,6 +128,7 @@ class Setup:
             "model.device=cpu",
             f"rollout.workers={options.workers}",
             f"rollout.slots={options.slots}",
+            f"rollout.shard={options.shard}",
             f"rollout.max_new_tokens={options.max_new_tokens}",
             f"rollout.kv_dtype={options.kv}",
         ]
@@ -182,14 +183,12 @@ def ours(label: str, setup: Setup, settings: AlgorithmConfig) -> Iteration:
     method = algorithms.make(settings)
     seconds, tokens, scored = {}, {}, []
 
-    def played(jobs: list[Job], temperature: float) -> list[Trajectory]:
-        shards, found = cut(jobs, setup.shard), {}
+    def played(jobs: list[Job], temperature: float, more: More | None = None) -> list[Trajectory]:
         player = setup.player(temperature, settings.join)
+        shards = [[jobs[i] for i in shard] for shard in cut(jobs, shard_size(len(jobs), player.config))]
         if policy:
             vars(player).update(policy=policy, spec=policy.spec)  # in place of those that it would load
-        for place, trajectories in workers.play(player, [[jobs[i] for i in shard] for shard in shards]):
-            found |= zip(shards[place], trajectories, strict=True)
-        return [found[i] for i in range(len(jobs))]
+        return [t for _, trajectories in sorted(workers.play(player, shards, more=more)) for t in trajectories]
 
     def stage(name: str, start: float, moment: Any) -> None:
         seconds[name] = setup.now() - start - (policy.again() if policy else 0.0)
@@ -203,7 +202,7 @@ def ours(label: str, setup: Setup, settings: AlgorithmConfig) -> Iteration:
     wanted = method.score(experts, explored)
     rewards, counts = credit.estimate(
         wanted.prefixes,
-        lambda jobs: scored.extend(found := played(jobs, settings.temperature)) or found,
+        lambda jobs, more: scored.extend(found := played(jobs, settings.temperature, more)) or found,
         samples=settings.samples,
         seed=0,
         known=credit.known_outcomes([*experts, *explored]),
@@ -245,9 +244,9 @@ class Timed(TransformersPolicy):
         """Of some passes that write: rows, their mean length, seconds, and seconds when it is run once more."""
         self._again = 0.0
         """Seconds in which passes were run once more, since they were last asked for."""
-        self._prompt, self._text = self.chat.prompt, self.chat.text
-        self.chat.prompt = lambda conversation: self._timed("tokenizer", self._prompt, conversation)
-        self.chat.text = lambda ids: self._timed("tokenizer", self._text, ids)
+        prompt, text = self.chat.prompt, self.chat.text
+        self.chat.prompt = lambda conversation: self._timed("tokenizer", prompt, conversation)
+        self.chat.text = lambda ids: self._timed("tokenizer", text, ids)
 
     def _timed(self, part: str, call: Callable[..., Any], *arguments: Any) -> Any:
         start = time.process_time()
@@ -255,27 +254,29 @@ class Timed(TransformersPolicy):
         self.spent[part] += time.process_time() - start
         return found
 
-    def generate(self, turns: Sequence[Turn], sampling: Sampling) -> list[Completion]:
+    def _begin(self, fresh: Any) -> None:
+        self._timed("passes", super()._begin, fresh)
+
+    def _pass(self, going: Any, temperature: float) -> list[int]:
         before = self._again
-        answers = self._timed("generate", super().generate, turns, sampling)
-        self.spent["generate"] -= self._again - before
-        return answers
+        ended = self._timed("passes", super()._pass, going, temperature)
+        self.spent["passes"] -= self._again - before
+        return ended
 
     def _forward(self, ids: Any, layout: Any, keep: Any) -> torch.Tensor:
         start = time.process_time()
         logits = super()._forward(ids, layout, keep)
         took = time.process_time() - start
-        part = "prompts" if keep is not None else "decode"
+        part = "decode" if layout.written else "prompts"
         self.spent[part] += took
         self.spent[f"{part} tokens"] += len(ids)
         self.spent[f"{part} passes"] += 1
-        if part == "decode" and self.spent["decode passes"] % 20 == 0:
+        if layout.written == len(ids) and self.spent["decode passes"] % 20 == 0:
             start = time.process_time()
             super()._forward(ids, layout, keep)  # writes the same key-values to the same places
             again = time.process_time() - start
             self._again += again
-            lengths = layout.positions.numpy()
-            self._passes.append((len(ids), float(lengths.mean()), took, again))
+            self._passes.append((len(ids), float(layout.places.mean()), took, again))
         return logits
 
     def again(self) -> float:
@@ -287,8 +288,8 @@ class Timed(TransformersPolicy):
         """Shares of `total` seconds, and how fast the passes are against the same ones alone and transformers' own."""
         spent = self.spent
         shares = {part: spent[part] / total for part in ("decode", "prompts", "tokenizer", "environment")}
-        shares["rest of generate (draw, guess, layout, copies)"] = (
-            spent["generate"] - spent["decode"] - spent["prompts"] - spent["tokenizer"]
+        shares["rest of the passes (draw, guess, layout, copies)"] = (
+            spent["passes"] - spent["decode"] - spent["prompts"]
         ) / total
         shares["rest of the loop"] = 1 - sum(shares.values())
         batch, length, took, again = np.array(self._passes).T

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from ipr import experts as given
 from ipr.config import RunConfig
 from ipr.progress import progress
 from ipr.run import Run, stage_name
-from ipr.types import EnvSpec, IprError, Job, Prefix, Trajectory
+from ipr.types import EnvSpec, IprError, Job, More, Prefix, Trajectory
 
 log = logging.getLogger("ipr")
 
@@ -70,8 +70,11 @@ def wait_for_all(run: Run) -> None:
 
 def play(
     run: Run, iteration: int, task_name: str, who: int | Path, temperature: float
-) -> Callable[[list[Job]], list[Trajectory]]:
-    """A function that plays jobs in shards that survive a kill, on the run's workers, with a stage's model or any."""
+) -> Callable[..., list[Trajectory]]:
+    """A function that plays jobs, and what `more` asks for, in shards that survive a kill, on the run's workers.
+
+    With a stage's model or any.
+    """
     if isinstance(who, Path):
         path, name = str(who), task_name
     else:
@@ -79,10 +82,11 @@ def play(
     player = workers.Player(path, name, run.config, temperature)
     label = f"{stage_name(iteration)} {task_name}"
 
-    def shards(lacking: list[list[Job]]) -> Iterator[tuple[int, list[Trajectory]]]:
-        return workers.play(player, lacking, progress(label, "episodes"))
+    def played(jobs: list[Job], more: More | None = None) -> list[Trajectory]:
+        shown = progress(label, "episodes")
+        return run.in_shards(iteration, task_name, jobs, lambda lacking: workers.play(player, lacking, shown, more))
 
-    return lambda jobs: run.in_shards(iteration, task_name, jobs, shards)
+    return played
 
 
 def experts(run: Run) -> list[Trajectory]:

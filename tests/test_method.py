@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from ipr import algorithms, credit
 from ipr.config import AlgorithmConfig
-from ipr.types import Job, Message, Prefix, Step, StepReward, Trajectory
+from ipr.types import Job, Message, More, Prefix, Step, StepReward, Trajectory
 
 A, B, C, X, Y = (Step(f"do {c}", f"saw {c}") for c in "abcxy")
 
@@ -94,9 +95,12 @@ def test_savings_leave_the_pairs_as_they_are() -> None:
 def play(outcomes: dict[tuple[Prefix, int], float]):
     """Plays jobs with given outcomes by (prefix, seed); counts in `played`."""
 
-    def run(jobs: list[Job]) -> list[Trajectory]:
+    def run(jobs: list[Job], more: More | None = None) -> list[Trajectory]:
         run.played += len(jobs)  # type: ignore[attr-defined]
-        return [trajectory(j.prefix.steps, outcomes[j.prefix, j.seed]) for j in jobs]
+        return [
+            replace(trajectory(j.prefix.steps, outcomes[j.prefix, j.seed], start=len(j.prefix.steps)), seed=j.seed)
+            for j in jobs
+        ]
 
     run.played = 0  # type: ignore[attr-defined]
     return run

@@ -73,7 +73,7 @@ def two_iterations(savings: Mapping[str, bool]) -> tuple[list[set[Any]], Counter
         wanted = method.score(experts, explored[-1])
         rewards, rollouts = credit.estimate(
             wanted.prefixes,
-            lambda jobs: play(spec, scorer, jobs, Sampling(1.0)),
+            lambda jobs, more: play(spec, scorer, jobs, Sampling(1.0), more=more),
             samples=5,
             seed=0,
             known=credit.known_outcomes([*experts, *explored[-1]]),
@@ -111,7 +111,7 @@ P, Q = Prefix("task", (Step("do a", "saw a"),)), Prefix("task", (Step("do x", "s
 def coins(rates: Mapping[Prefix, float], seed: int = 0):
     """Plays jobs with outcomes 1 at these rates, a function of (seed, job)."""
 
-    def run(jobs: list[Job]) -> list[Trajectory]:
+    def run(jobs: list[Job], more: Any = None) -> list[Trajectory]:
         return [
             Trajectory(
                 "task",
@@ -119,6 +119,8 @@ def coins(rates: Mapping[Prefix, float], seed: int = 0):
                 j.prefix.steps,
                 float(random.Random(f"{seed} {j.seed}").random() < rates[j.prefix]),
                 "terminated",
+                seed=j.seed,
+                start=len(j.prefix.steps),
             )
             for j in jobs
         ]

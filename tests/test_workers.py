@@ -138,12 +138,12 @@ def test_workers_refuse_what_they_would_play_differently(model: Path, client: An
     player = workers.Player(str(model), "agent", TWO, 1.0)
     mine = workers._versions()
     with pytest.raises(IprError, match=r"worker tcp://.* has another model in .*model; the run's folder"):
-        client.submit(workers._work, player, [], "another", mine, pure=False).result()
+        client.submit(workers._work, player, [], None, "another", mine, pure=False).result()
     with pytest.raises(IprError, match=r"worker tcp://.* has torch .*, the run 0.4; install the same there"):
-        client.submit(workers._work, player, [], "another", mine | {"torch": "0.4"}, pure=False).result()
+        client.submit(workers._work, player, [], None, "another", mine | {"torch": "0.4"}, pure=False).result()
     lost = workers.Player("/no/such/folder", "agent", TWO, 1.0)
     with pytest.raises(IprError, match=r"worker .*no model folder /no/such/folder.*same path on every machine"):
-        client.submit(workers._work, lost, [], "another", mine, pure=False).result()
+        client.submit(workers._work, lost, [], None, "another", mine, pure=False).result()
 
 
 def test_a_scheduler_by_its_address(model: Path, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:

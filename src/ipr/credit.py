@@ -13,13 +13,14 @@ import hashlib
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from math import comb, lgamma
 from math import exp as e_to
 from pathlib import Path
 from statistics import fmean
 
 from ipr.algorithms import Contrast
-from ipr.types import IprError, Job, Prefix, StepReward, Trajectory, derive_seed
+from ipr.types import IprError, Job, More, Prefix, StepReward, Trajectory, derive_seed
 
 
 def known_outcomes(trajectories: Iterable[Trajectory]) -> dict[Prefix, float]:
@@ -75,9 +76,114 @@ class Outcomes:
         return hashlib.sha256(f"{self._scorer}\x1f{job.prefix.key()}\x1f{job.seed}".encode()).digest()[:16]
 
 
+class Draws:
+    """Which rollouts of the scorer are wanted, by what is known of the others; `ipr.types.More` while they are played.
+
+    Samples of an action are drawn in their order, for actions that are compared with each other together, until all are
+    there or no comparison can be decided otherwise any more. Which these are follows from the outcomes alone, never
+    from the order in which they come.
+    """
+
+    def __init__(
+        self,
+        prefixes: Iterable[Prefix],
+        contrasts: Sequence[Contrast],
+        settled: Mapping[Prefix, float],
+        rule: tuple[int, int, float | None, float],
+        outcomes: Mapping[Job, float],
+    ):
+        """Of the prefixes' last actions; `settled` are means of others, `outcomes` known ones.
+
+        rule: samples, seed, tau and error of `estimate`. Without tau all samples are wanted of every prefix.
+        """
+        samples, _, tau, _ = self._rule = rule
+        self.counts = dict.fromkeys(prefixes, samples if tau is None else 0)
+        """By prefix: how many samples are wanted so far."""
+        self.outcomes = dict(outcomes)
+        self._settled = settled
+        self._groups = _connected(self.counts, contrasts)
+        self._of = {p: group for group in self._groups for p in group.prefixes}
+
+    def samples(self, prefix: Prefix) -> list[float]:
+        """The outcomes that are wanted so far; all of them are there."""
+        return [self.outcomes[job] for job in self._jobs(prefix)]
+
+    def wanted(self) -> list[Job]:
+        """What is to be played now."""
+        return [job for group in self._groups for job in self._lacking(group) or self._next(group)]
+
+    def after(self, job: Job, reward: float) -> list[Job]:
+        self.outcomes[job] = reward
+        group = self._of.get(job.prefix)
+        return [] if group is None or self._lacking(group) else self._next(group)
+
+    def part(self, jobs: Sequence[Job]) -> Draws:
+        here = set(jobs)
+        lacking = [(group, self._lacking(group)) for group in self._groups]
+        groups = [group for group, its in lacking if its and here.issuperset(its)]
+        prefixes = [p for group in groups for p in group.prefixes]
+        contrasts = [c for group in groups for c in group.contrasts]
+        settled = {p: self._settled[p] for c in contrasts for p in (c.ahead, c.behind) if p in self._settled}
+        n, seed, *_ = self._rule
+        known = {j: self.outcomes[j] for p in prefixes for j in sample_jobs(p, seed, range(n)) if j in self.outcomes}
+        part = Draws(prefixes, contrasts, settled, self._rule, known)
+        part.counts = {p: self.counts[p] for p in prefixes}
+        return part
+
+    def _jobs(self, prefix: Prefix) -> list[Job]:
+        return sample_jobs(prefix, self._rule[1], range(self.counts[prefix]))
+
+    def _lacking(self, group: _Group) -> list[Job]:
+        return [job for p in group.prefixes for job in self._jobs(p) if job not in self.outcomes]
+
+    def _next(self, group: _Group) -> list[Job]:
+        """All that was wanted is there: what is wanted now."""
+        n, _, tau, error = self._rule
+        while tau is not None:
+            values = {p: self.samples(p) for p in group.prefixes}
+            values |= {
+                p: [self._settled[p]] * n for c in group.contrasts for p in (c.ahead, c.behind) if p not in values
+            }
+            more: dict[Prefix, int] = {}
+            for c in group.contrasts:
+                missing = _missing(values[c.ahead], values[c.behind], n, tau, error)
+                more |= {p: max(missing, more.get(p, 0)) for p in (c.ahead, c.behind) if p in self.counts}
+            grown = {p: min(self.counts[p] + k, n) for p, k in more.items()}
+            if all(self.counts[p] == count for p, count in grown.items()):
+                break
+            self.counts |= grown
+            if lacking := self._lacking(group):
+                return lacking
+        return []
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Actions that are compared with each other, directly or by way of others."""
+
+    prefixes: list[Prefix]
+    contrasts: list[Contrast]
+
+
+def _connected(prefixes: Iterable[Prefix], contrasts: Sequence[Contrast]) -> list[_Group]:
+    """The prefixes in groups, in their order."""
+    of = {p: _Group([p], []) for p in prefixes}
+    for c in contrasts:
+        sides = [of[p] for p in (c.ahead, c.behind) if p in of]
+        if not sides:
+            continue
+        group = sides[0]
+        if len(sides) == 2 and sides[1] is not group:
+            group.prefixes.extend(sides[1].prefixes)
+            group.contrasts.extend(sides[1].contrasts)
+            of |= dict.fromkeys(sides[1].prefixes, group)
+        group.contrasts.append(c)
+    return list({id(group): group for group in of.values()}.values())
+
+
 def estimate(
     prefixes: Iterable[Prefix],
-    play: Callable[[list[Job]], list[Trajectory]],
+    play: Callable[[list[Job], More | None], Iterable[Trajectory]],
     *,
     samples: int,
     seed: int,
@@ -90,8 +196,8 @@ def estimate(
 ) -> tuple[dict[Prefix, StepReward], Counter[str]]:
     """The step reward of every prefix's last action; rollouts "played", "cached", "reused", "outcome", "curtailed".
 
-    `play` plays jobs with the scorer. `known` are outcomes of finished episodes, `reuse` earlier estimates, `cache`
-    outcomes of rollouts that any run has played.
+    `play` plays jobs with the scorer, and may play what its second argument asks for with them. `known` are outcomes of
+    finished episodes, `reuse` earlier estimates, `cache` outcomes of rollouts that any run has played.
     `curtail_at` = tau, where every prefix is part of a contrast, stops the samples of a contrast when no remaining
     outcome in [0, 1] can change whether the difference of the two means is above tau: the decisions are those of N.
     With `error` it stops, too, when they differ with at most this probability (see `_doubt`).
@@ -107,48 +213,27 @@ def estimate(
         elif prefix in reuse:
             done[prefix] = reuse[prefix]
             counts["reused"] += samples
-    drawn: dict[Prefix, list[float]] = {p: [] for p in wanted if p not in done}
+    left = [p for p in wanted if p not in done]
+    cached = cache.find([job for p in left for job in sample_jobs(p, seed, range(samples))]) if cache and left else {}
+    settled = {p: r.mean for p, r in done.items()}
+    draws = Draws(left, contrasts, settled, (samples, seed, curtail_at, error), cached)
+    while jobs := draws.wanted():
+        played = {t.job: t.reward for t in play(jobs, None if curtail_at is None else draws)}
+        assert played.keys() >= set(jobs)
+        draws.outcomes |= played
+        if cache:
+            cache.keep(played)
 
-    if curtail_at is None:
-        jobs = [job for prefix in drawn for job in sample_jobs(prefix, seed, range(samples))]
-        counts.update(_draw(drawn, jobs, play, cache))
-    else:
-        while True:
-            values = drawn | {p: [r.mean] * samples for p, r in done.items()}
-            more: dict[Prefix, int] = {}
-            for c in contrasts:
-                missing = _missing(values[c.ahead], values[c.behind], samples, curtail_at, error)
-                more |= {p: max(missing, more.get(p, 0)) for p in (c.ahead, c.behind) if p in drawn}
-            nexts = {p: range(len(drawn[p]), min(len(drawn[p]) + k, samples)) for p, k in more.items()}
-            jobs = [job for prefix, indices in nexts.items() for job in sample_jobs(prefix, seed, indices)]
-            if not jobs:
-                break
-            counts.update(_draw(drawn, jobs, play, cache))
-
-    for prefix, outcomes in drawn.items():
+    for prefix in left:
+        outcomes = draws.samples(prefix)
         curtailed = len(outcomes) < samples
         mean = fmean(outcomes) if outcomes else 0.0
         source = "curtailed" if curtailed else "monte_carlo"
         done[prefix] = StepReward(prefix, mean, len(outcomes), tuple(outcomes), samples, source)
         counts["curtailed"] += samples - len(outcomes)
+        counts["cached"] += sum(job in cached for job in sample_jobs(prefix, seed, range(len(outcomes))))
+    counts["played"] = sum(draws.counts.values()) - counts["cached"]
     return {p: done[p] for p in wanted}, counts
-
-
-def _draw(
-    drawn: dict[Prefix, list[float]],
-    jobs: list[Job],
-    play: Callable[[list[Job]], list[Trajectory]],
-    cache: Outcomes | None,
-) -> dict[str, int]:
-    """Add the jobs' outcomes; how many were "played" and "cached"."""
-    cached = cache.find(jobs) if cache else {}
-    new = [job for job in jobs if job not in cached]
-    played = dict(zip(new, (t.reward for t in play(new)), strict=True)) if new else {}
-    if cache and played:
-        cache.keep(played)
-    for job in jobs:
-        drawn[job.prefix].append(cached[job] if job in cached else played[job])
-    return {"played": len(new), "cached": len(cached)}
 
 
 def _missing(ahead: Sequence[float], behind: Sequence[float], n: int, tau: float, error: float) -> int:

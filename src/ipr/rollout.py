@@ -26,6 +26,7 @@ from ipr.types import (
     IprError,
     Job,
     Message,
+    More,
     Outcome,
     Policy,
     Prefix,
@@ -49,8 +50,12 @@ def play(
     join: bool = True,
     progress: Progress | None = None,
     keep: Callable[[Trajectory], None] | None = None,
+    more: More | None = None,
 ) -> list[Trajectory]:
     """Play every job to the end of its episode; trajectories in the order of the jobs.
+
+    What `more` asks for after an episode is played too, as soon as there is room; its trajectories come last, and
+    nothing is joined.
 
     A job whose prefix already ended its episode comes back finished, the policy is not asked. An episode whose context
     is full ends as "overflow" with the reward the environment gave last (0 where it gave none). With `join` a greedy
@@ -60,7 +65,8 @@ def play(
     """
     played: dict[int, Trajectory] = {}
     joined: list[tuple[_Episode, int]] = []
-    starting = {job.prefix: index for index, job in enumerate(jobs)} if join and sampling.temperature == 0 else {}
+    jobs, greedy = list(jobs), sampling.temperature == 0
+    starting = {job.prefix: index for index, job in enumerate(jobs)} if join and greedy and more is None else {}
     waiting = _order(jobs)[::-1]
     starts = _Starts(spec)
     envs: list[Environment] = []
@@ -79,6 +85,9 @@ def play(
         played[episode.index] = episode.trajectory(policy.name, ending)
         if keep:
             keep(played[episode.index])
+        for job in more.after(episode.job, episode.reward) if more else ():
+            waiting.append(len(jobs))
+            jobs.append(job)
 
     def begin() -> None:
         """Fill the slots."""

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ipr import config as configs
-from ipr import profiling, store
+from ipr import models, profiling, store
 from ipr.config import RunConfig
 from ipr.types import IprError, Job, Trajectory
 
@@ -114,19 +114,22 @@ class Run:
         """Play `jobs` in shards; one that is on disk is not played again (see `drop_shards`).
 
         `play` is given the shards that lack and yields (shard's place, trajectories) in any order, each as soon as it
-        is played.
+        is played. Trajectories are in the order of the jobs; what was played beyond them comes last.
         """
         folder = self.stage(iteration) / "shards"
-        shards = cut(jobs, self.config.rollout.shard)
+        shards = cut(jobs, shard_size(len(jobs), self.config))
         paths = [folder / f"{task}-{_digest([jobs[i] for i in shard])}.parquet" for shard in shards]
         lacking = [k for k, path in enumerate(paths) if not path.exists()]
         if lacking:
             for place, played in play([[jobs[i] for i in shards[k]] for k in lacking]):
                 store.save(paths[lacking[place]], played, Trajectory)
         found: dict[int, Trajectory] = {}
+        beyond: list[Trajectory] = []
         for shard, path in zip(shards, paths, strict=True):
-            found |= zip(shard, store.load(path, Trajectory), strict=True)
-        return [found[i] for i in range(len(jobs))]
+            played = store.load(path, Trajectory)
+            found |= zip(shard, played[: len(shard)], strict=True)
+            beyond += played[len(shard) :]
+        return [found[i] for i in range(len(jobs))] + beyond
 
     def drop_shards(self, iteration: int) -> None:
         """Remove the shards of a stage whose result is written."""
@@ -167,6 +170,13 @@ class Run:
                     f"{self.folder} is in use by another process; wait for it or use another --dir"
                 ) from None
             yield
+
+
+def shard_size(episodes: int, config: RunConfig) -> int:
+    """`rollout.shard`, but at least four shards on a CPU, where more than 16 episodes at a time hardly play faster."""
+    if models.device(config.model).type != "cpu":
+        return config.rollout.shard
+    return min(config.rollout.shard, max(16, -(-episodes // 2)))
 
 
 def cut(jobs: Sequence[Job], size: int) -> list[list[int]]:

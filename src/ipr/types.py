@@ -76,6 +76,11 @@ class Trajectory:
     invalid: int = 0
     """Actions from `start` on that the environment could not carry out (see `Outcome.valid`)."""
 
+    @property
+    def job(self) -> Job:
+        """What was played."""
+        return Job(self.prefix(self.start), self.seed)
+
     def prefix(self, t: int) -> Prefix:
         """e_t: the problem and its first t steps, 0 <= t <= len(steps)."""
         return Prefix(self.task_id, self.steps[:t])
@@ -269,6 +274,18 @@ class Job:
     prefix: Prefix
     seed: int = 0
     """The episode's seed; turn k samples with derive_seed(seed, k)."""
+
+
+class More(Protocol):
+    """Decides while jobs are played which others are wanted. Can be sent to another process."""
+
+    def part(self, jobs: Sequence[Job]) -> More:
+        """What follows from these jobs alone."""
+        ...
+
+    def after(self, job: Job, reward: float) -> list[Job]:
+        """Told how a job ended: what is to be played because of it."""
+        ...
 
 
 def derive_seed(*parts: int | str) -> int:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ipr import envs, models, policies, profiling, rollout
 from ipr.config import RolloutConfig, RunConfig
 from ipr.progress import Progress
-from ipr.types import EnvSpec, IprError, Job, Sampling, Trajectory
+from ipr.types import EnvSpec, IprError, Job, More, Sampling, Trajectory
 
 if TYPE_CHECKING:
     from ipr.types import Policy
@@ -50,7 +50,7 @@ class Player:
         env = self.config.env
         return _environment(env.name, env.data, env.max_steps, env.shots)
 
-    def play(self, jobs: Sequence[Job], progress: Progress | None = None) -> list[Trajectory]:
+    def play(self, jobs: Sequence[Job], progress: Progress | None = None, more: More | None = None) -> list[Trajectory]:
         return rollout.play(
             self.spec,
             self.policy,
@@ -59,29 +59,31 @@ class Player:
             slots=self.config.rollout.slots,
             join=self.config.algorithm.join,
             progress=progress,
+            more=more,
         )
 
 
 def play(
-    player: Player, shards: Sequence[Sequence[Job]], progress: Progress | None = None
+    player: Player, shards: Sequence[Sequence[Job]], progress: Progress | None = None, more: More | None = None
 ) -> Iterator[tuple[int, list[Trajectory]]]:
     """(place, trajectories) of every shard as soon as it is played: here, or by the workers that the config names.
 
-    Raises IprError where the scheduler does not answer or its workers cannot play.
+    What `more` asks for after a shard's episodes is played with them (see `rollout.play`). Raises IprError where the
+    scheduler does not answer or its workers cannot play.
     """
     config = player.config.rollout
     total = sum(map(len, shards))
     if config.workers > 1 or config.scheduler:
-        finished = _elsewhere(player, shards)
+        finished = _elsewhere(player, shards, more)
         shown = progress
     else:
-        finished = _here(player, shards, progress)
+        finished = _here(player, shards, more, progress)
         shown = None  # shown as it goes on
     done = 0
     for place, trajectories in finished:
         done += len(trajectories)
         if shown:
-            shown(done, total)
+            shown(done, max(done, total))
         yield place, trajectories
 
 
@@ -117,19 +119,22 @@ _connected: list[tuple[Any, Any]] = []
 
 
 def _here(
-    player: Player, shards: Sequence[Sequence[Job]], progress: Progress | None
+    player: Player, shards: Sequence[Sequence[Job]], more: More | None, progress: Progress | None
 ) -> Iterator[tuple[int, list[Trajectory]]]:
     total, before = sum(map(len, shards)), 0
     try:
         for place, shard in enumerate(shards):
-            moved = progress and (lambda done, _, before=before: progress(before + done, total))
-            yield place, player.play(shard, moved)
-            before += len(shard)
+            moved = progress and (lambda done, _, before=before: progress(before + done, max(before + done, total)))
+            trajectories = player.play(shard, moved, more and more.part(shard))
+            before += len(trajectories)
+            yield place, trajectories
     finally:
         policies.rest()
 
 
-def _elsewhere(player: Player, shards: Sequence[Sequence[Job]]) -> Iterator[tuple[int, list[Trajectory]]]:
+def _elsewhere(
+    player: Player, shards: Sequence[Sequence[Job]], more: More | None
+) -> Iterator[tuple[int, list[Trajectory]]]:
     """Hands the next shard to whoever is free."""
     from distributed import CancelledError, KilledWorker, as_completed
 
@@ -144,7 +149,8 @@ def _elsewhere(player: Player, shards: Sequence[Sequence[Job]]) -> Iterator[tupl
         # No more than workers: what is handed out too early lies with one worker while another has nothing to do.
         while waiting and (not places or len(places) < len(client.nthreads())):
             place, shard = waiting.pop()
-            future = client.submit(_work, player, list(shard), model, versions, pure=False)
+            part = more and more.part(shard)
+            future = client.submit(_work, player, list(shard), part, model, versions, pure=False)
             places[future.key] = place
             finished.add(future)
 
@@ -231,7 +237,9 @@ _kept: list[tuple[Player, str]] = []
 """The last player and its model's hash: its policy stays loaded. One only, because models are large."""
 
 
-def _work(player: Player, jobs: list[Job], model: str, versions: dict[str, str]) -> tuple[list[Trajectory], Share]:
+def _work(
+    player: Player, jobs: list[Job], more: More | None, model: str, versions: dict[str, str]
+) -> tuple[list[Trajectory], Share]:
     """Play a shard. Raises IprError where this machine would play something else than the main process."""
     import torch
 
@@ -242,7 +250,7 @@ def _work(player: Player, jobs: list[Job], model: str, versions: dict[str, str])
             _kept.clear()
             _check(player, model, versions)
             _kept.append((player, model))
-        return _kept[0][0].play(jobs), profiling.since(moment)
+        return _kept[0][0].play(jobs, more=more), profiling.since(moment)
 
 
 def _check(player: Player, model: str, versions: dict[str, str]) -> None:

@@ -136,7 +136,7 @@ def test_attention_over_what_rows_share_is_attention(monkeypatch: pytest.MonkeyP
             new = torch.randn(2, positions.size, 8)
             side[np.repeat(rows[going], width), :, positions.ravel()] = new.transpose(0, 1)
         query = torch.randn(positions.size, 6, 8)
-        sharing.begin(rows[going], lengths[going], width)
+        sharing.begin(rows[going], lengths[going], np.full(len(going), width))
         found = sharing.attend(query, *pool)
         where = zip(np.repeat(rows[going], width), positions.ravel(), strict=True)
         for q, (row, position), out in zip(query, where, found, strict=True):
@@ -165,16 +165,20 @@ def test_guesses_are_what_came_after_the_same_tokens():
     guesses, context = hf._Guesses(), np.arange(10, 18)
     guesses.learn(np.array([*context, 1, 2, 3, 4, 5, 6, 7]))
     guesses.learn(np.array([*(context + 30)[:5], *context[5:], 8, 9]))
-    assert guesses.after(context[None]).tolist() == [[1, 2, 3, 4, 5, 6, 7]]
-    assert guesses.after((context + 60)[None]).tolist() == [[0] * 7], "never seen"
+    likely, kinds, worth = guesses.after(np.stack([context, context + 60]), 0.5)
+    assert (likely[:, 0].tolist(), worth.tolist()) == ([1, 0], [0, 0]), "none are worth it before some were right"
+    assert kinds[0, 0] > 0 == kinds[1, 0], "never seen"
     other = np.array([*range(90, 95), *context[5:]])
-    assert guesses.after(other[None])[0, :2].tolist() == [8, 9], "the last time that the short context was seen"
-    assert guesses.worth(8) == 0, "none before some were right"
     for _ in range(60):
-        guesses.judge(np.ones((8, 1), dtype=bool))
-    assert (guesses.worth(8), guesses.worth(128), guesses.worth(512)) == (7, 3, 0)
+        likely, kinds, worth = guesses.after(np.stack([context, other]), 0.5)
+        guesses.judge(kinds, likely > 0, worth + 1)
+    assert likely[0, : worth[0]].tolist() == [1, 2, 3, 4, 5, 6, 7]
+    assert likely[1, : worth[1]].tolist() == [8, 9], "the last time that the short context was seen"
+    for _ in range(60):  # what is wrong is not worth it any more, but for what another context tells
+        guesses.judge(kinds[:1], likely[:1] < 0, np.array([1]))
+    assert guesses.after(np.stack([context, other]), 0.5)[2].tolist() == [0, 2]
     guesses.forget()
-    assert guesses.after(context[None]).tolist() == [[0] * 7]
+    assert guesses.after(context[None], 0.5)[1].tolist() == [[0] * 16]
 
 
 def test_a_session_that_begins_anew_with_less():

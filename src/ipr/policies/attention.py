@@ -89,9 +89,8 @@ class Pool(Cache):
 class Layout:
     """Which rows and positions the packed tokens of a pass have: piece i is tokens [starts[i], starts[i] + counts[i]).
 
-    The first `together` pieces are of rows that write, all of the same count, in the order of their rows. The others
-    are of rows that read, in an order in which neighbours are of like length. With `sharing`, which knows the rows that
-    write, these attend by it.
+    The first `together` pieces are of rows that write, the others of rows that read, in an order in which neighbours
+    are of like length. With `sharing`, which knows the rows that write, these attend by it.
     """
 
     def __init__(
@@ -119,7 +118,7 @@ class Layout:
         self._together, self._block = together, block
         self._sharing = sharing if together else None
         if self._sharing:
-            self._sharing.begin(rows[:together], starts[:together], int(counts[0]))
+            self._sharing.begin(rows[:together], starts[:together], counts[:together])
         self._targets: dict[tuple[int, int], Tensor] = {}
 
     def targets(self, heads: int, capacity: int) -> Tensor:
@@ -183,40 +182,30 @@ class Sharing:
         self._places = np.zeros(len(ids), dtype=np.int64)
         self._places[rows[order]] = np.arange(len(rows))
 
-    def begin(self, rows: Ids, starts: Ids, width: int) -> None:
-        """A pass of known rows [n], which hold `starts` tokens; `width` tokens of each."""
+    def begin(self, rows: Ids, starts: Ids, counts: Ids) -> None:
+        """A pass of known rows [n], which hold `starts` tokens; `counts` more of each."""
         places = self._places[rows]
         self._members = np.argsort(places)
         """In the order of the tree, so that those of a branch are neighbours."""
         branches = self._branches.copy()
         branches[:, 3:] = np.searchsorted(places[self._members], branches[:, 3:])
-        sorted_rows, n = rows[self._members], np.arange(len(rows))
-        ends = (starts + width)[self._members]
-        own = np.column_stack([sorted_rows, self.starts[sorted_rows], ends, n, n + 1])
+        in_order, n = rows[self._members], np.arange(len(rows))
+        ends = (starts + counts)[self._members]
+        own = np.column_stack([in_order, self.starts[in_order], ends, n, n + 1])
         self._parts = np.concatenate([branches, own])
-        self._lengths, self._width, self._total = starts + 1, width, int(ends.max())
+        self._firsts, self._seen, self._total = np.cumsum([0, *counts]), starts + 1, int(ends.max())
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """query [n * T, heads, width] -> [n * T, heads, width of value]; keys, values as for `Layout.attend`."""
+        """query [N, heads, width] -> [N, heads, width of value]; keys, values as for `Layout.attend`."""
         from ipr.policies.kernels import kernels  # its library takes a while to import
 
-        n, groups, heads = len(self._lengths), keys.shape[1], query.shape[1]
         score, mix = kernels(keys.shape[-1], values.shape[-1], torch.get_num_threads() > 1)
-        asked = query.view(n, self._width, groups, heads // groups, -1).permute(0, 2, 3, 1, 4).flatten(2, 3)
-        scores = query.new_empty(*asked.shape[:3], self._total)
-        score(
-            scores.numpy(),
-            asked.contiguous().numpy(),
-            keys.numpy(),
-            self._parts,
-            self._members,
-            self._lengths,
-            self._width,
-        )
-        out = query.new_zeros(*asked.shape[:3], values.shape[-1])
-        mix(out.numpy(), scores.softmax(-1).numpy(), values.numpy(), self._parts, self._members)
-        out = out.view(n, groups, heads // groups, self._width, -1).permute(0, 3, 1, 2, 4)
-        return out.reshape(len(query), heads, -1)
+        scores = query.new_empty(*query.shape[:2], self._total)
+        where = self._parts, self._members, self._firsts
+        score(scores.numpy(), query.contiguous().numpy(), keys.numpy(), *where, self._seen)
+        out = query.new_zeros(*query.shape[:2], values.shape[-1])
+        mix(out.numpy(), scores.softmax(-1).numpy(), values.numpy(), *where)
+        return out
 
 
 def _branches(common: list[int]) -> tuple[Ids, Ids]:

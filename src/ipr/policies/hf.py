@@ -33,6 +33,7 @@ from torch import Tensor
 from ipr import models
 from ipr.config import ModelConfig, RolloutConfig
 from ipr.policies.attention import SEGMENT_TOKENS, Ids, Layout, Pool, Sharing, common_length
+from ipr.policies.kernels import guesses
 from ipr.profiling import count as counted
 from ipr.profiling import timed
 from ipr.training.sharing import pluggable, plugged_in
@@ -41,15 +42,22 @@ from ipr.types import Completion, IprError, Sampling, Turn
 
 T = TypeVar("T")
 
-_CONTEXT, _SHORT_CONTEXT = 8, 3
+_CONTEXTS = (3, 8)
 """Tokens that a guess of the next one is made from."""
+_CONTEXT = _CONTEXTS[-1]
 _SEEN, _LIKELIEST = 1 << 16, 8
 """Distributions that are remembered, and tokens of each."""
 _RANDOM = np.uint64(0x9E3779B97F4A7C15)
 _HASH: Ids = np.random.default_rng(0).integers(1 << 40, size=_CONTEXT) | 1
-_MOST_GUESSES = 7
-_PASS_GUESSED = 512
-"""Most tokens of rows that write, guesses among them, in one forward pass."""
+_MOST_GUESSES = 15
+_CONFIRMED = 3
+"""How often a guess may be confirmed until it makes no difference any more."""
+_WORTH = 0.8
+"""A guess is fed while it is right with this chance; with less where few rows are fed, as a pass then costs as much."""
+_SCORES = 1 << 24
+"""Attention weights (float32) of a layer that may be in memory at once, about."""
+_NEAR = 64
+"""Tokens that a row may lack to be read as one that writes."""
 _PASS_TOKENS = 2048
 """Most tokens in one forward pass."""
 _WORTH_SHARING = 32
@@ -99,6 +107,11 @@ class TransformersPolicy:
         self._block = 1 if self.device.type == "cpu" else slots
         self._seen = _Seen() if self.device.type == "cpu" else None
         self._shares = self.device.type == "cpu" and (kv_dtype or model.dtype) == model.dtype == torch.float32
+        self._near = _NEAR if self._shares else 1
+        """Rows that lack no more tokens write."""
+        heads = getattr(self._config, "num_attention_heads", 32)
+        self._pass_written = min(_PASS_TOKENS, max(slots, _SCORES // (heads * self.max_length)))
+        """Most tokens that these are fed in one forward pass, guesses not counted."""
         self._sharing: Sharing | None = None
 
     def close_session(self, session: Hashable) -> None:
@@ -223,7 +236,7 @@ class TransformersPolicy:
             pieces = self._pieces(first, less=1)
             while pieces:
                 taken, pieces = _fitting(pieces, _PASS_TOKENS)
-                self._run(_NONE, _NONE, 0, taken)
+                self._run(_NONE, _NONE, _NONE, _NONE, taken)
             left = later
         self._sharing = None
 
@@ -235,44 +248,46 @@ class TransformersPolicy:
             if ended := self._follow(self._seen, going, temperature):
                 return ended
             # Rows with equal tokens would draw from the same distribution: one is fed, the others follow it.
-            going = going[np.argsort(rows.known[going] - rows.lengths[going], kind="stable")]
+            lacking = rows.known[going] - rows.lengths[going]
+            going = going[np.argsort(lacking, kind="stable")]
             going = np.sort(going[np.unique(rows.hashes[going, rows.known[going]], return_index=True)[1]])
             for row in going[(rows.leaders[going] >= 0) & (rows.known[going] - rows.lengths[going] > 1)].tolist():
                 self._take_over(row, int(rows.leaders[row]))
             rows.leaders[going] = -1
         if self._sharing and 2 * len(going) <= self._sharing.size:
             self._sharing = None  # the others have gone
+        going = going[np.argsort(rows.known[going] - rows.lengths[going], kind="stable")]
         lacking = rows.known[going] - rows.lengths[going]
-        writing = going[lacking == 1]
-        known = rows.known[writing]
-        likely = self._guess(writing, known)
-        """[writing, .]: what may be drawn next; as much of it as pays is fed in the hope of that."""
-        worth = self._guesses.worth(len(writing)) if len(writing) else 0
-        guessed = likely[:, : min(worth, self.max_length - int(known.max(initial=0)))]
-        width = guessed.shape[1] + 1
-        rows.ids[writing[:, None], known[:, None] + np.arange(width - 1)] = guessed
-        pieces, _ = _fitting(self._pieces(going[lacking > 1]), _PASS_TOKENS - width * len(writing))
-        logits = self._run(going, writing, width, pieces)
+        reading = going[lacking > self._near]
+        writing = going[(lacking <= self._near) & (np.cumsum(lacking) <= self._pass_written)]
+        likely, kinds, worth = self._guess(writing)
+        """Of each row that writes: what may be drawn next, and how much of it is fed in the hope of that."""
+        width = int(worth.max(initial=0)) + 1
+        which, steps = np.nonzero(np.arange(width - 1) < worth[:, None])
+        rows.ids[writing[which], rows.known[writing[which]] + steps] = likely[which, steps]
+        fed = rows.known[writing] - rows.lengths[writing] + worth
+        pieces, _ = _fitting(self._pieces(reading), _PASS_TOKENS - int(fed.sum()))
+        logits = self._run(going, writing, fed, worth + 1, pieces)
         drawing = np.concatenate([writing, np.array([piece.row for piece in pieces if piece.last], dtype=np.int64)])
         if not len(drawing):
             return []
-        # Rows that write draw a token after each that was fed, the others one.
+        # Rows that write draw a token after each that was guessed too, the others one.
         n, counts = len(writing), np.ones(len(drawing), dtype=np.int64)
-        counts[:n] = width
-        which = np.repeat(np.arange(len(drawing)), counts)
-        steps = np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
+        counts[:n] += worth
+        which, steps = np.nonzero(np.arange(width) < counts[:, None])
         u = uniforms(rows.seeds[drawing][which], (rows.known[drawing] - rows.starts[drawing])[which] + steps)
         drawn, likelihood = _draw(logits, temperature, u)
         if self._seen:
             after = rows.hashes[drawing, rows.known[drawing]][:, None].repeat(width, 1)
-            after[:n, 1:] = rows.hash_after(writing, guessed)
+            after[:n, 1:] = rows.hash_after(writing, likely[:, : width - 1])
             self._seen.keep(after[which, steps], drawing[which], drawn, likelihood)
         tokens = np.zeros((len(drawing), width), dtype=np.int64)
         tokens[which, steps] = drawn
-        self._guesses.judge(likely[:, :1] == tokens[:n, :1])
         # A token counts where all before it in its pass were guessed rightly, up to the end of the turn.
         new = np.ones(len(drawing), dtype=np.int64)
-        new[:n] += np.logical_and.accumulate(guessed == tokens[:n, :-1], 1).sum(1)
+        right = (likely[:, :width] == tokens[:n]) & (np.arange(width) < counts[:n, None])
+        new[:n] += np.logical_and.accumulate(right[:, :-1] & (np.arange(width - 1) < worth[:, None]), 1).sum(1)
+        self._guesses.judge(kinds[:, :width], right, new[:n])
         new = np.minimum(new, rows.limits[drawing] - rows.known[drawing])
         ends = np.isin(tokens, self.ends) & (np.arange(width) < new[:, None])
         new = np.where(ends.any(1), ends.argmax(1) + 1, new)
@@ -307,12 +322,16 @@ class TransformersPolicy:
             self._pool.copy(other, row, held, length)
             rows.lengths[row] = length
 
-    def _guess(self, rows: Ids, known: Ids) -> Ids:
-        """What may be drawn after the rows' `known` tokens [len(rows), T]."""
-        if self.device.type != "cpu":
-            return np.zeros((len(rows), 0), dtype=np.int64)
+    def _guess(self, rows: Ids) -> tuple[Ids, Ids, Ids]:
+        """What may be drawn next [len(rows), T], its kinds, and how much of it pays to be fed [len(rows)], below T."""
+        known = self._rows.known[rows]
+        if self.device.type != "cpu" or not len(rows):
+            nothing = np.zeros((len(rows), 1), dtype=np.int64)
+            return nothing, nothing, nothing[:, 0]
         places = np.maximum(known[:, None] + np.arange(-_CONTEXT, 0), 0)
-        return self._guesses.after(self._rows.ids[rows[:, None], places])
+        enough = _WORTH * len(rows) / (len(rows) + 15)
+        likely, kinds, worth = self._guesses.after(self._rows.ids[rows[:, None], places], enough)
+        return likely, kinds, np.minimum(worth, self.max_length - known)
 
     def _pieces(self, rows: Sequence[int] | Ids, less: int = 0) -> list[_Piece]:
         """What rows lack but for the last `less` tokens.
@@ -327,15 +346,15 @@ class TransformersPolicy:
         ]
         return sorted(pieces, key=lambda piece: (piece.start - piece.end, piece.start, piece.row))
 
-    def _run(self, going: Ids, writing: Ids, width: int, pieces: Sequence[_Piece]) -> Tensor:
-        """One pass over the next `width` tokens of rows that write, and over pieces of others, which then hold these.
+    def _run(self, going: Ids, writing: Ids, counts: Ids, drawn: Ids, pieces: Sequence[_Piece]) -> Tensor:
+        """One pass over the next `counts` tokens of rows that write, and over pieces of others, which then hold these.
 
-        The logits after each token of the former, then after each piece that is the last of its row [., V].
+        The logits after the last `drawn` of each of the former, then after each piece that is its row's last [., V].
         """
         rows = self._rows
         read = np.array([(piece.row, piece.start, piece.end - piece.start) for piece in pieces], dtype=np.int64)
         read = read.reshape(-1, 3)
-        next_ones = np.column_stack([writing, rows.known[writing] - 1, np.full(len(writing), width)])
+        next_ones = np.column_stack([writing, rows.lengths[writing], counts])
         where, starts, counts = np.concatenate([next_ones, read]).T
         if len(writing) and self._shares and (self._sharing is None or (self._sharing.starts[writing] < 0).any()):
             self._sharing = Sharing(rows.ids, going, rows.lengths[going])
@@ -349,11 +368,11 @@ class TransformersPolicy:
             sharing=self._sharing,
         )
         self._pool.reserve(int((starts + counts).max()))
-        ends = np.cumsum(counts) - 1
-        last = ends[len(writing) :][[piece.last for piece in pieces]]
-        keep = np.concatenate([np.arange(layout.written), last]) if pieces else None
+        ends = np.cumsum(counts)
+        drawn = np.concatenate([drawn, np.array([piece.last for piece in pieces], dtype=np.int64)])
+        keep = np.repeat(ends - drawn, drawn) + np.arange(drawn.sum()) - np.repeat(np.cumsum(drawn) - drawn, drawn)
         ids = rows.ids[np.repeat(where, counts), layout.places]
-        logits = self._forward(ids, layout, keep if keep is None or len(keep) else ends[-1:])
+        logits = self._forward(ids, layout, keep if len(keep) else ends[-1:] - 1)
         for piece in pieces:
             rows.lengths[piece.row] = piece.end
         return logits
@@ -524,40 +543,55 @@ class _Seen:
 
 
 class _Guesses:
-    """What came after the same tokens the last time that they were read or written: the same 8, or else the same 3."""
+    """What came after the same tokens the last time that they were read or written: the same 8, or else the same 3.
+
+    Of how many tokens, and how often that was confirmed, is a guess's kind; how often those of its kind are right is
+    what is expected of it.
+    """
 
     def __init__(self):
         self.forget()
 
     def forget(self) -> None:
-        self._next = {size: np.full(1 << 17, -1) for size in (_CONTEXT, _SHORT_CONTEXT)}
-        self._right = 0.0
-        """The share of guesses that are right, of late."""
+        self._next = np.full((len(_CONTEXTS), 1 << 17), -1)
+        self._confirmed = np.zeros_like(self._next)
+        self._right = np.zeros(1 + len(_CONTEXTS) * (_CONFIRMED + 1))
+        """The share that is right, of late, by kind; kind 0 is no guess at all."""
 
     def learn(self, ids: Ids) -> None:
-        for size, following in self._next.items():
+        for size, following, confirmed in zip(_CONTEXTS, self._next, self._confirmed, strict=True):
             if len(ids) > size:
-                following[self._places(sliding_window_view(ids, size)[:-1])] = ids[size:]
+                places = self._places(sliding_window_view(ids, size)[:-1])
+                same = following[places] == ids[size:]
+                confirmed[places] = np.where(same, np.minimum(confirmed[places] + 1, _CONFIRMED), 0)
+                following[places] = ids[size:]
 
-    def after(self, ids: Ids) -> Ids:
-        """ids [n, _CONTEXT] -> [n, _MOST_GUESSES]"""
-        for _ in range(_MOST_GUESSES):
-            long, short = (t[self._places(ids[:, -size:])] for size, t in self._next.items())
-            ids = np.column_stack([ids, np.maximum(np.where(long < 0, short, long), 0)])
-        return ids[:, _CONTEXT:]
+    def after(self, ids: Ids, enough: float) -> tuple[Ids, Ids, Ids]:
+        """ids [n, _CONTEXT] -> guesses of what follows and their kinds [n, T]; how many are all right with that chance.
 
-    def judge(self, right: NDArray[np.bool_]) -> None:
-        if right.size:
-            self._right += 0.1 * (float(right.mean()) - self._right)
+        A first one is there anyway.
+        """
+        likely = np.zeros((len(ids), _MOST_GUESSES + 1), dtype=np.int64)
+        kinds = np.zeros_like(likely)
+        return (
+            likely,
+            kinds,
+            guesses(self._next, self._confirmed, _CONTEXTS, _HASH, self._right, ids, enough, likely, kinds),
+        )
 
-    def worth(self, rows: int) -> int:
-        """How many guesses to feed after each row's last token: while all are right with a probability of 0.4."""
-        likely = int(np.log(0.4) / np.log(min(max(self._right, 1e-9), 0.999)))
-        return max(0, min(likely, _MOST_GUESSES, _PASS_GUESSED // rows - 1))
+    def judge(self, kinds: Ids, right: NDArray[np.bool_], tried: Ids) -> None:
+        """Of the first guesses [n, T] whether they were right, as far as they were tried [n]."""
+        counts = np.arange(kinds.shape[1]) < tried[:, None]
+        kinds, right = kinds[counts], right[:, : counts.shape[1]][counts]
+        n = np.bincount(kinds, minlength=len(self._right))
+        hits = np.bincount(kinds, right, minlength=len(self._right))
+        share = np.divide(hits, n, out=self._right.copy(), where=n > 0)
+        self._right += (1 - 0.97**n) * (share - self._right)
+        self._right[0] = 0
 
     def _places(self, ids: Ids) -> Ids:
-        """By a hash of the last axis; two that share a place only make each other's guesses wrong."""
-        return (ids @ _HASH[: ids.shape[-1]] >> 12) % (1 << 17)
+        """By a hash of the last axis, as in `guesses`; two that share one only make each other's guesses wrong."""
+        return (ids @ _HASH[: ids.shape[-1]] >> 12) % self._next.shape[1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
-"""Attention of rows that write on a CPU: few queries each, of which many rows read the same keys.
+"""Loops for CPUs that torch and numpy have no fast form of, compiled by numba at first use and kept on disk.
 
-torch's own attention packs the keys for every few queries, and each part that rows share would be a call of its own.
-Compiled at first use, for the widths of a model's heads.
+Attention of rows that write: few queries each, of which many rows read the same keys. torch's own attention packs the
+keys for every few queries, and each part that rows share would be a call of its own.
 """
 
 from __future__ import annotations
@@ -17,75 +17,127 @@ _BLOCK = 32
 """Tokens of a part that are read for one row after the other: they stay in the fastest cache."""
 
 
+def _compiled(function: Callable[..., Any], **options: Any) -> Any:
+    jit: Any = numba.njit
+    try:
+        return jit(cache=True, **options)(function)
+    except RuntimeError:  # there is no place to keep it
+        return jit(**options)(function)
+
+
 @lru_cache
 def kernels(width: int, value_width: int, threads: bool) -> tuple[Callable[..., None], Callable[..., None]]:
-    """`score(scores, query, keys, parts, members, lengths, steps)` and `mix(out, weights, values, parts, members)`.
+    """score(scores, query, keys, parts, members, firsts, seen), mix(out, weights, values, parts, members, firsts).
 
-    query [n, groups, Q, width], keys and values [slots, groups, capacity, width], scores and weights
-    [n, groups, Q, tokens], out [n, groups, Q, value_width] (added to); all float32. parts [., 5]: the tokens that are
-    seen, of slot parts[0], from parts[1] to parts[2], by the rows members[parts[3]] to members[parts[4]]. Query q of
-    row i sees its first lengths[i] + q % steps tokens; the scores after these become -inf.
+    query [N, heads, width], keys and values [slots, groups, capacity, width], scores and weights [N, heads, tokens],
+    out [N, heads, value_width] (added to); all float32. Row i's tokens are those of N from firsts[i] to firsts[i + 1];
+    the first of them sees its row's first seen[i] tokens, the next one more; other scores become -inf. parts [., 5]:
+    what is seen, of slot parts[0] from token parts[1] to parts[2], by the rows members[parts[3]] to members[parts[4]].
     """
-    jit: Any = numba.njit(fastmath={"reassoc", "contract"}, parallel=threads)
-    heads: Any = numba.prange if threads else range
+    each: Any = numba.prange if threads else range
 
-    @jit
-    def score(scores, query, keys, parts, members, lengths, steps):
-        queries, total = query.shape[2], scores.shape[3]
-        for h in heads(query.shape[1]):
+    def score(scores, query, keys, parts, members, firsts, seen):
+        heads = query.shape[1] // keys.shape[1]
+        for g in each(keys.shape[1]):
             for p in range(parts.shape[0]):
-                row, low, high, a, b = parts[p]
-                for first in range(low, high, _BLOCK):
-                    for m in range(a, b):
-                        i = members[m]
-                        q = 0
-                        while q + 4 <= queries:  # four at once, so a key is loaded once for them
-                            for k in range(first, min(first + _BLOCK, high)):
-                                s0 = s1 = s2 = s3 = np.float32(0)
-                                for d in range(width):
-                                    x = keys[row, h, k, d]
-                                    s0 += query[i, h, q, d] * x
-                                    s1 += query[i, h, q + 1, d] * x
-                                    s2 += query[i, h, q + 2, d] * x
-                                    s3 += query[i, h, q + 3, d] * x
-                                scores[i, h, q, k], scores[i, h, q + 1, k] = s0, s1
-                                scores[i, h, q + 2, k], scores[i, h, q + 3, k] = s2, s3
-                            q += 4
-                        while q < queries:
-                            for k in range(first, min(first + _BLOCK, high)):
-                                s0 = np.float32(0)
-                                for d in range(width):
-                                    s0 += query[i, h, q, d] * keys[row, h, k, d]
-                                scores[i, h, q, k] = s0
-                            q += 1
-            for i in range(query.shape[0]):
-                for q in range(queries):
-                    for k in range(lengths[i] + q % steps, total):
-                        scores[i, h, q, k] = -np.inf
-
-    @jit
-    def mix(out, weights, values, parts, members):
-        for h in heads(out.shape[1]):
-            for p in range(parts.shape[0]):
-                row, low, high, a, b = parts[p]
+                slot, low, high, a, b = parts[p]
                 for first in range(low, high, _BLOCK):
                     last = min(first + _BLOCK, high)
                     for m in range(a, b):
-                        i = members[m]
-                        for q in range(out.shape[2]):
-                            k = first
-                            while k + 4 <= last:  # four at once, so a sum is stored once for them
-                                w0, w1 = weights[i, h, q, k], weights[i, h, q, k + 1]
-                                w2, w3 = weights[i, h, q, k + 2], weights[i, h, q, k + 3]
-                                for d in range(value_width):
-                                    out[i, h, q, d] += (w0 * values[row, h, k, d] + w1 * values[row, h, k + 1, d]) + (
-                                        w2 * values[row, h, k + 2, d] + w3 * values[row, h, k + 3, d]
-                                    )
-                                k += 4
-                            while k < last:
-                                w0 = weights[i, h, q, k]
-                                for d in range(value_width):
-                                    out[i, h, q, d] += w0 * values[row, h, k, d]
-                                k += 1
+                        for h in range(g * heads, (g + 1) * heads):
+                            n, end = firsts[members[m]], firsts[members[m] + 1]
+                            while n + 4 <= end:  # four at once, so a key is loaded once for them
+                                for k in range(first, last):
+                                    s0 = s1 = s2 = s3 = np.float32(0)
+                                    for d in range(width):
+                                        x = keys[slot, g, k, d]
+                                        s0 += query[n, h, d] * x
+                                        s1 += query[n + 1, h, d] * x
+                                        s2 += query[n + 2, h, d] * x
+                                        s3 += query[n + 3, h, d] * x
+                                    scores[n, h, k], scores[n + 1, h, k] = s0, s1
+                                    scores[n + 2, h, k], scores[n + 3, h, k] = s2, s3
+                                n += 4
+                            while n < end:
+                                for k in range(first, last):
+                                    s0 = np.float32(0)
+                                    for d in range(width):
+                                        s0 += query[n, h, d] * keys[slot, g, k, d]
+                                    scores[n, h, k] = s0
+                                n += 1
+            for i in range(seen.shape[0]):
+                for n in range(firsts[i], firsts[i + 1]):
+                    for h in range(g * heads, (g + 1) * heads):
+                        for k in range(seen[i] + n - firsts[i], scores.shape[2]):
+                            scores[n, h, k] = -np.inf
 
-    return score, mix
+    def mix(out, weights, values, parts, members, firsts):
+        heads = out.shape[1] // values.shape[1]
+        for g in each(values.shape[1]):
+            for p in range(parts.shape[0]):
+                slot, low, high, a, b = parts[p]
+                for first in range(low, high, _BLOCK):
+                    last = min(first + _BLOCK, high)
+                    for m in range(a, b):
+                        for h in range(g * heads, (g + 1) * heads):
+                            n, end = firsts[members[m]], firsts[members[m] + 1]
+                            while n < end:  # two tokens and four values at once, so that less is loaded and stored
+                                k = first
+                                while n + 2 <= end and k + 4 <= last:
+                                    a0, a1, b0, b1 = (
+                                        weights[n, h, k],
+                                        weights[n, h, k + 1],
+                                        weights[n + 1, h, k],
+                                        weights[n + 1, h, k + 1],
+                                    )
+                                    a2, a3, b2, b3 = (
+                                        weights[n, h, k + 2],
+                                        weights[n, h, k + 3],
+                                        weights[n + 1, h, k + 2],
+                                        weights[n + 1, h, k + 3],
+                                    )
+                                    for d in range(value_width):
+                                        x0, x1 = values[slot, g, k, d], values[slot, g, k + 1, d]
+                                        x2, x3 = values[slot, g, k + 2, d], values[slot, g, k + 3, d]
+                                        out[n, h, d] += (a0 * x0 + a1 * x1) + (a2 * x2 + a3 * x3)
+                                        out[n + 1, h, d] += (b0 * x0 + b1 * x1) + (b2 * x2 + b3 * x3)
+                                    k += 4
+                                both = min(n + 2, end)
+                                for i in range(n, both):
+                                    for j in range(k, last):
+                                        w = weights[i, h, j]
+                                        for d in range(value_width):
+                                            out[i, h, d] += w * values[slot, g, j, d]
+                                n = both
+
+    options = {"fastmath": {"reassoc", "contract"}, "parallel": threads}
+    return _compiled(score, **options), _compiled(mix, **options)
+
+
+@_compiled
+def guesses(nexts, confirmed, contexts, weights, right, ids, enough, likely, kinds):
+    """For each row of ids [n, the longest context] what may follow, until it is right with less than `enough` chance.
+
+    nexts, confirmed [., size]: what came after a context of contexts[.] tokens, by its hash, and how often that was
+    confirmed; the last of them that knows counts. right: chances by kind. Fills likely and kinds [n, T]; how many [n].
+    """
+    worth = np.zeros(len(ids), dtype=np.int64)
+    longest, most, kept = ids.shape[1], likely.shape[1], right.shape[0] // len(contexts)
+    text = np.empty(longest + most, dtype=np.int64)
+    for i in range(len(ids)):
+        text[:longest] = ids[i]
+        chance = 1.0
+        for t in range(most):
+            for c in range(len(contexts)):
+                place = np.int64(0)
+                for j in range(contexts[c]):
+                    place += text[longest + t - contexts[c] + j] * weights[j]
+                place = (place >> 12) % nexts.shape[1]
+                if nexts[c, place] >= 0:
+                    likely[i, t], kinds[i, t] = nexts[c, place], 1 + c * kept + confirmed[c, place]
+            chance *= right[kinds[i, t]]
+            if chance < enough or t + 1 == most:
+                break
+            text[longest + t] = likely[i, t]
+            worth[i] += 1
+    return worth
