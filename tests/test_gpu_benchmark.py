@@ -18,7 +18,8 @@ def test_it_runs_tiny_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str
     found = gpu.main(["--device", "cpu", "--parameters", "tiny", *sizes, "--json", str(tmp_path / "f.json")])
     torch.set_num_threads(before)
     assert [row["rows"] for row in found["rows"]] == [1, 3]
-    # Five passes after the prompt, or six where its last token is fed after what rows share; 2 layers, keys and values of 2 heads of 16 numbers, 2 bytes each.
+    # Five passes after the prompt, or six where its last token is fed after what rows share. 2 layers, keys and values
+    # of 2 heads of 16 numbers, 2 bytes each.
     assert found["key_values_a_token"] == 2 * 2 * 2 * 16 * 2
     read = [found["weights"] + kept * 256 for kept in (103, 102.5 + 101.5 + 100.5)]
     assert [row["gigabytes_a_pass"] for row in found["rows"]] == pytest.approx([bytes / 1e9 for bytes in read])

@@ -57,6 +57,50 @@ def test_a_finished_episode_is_replaced_before_the_next_round():
     assert sorted(policy.closed) == list(range(len(jobs)))  # type: ignore[type-var]
 
 
+class OneByOne(ScriptedPolicy):
+    """Answers the turn that came last, alone."""
+
+    def stream(self, waiting, sampling):
+        while waiting:
+            turn = waiting.pop()
+            yield turn, self.generate([turn], sampling)[0]
+
+
+def test_turns_that_do_not_wait_for_each_other_make_the_same_episodes():
+    spec = toy.spec()
+    jobs = [Job(spec.expert(i).prefix(k % 3), k) for k, i in enumerate(spec.task_ids("train"))]
+    words = {f"room {i}.": [s.action for s in spec.expert(i).steps] for i in spec.task_ids("train")}
+    policy, kept = OneByOne(words), []
+    played = play(spec, policy, jobs, GREEDY, slots=6, keep=kept.append)
+    assert played == play(spec, experts_words(spec), jobs, GREEDY, slots=6)
+    assert {len(batch) for batch in policy.batches} == {1}
+    assert sorted(kept, key=lambda t: t.seed) == played
+    assert sorted(policy.closed) == list(range(len(jobs)))  # type: ignore[type-var]
+
+
+class Twice:
+    """Asks for every first episode once more, from its first step, where it was won."""
+
+    def part(self, jobs):
+        return self
+
+    def after(self, job, reward):
+        return [replace(job, seed=job.seed + 100)] if job.seed < 100 and reward == 1 else []
+
+
+def test_what_is_asked_for_while_playing_is_played_too():
+    spec = toy.spec()
+    jobs = [Job(Prefix(i), seed) for seed, i in enumerate(spec.task_ids("train")[:5])]
+    words = {f"room {job.prefix.task_id}.": [say("stop")] for job in jobs[3:]}
+    words |= {f"room {i}.": [s.action for s in spec.expert(i).steps] for i in spec.task_ids("train")[:3]}
+    seen: list[tuple[int, int]] = []
+    more = play(spec, ScriptedPolicy(words), jobs, GREEDY, more=Twice(), progress=lambda *at: seen.append(at))
+    assert more[:5] == play(spec, ScriptedPolicy(words), jobs, GREEDY)
+    assert sorted(t.job.seed for t in more[5:]) == [100, 101, 102]
+    assert all(t.job.prefix == jobs[t.seed - 100].prefix for t in more[5:])
+    assert seen[-1] == (8, 8)
+
+
 def test_sessions_seeds_and_conversations_of_the_turns():
     spec = toy.spec()
     expert = spec.expert("train-0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 from collections import Counter
 from collections.abc import Mapping
@@ -140,6 +141,40 @@ def test_cached_outcomes_serve_other_runs_and_other_n(tmp_path: Path) -> None:
     other = credit.Outcomes(tmp_path / "deep" / "outcomes.sqlite", "another scorer")
     assert credit.estimate([P], coins(rates), samples=4, seed=1, known={}, cache=other)[1]["cached"] == 0
     assert credit.estimate([P], coins(rates), samples=4, seed=2, known={}, cache=cache)[1]["cached"] == 0
+
+
+@pytest.mark.parametrize("size", [3, 4, 100])
+def test_samples_that_follow_in_their_shard_are_those_of_rounds(size: int, tmp_path: Path) -> None:
+    """Whatever a shard holds: what was cut apart is asked for later."""
+    for trial in range(40):
+        chance = random.Random(trial)
+        actions = [Prefix("task", (Step(f"do {k}", "saw"),)) for k in range(12)]
+        rates = {p: chance.random() for p in actions}
+        # Some actions are compared with several, some outcomes are known.
+        contrasts = [algorithms.Contrast(*chance.sample(actions, 2)) for _ in range(7)]
+        shared: dict[str, Any] = {"samples": 5, "seed": 0, "contrasts": contrasts, "curtail_at": 0.3}
+        shared |= {"known": {actions[0]: 1.0}, "error": 0.05 * (trial % 2)}
+        wanted = list(dict.fromkeys(p for c in contrasts for p in (c.ahead, c.behind)))
+        run, calls = coins(rates, trial), []
+
+        def play_in_shards(jobs: list[Job], more: Any, run: Any = run, calls: list[int] = calls) -> list[Trajectory]:
+            calls.append(len(jobs))
+            found = []
+            for first in range(0, len(jobs), size):
+                waiting = jobs[first : first + size]
+                part = pickle.loads(pickle.dumps(more.part(waiting)))
+                while waiting:
+                    found += run([waiting.pop(0)])
+                    waiting += part.after(found[-1].job, found[-1].reward)
+            return found
+
+        cache = credit.Outcomes(tmp_path / f"{trial}.sqlite", "scorer")
+        cache.keep({t.job: t.reward for t in run(credit.sample_jobs(actions[1], 0, [0, 1, 4]))})
+        rounds = credit.estimate(wanted, run, **shared, cache=cache)
+        cache = credit.Outcomes(tmp_path / f"{trial}.sqlite", "another")
+        cache.keep({t.job: t.reward for t in run(credit.sample_jobs(actions[1], 0, [0, 1, 4]))})
+        assert credit.estimate(wanted, play_in_shards, **shared, cache=cache) == rounds
+        assert size < 100 or len(calls) <= 1
 
 
 def _fill(path: str, first: int) -> int:

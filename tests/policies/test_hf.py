@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import replace
 from typing import Any
 
@@ -159,6 +160,69 @@ def test_right_guesses_save_passes_and_change_no_token(monkeypatch: pytest.Monke
     assert again == first
     assert [a.token_ids for a in again] == [plain(model, turn, sampling) for turn in asked]
     assert len(passes) - needed < needed
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_what_has_the_same_tokens_is_run_once(monkeypatch: pytest.MonkeyPatch, temperature: float):
+    model, sampling = toy.model(), Sampling(temperature, 20)
+    monkeypatch.setattr(hf, "_LIKELIEST", 1000)  # this model says anything
+    fed: list[int] = []
+
+    def run(asked: list[list[Turn]]) -> list[list[Completion]]:
+        policy = make(model, slots=16)
+        forward = policy._forward
+        monkeypatch.setattr(policy, "_forward", lambda ids, *rest: (fed.append(len(ids)), forward(ids, *rest))[1])
+        fed.clear()
+        found = []
+        for turns in asked:
+            found.append(policy.generate(turns, sampling))
+            # All play on with what the first one said.
+            asked = [[go_on(t, found[-1][0], "Nothing happens.") for t in turns]]
+        return [*found, policy.generate(asked[0], sampling)]
+
+    one = run([[Turn(conversation(), 5, session=0)]])
+    alone = sum(fed)
+    # With equal seeds nobody ever draws anything else; with others they part.
+    assert run([[Turn(conversation(), 5, session=i) for i in range(6)]]) == [answers * 6 for answers in one]
+    assert sum(fed) == alone
+    apart = [Turn(conversation(), derive_seed(5, i), session=i) for i in range(6)]
+    assert [a.token_ids for a in run([apart])[0]] == [plain(model, turn, sampling) for turn in apart]
+    assert temperature == 0 or sum(fed) > 2 * alone
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_what_is_remembered_is_what_would_be_drawn(temperature: float):
+    chance = np.random.default_rng(0)
+    logits, seen = torch.from_numpy(chance.normal(scale=2, size=(300, 50))), hf._Seen()
+    hashes, rows = chance.integers(1, 2**63, size=300).astype(np.uint64), np.arange(300)
+    drawn, cumulative = hf._draw(logits, temperature, chance.random(300))
+    seen.keep(hashes, rows, drawn, cumulative)
+    u = chance.random(300)
+    tokens, found = seen.draw(hashes, u)
+    there = tokens >= 0
+    assert 0.6 < there.mean() <= 1
+    assert (tokens == hf._draw(logits, temperature, u)[0])[there].all()
+    assert (found == np.where(there, rows, -1)).all()
+    assert (seen.draw(hashes + np.uint64(1), u)[0] == -1).all()
+    seen.forget()
+    assert (seen.draw(hashes, u)[0] == -1).all()
+
+
+def test_a_stream_answers_as_turns_come():
+    model, asked = toy.model(), turns(12, sampled=True)
+    policy, free = make(model, slots=4), make(model, slots=16)
+    expected, more = free.generate(asked, SAMPLED), [t for t in asked if t.session % 2]  # type: ignore[operator]
+    answers = {turn.session: answer for turn, answer in zip(asked, expected, strict=True)}
+    again = [go_on(turn, answers[turn.session], "You see a ring.") for turn in more]
+    expected += free.generate(again, SAMPLED)
+    waiting, found = deque(asked), {}
+    for turn, answer in policy.stream(waiting, SAMPLED):
+        found[turn.session, len(turn.conversation)] = answer
+        following = [t for t in again if t.session == turn.session and len(t.conversation) > len(turn.conversation)]
+        waiting.extend(following)
+    assert found == {(t.session, len(t.conversation)): a for t, a in zip([*asked, *again], expected, strict=True)}
+    with pytest.raises(ValueError, match="one turn at a time"):
+        list(policy.stream(deque([Turn(conversation(), session="s")] * 2), SAMPLED))
 
 
 def test_guesses_are_what_came_after_the_same_tokens():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -99,6 +100,27 @@ def test_turns_of_a_call_are_asked_together_and_no_more_than_allowed() -> None:
         found = policy(url, concurrency=4).generate([turn(str(i)) for i in range(8)], GREEDY)
     assert [c.text for c in found] == [str(i) for i in range(8)]
     assert most == 4
+
+
+def test_a_stream_does_not_wait_for_the_slowest() -> None:
+    later = threading.Event()
+
+    def reply(body: dict[str, Any], _: Any) -> Any:
+        said = body["messages"][-1]["content"]
+        if said == "slow":
+            assert later.wait(10), "the others wait for this one"
+        return answer(said)
+
+    with scripted(reply) as url:
+        waiting, found = deque([turn("slow"), turn("a"), turn("b")]), []
+        for asked, completion in policy(url, concurrency=2).stream(waiting, GREEDY):
+            assert asked.conversation[-1].content == completion.text
+            found.append(completion.text)
+            if completion.text == "b":
+                waiting.append(turn("c"))
+            if completion.text == "c":
+                later.set()
+    assert found == ["a", "b", "c", "slow"]
 
 
 def test_the_rate_is_limited() -> None:

@@ -1,6 +1,6 @@
 """A model behind any OpenAI-compatible chat endpoint as a policy: a hosted one, vLLM's server, `ipr serve`.
 
-Decided here: a turn is one request with the whole conversation, all turns of a call at the same time; waiting after a
+Decided here: a turn is one request with the whole conversation, many at the same time; waiting after a
 429 or 5xx is the client library's (it honours Retry-After up to two minutes). What goes wrong with one conversation
 ends like it would with a local model (a context that is full, an answer without words); what is wrong with the server,
 the name or the key is one IprError. The key is read from OPENAI_API_KEY and kept nowhere else.
@@ -14,8 +14,9 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -94,15 +95,22 @@ class Server:
         return " ".join(text.split())[:300]
 
 
-def together(call: Callable[[Any], Any], each: Sequence[Any], most: int) -> list[Any]:
-    """`call` for each, at most so many at the same time; the first that fails ends it."""
+def together(call: Callable[[Any], Any], waiting: deque[Any], most: int) -> Iterator[tuple[Any, Any]]:
+    """(one, call(one)) of what waits, at most so many at the same time, each as it comes; the first failure ends it.
+
+    Whoever iterates may add to what waits.
+    """
     with ThreadPoolExecutor(most) as pool:
-        asked = [pool.submit(call, one) for one in each]
+        asked: dict[Future[Any], Any] = {}
         try:
-            return [answer.result() for answer in asked]
-        except BaseException:
+            while waiting or asked:
+                while waiting and len(asked) < most:
+                    one = waiting.popleft()
+                    asked[pool.submit(call, one)] = one
+                for answer in wait(asked, return_when=FIRST_COMPLETED).done:
+                    yield asked.pop(answer), answer.result()
+        finally:
             pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 class EndpointPolicy:
@@ -121,7 +129,13 @@ class EndpointPolicy:
 
     def generate(self, turns: Sequence[Turn], sampling: Sampling) -> list[Completion]:
         """The next turn of every conversation, `concurrency` requests at a time; raises IprError."""
-        return together(lambda turn: self._answer(turn, sampling), turns, self._settings.concurrency)
+        waiting = deque(range(len(turns)))
+        found = dict(together(lambda i: self._answer(turns[i], sampling), waiting, self._settings.concurrency))
+        return [found[i] for i in range(len(turns))]
+
+    def stream(self, waiting: deque[Turn], sampling: Sampling) -> Iterator[tuple[Turn, Completion]]:
+        """See `ipr.types.Streaming`; raises IprError."""
+        return together(lambda turn: self._answer(turn, sampling), waiting, self._settings.concurrency)
 
     def close_session(self, session: Hashable) -> None:
         pass

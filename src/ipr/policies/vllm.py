@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import gc
 import importlib
-from collections.abc import Callable, Hashable, Sequence
+import threading
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -88,12 +90,46 @@ class VllmPolicy:
         answers = [Completion("", (), "overflow")] * len(turns)
         with timed("tokenizer"):
             for one, samples in zip(asked, written, strict=True):
-                for seed, (ids, stopped) in enumerate(samples, one.seed):
-                    finish = "stop" if stopped else "length" if len(ids) == sampling.max_new_tokens else "overflow"
-                    count("tokens", len(ids))
+                for seed, sample in enumerate(samples, one.seed):
+                    answer = self._completion(sample, sampling)
                     for i in places[tuple(one.prompt)][seed]:
-                        answers[i] = Completion(self.chat.text(ids), ids, finish)
+                        answers[i] = answer
         return answers
+
+    def _completion(self, written: Written, sampling: Sampling) -> Completion:
+        ids, stopped = written
+        count("tokens", len(ids))
+        finish = "stop" if stopped else "length" if len(ids) == sampling.max_new_tokens else "overflow"
+        return Completion(self.chat.text(ids), ids, finish)
+
+
+class ServedPolicy(VllmPolicy):
+    """Of a server, which is asked for at most `most` turns at the same time."""
+
+    def __init__(self, *arguments: Any, most: int, **options: Any):
+        super().__init__(*arguments, **options)
+        self._most = most
+
+    def stream(self, waiting: deque[Turn], sampling: Sampling) -> Iterator[tuple[Turn, Completion]]:
+        """See `ipr.types.Streaming`; raises IprError."""
+
+        one = threading.Lock()  # the tokenizer is not for several threads
+
+        def write(turn: Turn) -> Written | None:
+            with one:
+                prompt = self.chat.prompt(turn.conversation)
+            room = min(sampling.max_new_tokens, self.max_length - len(prompt))
+            seed = turn.seed % 2**63 if sampling.temperature > 0 else 0
+            asked = [Asked(prompt, room, seed, 1)]
+            return self._write(asked, sampling.temperature, self._ends)[0][0] if room > 0 else None
+
+        answers = together(write, waiting, self._most)
+        while True:
+            with timed("model"):
+                turn, written = next(answers, (None, None))
+            if turn is None:
+                break
+            yield turn, Completion("", (), "overflow") if written is None else self._completion(written, sampling)
 
 
 def load(path: str, name: str, config: RunConfig) -> VllmPolicy:
@@ -113,7 +149,10 @@ def load(path: str, name: str, config: RunConfig) -> VllmPolicy:
         generation_config = None  # not every model has one
     form = _Remote(need) if config.rollout.endpoint else _engine(need)
     write, tokenizer = form.writer(named), models.load_tokenizer(path)
-    return VllmPolicy(write, tokenizer, name, max_length=need.max_length, generation_config=generation_config)
+    options = {"max_length": need.max_length, "generation_config": generation_config}
+    if isinstance(form, _Remote):
+        return ServedPolicy(write, tokenizer, name, most=config.rollout.slots, **options)
+    return VllmPolicy(write, tokenizer, name, **options)
 
 
 def check(config: RunConfig) -> None:
@@ -229,7 +268,10 @@ class _Remote:
     def _write_all(
         self, model: str, asked: Sequence[Asked], temperature: float, ends: list[int]
     ) -> list[list[Written]]:
-        return together(lambda one: self._write(model, one, temperature, ends), asked, self._most)
+        found = dict(
+            together(lambda i: self._write(model, asked[i], temperature, ends), deque(range(len(asked))), self._most)
+        )
+        return [found[i] for i in range(len(asked))]
 
     def _write(self, model: str, asked: Asked, temperature: float, ends: list[int]) -> list[Written]:
         try:
