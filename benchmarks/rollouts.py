@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--c", type=int, default=8, help="episodes (c) plays")
     parser.add_argument("--batch", type=int, default=48, help="episodes (b) has under way at once")
     parser.add_argument("--slots", type=int, default=128, help="episodes that we have under way at once")
-    parser.add_argument("--shard", type=int, default=128, help="episodes that a worker plays at a time")
+    parser.add_argument("--shard", type=int, default=1024, help="episodes (at most) that a worker plays at a time")
     parser.add_argument("--kv", default="model", choices=("model", "bfloat16"), help="type of our key-values")
     parser.add_argument("--max-steps", type=int, default=None)
     parser.add_argument("--max-new-tokens", type=int, default=56)

@@ -15,7 +15,7 @@ from ipr.summary import profile, summarise
 from ipr.types import Step, Trajectory
 
 SPENT = dict.fromkeys(profiling.PARTS, 0.0) | {"seconds": 4.0, "workers": 6.0, "model": 5.0, "other": 5.0}
-SPENT |= {"episodes": 40, "joined": 10, "tokens": 800}
+SPENT |= {"episodes": 40, "joined": 10, "tokens": 800, "followed": 200}
 
 
 @pytest.fixture
@@ -49,7 +49,8 @@ def test_joined_episodes_count_as_saved(run: Run) -> None:
 def test_profile_has_a_row_a_task_with_rates(run: Run) -> None:
     (row,) = profile(run)
     assert (row["stage"], row["task"], row["model"]) == ("iteration-1", "explore", 5.0)
-    assert (row["episodes_per_second"], row["tokens_per_second"], row["saved_share"]) == (10.0, 200.0, 0.2)
+    assert (row["episodes_per_second"], row["tokens_per_second"]) == (10.0, 200.0)
+    assert (row["saved_share"], row["followed_share"]) == (0.2, 0.25)
 
 
 @pytest.mark.integration

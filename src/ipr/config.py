@@ -162,12 +162,14 @@ class RolloutConfig(_Section):
     slots: int = Field(default=128, ge=1)
     """Episodes played at the same time."""
     shard: int = Field(default=1024, ge=1)
-    """Episodes (about) whose results are written together: what a killed run plays again at most, and what one worker
-    plays at a time. Small ones are spread evenly over the workers, large ones keep the batch full."""
+    """Episodes (about, at most) whose results are written together: what a killed run plays again at most, and what one
+    worker plays at a time. On a CPU a stage has two shards at least. Small ones are spread evenly over the workers,
+    large ones keep the batch full."""
     max_new_tokens: int = Field(default=256, ge=1)
     """Per turn of the agent."""
     kv_dtype: Literal["model", "bfloat16"] = "model"
-    """Type of the kept key-values: the model's, or bfloat16, which halves their memory. (vLLM keeps the model's.)"""
+    """Type of the kept key-values: the model's, or bfloat16, which halves their memory; on a CPU it is slower, as rows
+    then read alone what they have in common. (vLLM keeps the model's.)"""
     workers: int = Field(default=1, ge=1)
     """Processes of one thread each that play; 1 plays in the run's own process. Decides no result."""
     scheduler: str | None = None

@@ -248,12 +248,14 @@ reported: {{ summary.reported }} (chosen on dev)</p>
 <div class="pair"><pre class="good">{{ e.chosen }}</pre><pre class="bad">{{ e.rejected }}</pre></div>{% endfor %}
 {% if profile %}<h2>Where the time went</h2>
 <table><tr><th>stage</th><th>task</th>{% for p in parts %}<th>{{ p }}</th>{% endfor %}
-<th>rollouts/s</th><th>tokens/s</th><th>saved</th></tr>
+<th>rollouts/s</th><th>tokens/s</th><th>followed</th><th>saved</th></tr>
 {% for row in profile %}<tr><td>{{ row.stage }}</td><td>{{ row.task }}</td>
 {% for key in parts %}<td>{{ "%.1f"|format(row[key]) }}</td>{% endfor %}
 <td>{{ "%.1f"|format(row.episodes_per_second) }}</td><td>{{ "%.0f"|format(row.tokens_per_second) }}</td>
+<td>{{ "%.0f"|format(100 * row.followed_share) }} %</td>
 <td>{{ "%.0f"|format(100 * row.saved_share) }} %</td></tr>{% endfor %}</table>
-<p class="note">seconds on the clock and of the workers together; the parts make up both</p>{% endif %}
+<p class="note">seconds on the clock and of the workers together; the parts make up both; followed: tokens that took no
+forward pass, as another episode had come to the same history</p>{% endif %}
 <h2>Data</h2><table>
 {% for k, v in data.items() %}<tr><td>data/ {{ k }}</td><td><code>{{ v }}</code></td></tr>{% endfor %}
 {% for k, v in files.items() %}<tr><td>{{ k }}</td><td><code>{{ v }}</code></td></tr>{% endfor %}</table>

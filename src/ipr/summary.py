@@ -92,7 +92,10 @@ def profile(run: Run) -> list[dict[str, Any]]:
                 continue
             spent = record["profile"]
             rates = {f"{what}_per_second": spent[what] / max(spent["seconds"], 1e-9) for what in ("episodes", "tokens")}
-            rows.append({"stage": stage_name(k), "task": task} | spent | rates | {"saved_share": saved.get(task, 0.0)})
+            # Runs of before had no such count.
+            shares = {"followed_share": spent.get("followed", 0) / max(spent["tokens"], 1)}
+            shares["saved_share"] = saved.get(task, 0.0)
+            rows.append({"stage": stage_name(k), "task": task} | spent | rates | shares)
     return rows
 
 

@@ -196,7 +196,7 @@ def test_what_is_remembered_is_what_would_be_drawn(temperature: float):
     logits, seen = torch.from_numpy(chance.normal(scale=2, size=(300, 50))), hf._Seen()
     hashes, rows = chance.integers(1, 2**63, size=300).astype(np.uint64), np.arange(300)
     drawn, cumulative = hf._draw(logits, temperature, chance.random(300))
-    seen.keep(hashes, rows, drawn, cumulative)
+    seen.keep(hashes, rows, drawn, logits, cumulative)
     u = chance.random(300)
     tokens, found = seen.draw(hashes, u)
     there = tokens >= 0

@@ -23,6 +23,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache
 
+from ipr.policies.kernels import attention
 from ipr.types import IprError
 
 Ids = NDArray[np.int64]
@@ -134,10 +135,11 @@ class Layout:
 
         key, value: the pool's [slots, groups, capacity, width]; a group of query heads shares a key-value head.
         """
-        found, segments = [], self._writing + self._reading
+        found, segments = [], self._reading
         if self._sharing and window is None:
             found.append(self._sharing.attend(query[: self.written], key, value))
-            segments = self._reading
+        else:
+            segments = self._writing + segments
         asked = query.to(key.dtype)
         found += [segment.attend(asked, key, value, window).to(query.dtype) for segment in segments]
         return torch.cat(found) if len(found) > 1 else found[0]
@@ -197,9 +199,7 @@ class Sharing:
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """query [N, heads, width] -> [N, heads, width of value]; keys, values as for `Layout.attend`."""
-        from ipr.policies.kernels import kernels  # its library takes a while to import
-
-        score, mix = kernels(keys.shape[-1], values.shape[-1], torch.get_num_threads() > 1)
+        score, mix = attention(keys.shape[-1], values.shape[-1], torch.get_num_threads() > 1)
         scores = query.new_empty(*query.shape[:2], self._total)
         where = self._parts, self._members, self._firsts
         score(scores.numpy(), query.contiguous().numpy(), keys.numpy(), *where, self._seen)

@@ -25,15 +25,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ipr import models
 from ipr.config import ModelConfig, RolloutConfig
+from ipr.policies import kernels
 from ipr.policies.attention import SEGMENT_TOKENS, Ids, Layout, Pool, Sharing, common_length
-from ipr.policies.kernels import guesses
 from ipr.profiling import count as counted
 from ipr.profiling import timed
 from ipr.training.sharing import pluggable, plugged_in
@@ -276,11 +274,11 @@ class TransformersPolicy:
         counts[:n] += worth
         which, steps = np.nonzero(np.arange(width) < counts[:, None])
         u = uniforms(rows.seeds[drawing][which], (rows.known[drawing] - rows.starts[drawing])[which] + steps)
-        drawn, likelihood = _draw(logits, temperature, u)
+        drawn, cumulative = _draw(logits, temperature, u)
         if self._seen:
             after = rows.hashes[drawing, rows.known[drawing]][:, None].repeat(width, 1)
             after[:n, 1:] = rows.hash_after(writing, likely[:, : width - 1])
-            self._seen.keep(after[which, steps], drawing[which], drawn, likelihood)
+            self._seen.keep(after[which, steps], drawing[which], drawn, logits, cumulative)
         tokens = np.zeros((len(drawing), width), dtype=np.int64)
         tokens[which, steps] = drawn
         # A token counts where all before it in its pass were guessed rightly, up to the end of the turn.
@@ -516,17 +514,19 @@ class _Seen:
     def forget(self) -> None:
         self._hashes[:] = 0
 
-    def keep(self, hashes: NDArray[np.uint64], rows: Ids, drawn: Ids, cumulative: Tensor | None) -> None:
-        """Of tokens `hashes` [n], which `rows` were fed: what was drawn, of these cumulative probabilities [n, V]."""
+    def keep(
+        self, hashes: NDArray[np.uint64], rows: Ids, drawn: Ids, logits: Tensor, cumulative: Tensor | None
+    ) -> None:
+        """What was drawn after the tokens `hashes` [n] that `rows` were fed, from these logits, by `_draw`."""
         places = self._places(hashes)
         self._hashes[places], self._rows[places] = hashes, rows
         if cumulative is None:  # nothing else is drawn
             self._tokens[places], self._low[places], self._high[places] = drawn[:, None], 0, 1
             return
-        likely = torch.diff(cumulative, prepend=cumulative.new_zeros(len(drawn), 1))
-        tokens = likely.topk(min(_LIKELIEST, likely.shape[1])).indices
-        low = F.pad(cumulative, (1, 0)).gather(1, tokens)
-        found = (tokens, low, cumulative.gather(1, tokens))
+        tokens = logits.topk(min(_LIKELIEST, logits.shape[1])).indices
+        low = cumulative.gather(1, (tokens - 1).clamp_(min=0)).masked_fill_(tokens == 0, 0)
+        whole = cumulative[:, -1:]
+        found = (tokens, low / whole, cumulative.gather(1, tokens) / whole)
         for side, new in zip((self._tokens, self._low, self._high), found, strict=True):
             side[places, : tokens.shape[1]] = new.numpy()
 
@@ -559,12 +559,7 @@ class _Guesses:
         """The share that is right, of late, by kind; kind 0 is no guess at all."""
 
     def learn(self, ids: Ids) -> None:
-        for size, following, confirmed in zip(_CONTEXTS, self._next, self._confirmed, strict=True):
-            if len(ids) > size:
-                places = self._places(sliding_window_view(ids, size)[:-1])
-                same = following[places] == ids[size:]
-                confirmed[places] = np.where(same, np.minimum(confirmed[places] + 1, _CONFIRMED), 0)
-                following[places] = ids[size:]
+        kernels.learn(self._next, self._confirmed, _CONTEXTS, _HASH, _CONFIRMED, ids)
 
     def after(self, ids: Ids, enough: float) -> tuple[Ids, Ids, Ids]:
         """ids [n, _CONTEXT] -> guesses of what follows and their kinds [n, T]; how many are all right with that chance.
@@ -576,7 +571,7 @@ class _Guesses:
         return (
             likely,
             kinds,
-            guesses(self._next, self._confirmed, _CONTEXTS, _HASH, self._right, ids, enough, likely, kinds),
+            kernels.guesses(self._next, self._confirmed, _CONTEXTS, _HASH, self._right, ids, enough, likely, kinds),
         )
 
     def judge(self, kinds: Ids, right: NDArray[np.bool_], tried: Ids) -> None:
@@ -588,10 +583,6 @@ class _Guesses:
         share = np.divide(hits, n, out=self._right.copy(), where=n > 0)
         self._right += (1 - 0.97**n) * (share - self._right)
         self._right[0] = 0
-
-    def _places(self, ids: Ids) -> Ids:
-        """By a hash of the last axis, as in `guesses`; two that share one only make each other's guesses wrong."""
-        return (ids @ _HASH[: ids.shape[-1]] >> 12) % self._next.shape[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -627,10 +618,11 @@ def _draw(logits: Tensor, temperature: float, u: NDArray[np.float64]) -> tuple[I
     """See `draw`; with the cumulative probabilities [B, V] that were drawn from."""
     if temperature == 0:
         return logits.argmax(-1).cpu().numpy(), None
-    cumulative = torch.softmax(logits.double() / temperature, -1).cumsum_(-1)
-    cumulative /= cumulative[:, -1:].clone()
+    scaled = logits.double() if temperature == 1 else logits.double() / temperature
+    cumulative = torch.softmax(scaled, -1).cumsum_(-1)
     # The first token whose cumulative probability is above u; never one of probability 0.
-    drawn = torch.searchsorted(cumulative, torch.from_numpy(u).to(logits.device)[:, None], right=True)[:, 0]
+    above = torch.from_numpy(u).to(logits.device)[:, None] * cumulative[:, -1:]
+    drawn = torch.searchsorted(cumulative, above, right=True)[:, 0]
     return drawn.clamp_(max=logits.shape[-1] - 1).cpu().numpy(), cumulative
 
 

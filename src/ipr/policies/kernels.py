@@ -26,7 +26,7 @@ def _compiled(function: Callable[..., Any], **options: Any) -> Any:
 
 
 @lru_cache
-def kernels(width: int, value_width: int, threads: bool) -> tuple[Callable[..., None], Callable[..., None]]:
+def attention(width: int, value_width: int, threads: bool) -> tuple[Callable[..., None], Callable[..., None]]:
     """score(scores, query, keys, parts, members, firsts, seen), mix(out, weights, values, parts, members, firsts).
 
     query [N, heads, width], keys and values [slots, groups, capacity, width], scores and weights [N, heads, tokens],
@@ -115,6 +115,26 @@ def kernels(width: int, value_width: int, threads: bool) -> tuple[Callable[..., 
 
 
 @_compiled
+def _place(ids, end, size, weights, places):
+    """Of the context of this size before `end`, by a hash; two that share one only make each other's guesses wrong."""
+    found = np.int64(0)
+    for j in range(size):
+        found += ids[end - size + j] * weights[j]
+    return (found >> 12) % places
+
+
+@_compiled
+def learn(nexts, confirmed, contexts, weights, most, ids):
+    """Enter what comes after each context in ids, see `guesses`; it is confirmed `most` times at most."""
+    for c in range(len(contexts)):
+        for t in range(contexts[c], len(ids)):
+            place = _place(ids, t, contexts[c], weights, nexts.shape[1])
+            same = nexts[c, place] == ids[t]
+            confirmed[c, place] = min(confirmed[c, place] + 1, most) if same else 0
+            nexts[c, place] = ids[t]
+
+
+@_compiled
 def guesses(nexts, confirmed, contexts, weights, right, ids, enough, likely, kinds):
     """For each row of ids [n, the longest context] what may follow, until it is right with less than `enough` chance.
 
@@ -129,10 +149,7 @@ def guesses(nexts, confirmed, contexts, weights, right, ids, enough, likely, kin
         chance = 1.0
         for t in range(most):
             for c in range(len(contexts)):
-                place = np.int64(0)
-                for j in range(contexts[c]):
-                    place += text[longest + t - contexts[c] + j] * weights[j]
-                place = (place >> 12) % nexts.shape[1]
+                place = _place(text, longest + t, contexts[c], weights, nexts.shape[1])
                 if nexts[c, place] >= 0:
                     likely[i, t], kinds[i, t] = nexts[c, place], 1 + c * kept + confirmed[c, place]
             chance *= right[kinds[i, t]]
