@@ -40,6 +40,7 @@ from transformers import ContinuousBatchingConfig, GenerationConfig, LogitsProce
 from ipr import algorithms, credit, envs, models, policies, profiling, workers
 from ipr import config as configs
 from ipr.config import AlgorithmConfig, ModelConfig
+from ipr.policies import hf
 from ipr.policies.hf import TransformersPolicy, draw
 from ipr.rollout import play
 from ipr.run import cut, shard_size
@@ -247,6 +248,8 @@ class Timed(TransformersPolicy):
         prompt, text = self.chat.prompt, self.chat.text
         self.chat.prompt = lambda conversation: self._timed("tokenizer", prompt, conversation)
         self.chat.text = lambda ids: self._timed("tokenizer", text, ids)
+        drawn = hf._draw
+        hf._draw = lambda *arguments: self._timed("drawing", drawn, *arguments)
 
     def _timed(self, part: str, call: Callable[..., Any], *arguments: Any) -> Any:
         start = time.process_time()
@@ -287,9 +290,9 @@ class Timed(TransformersPolicy):
     def clock(self, total: float) -> dict[str, float]:
         """Shares of `total` seconds, and how fast the passes are against the same ones alone and transformers' own."""
         spent = self.spent
-        shares = {part: spent[part] / total for part in ("decode", "prompts", "tokenizer", "environment")}
-        shares["rest of the passes (draw, guess, layout, copies)"] = (
-            spent["passes"] - spent["decode"] - spent["prompts"]
+        shares = {part: spent[part] / total for part in ("decode", "prompts", "drawing", "tokenizer", "environment")}
+        shares["rest of the passes (guess, follow, layout, copies)"] = (
+            spent["passes"] - spent["decode"] - spent["prompts"] - spent["drawing"]
         ) / total
         shares["rest of the loop"] = 1 - sum(shares.values())
         batch, length, took, again = np.array(self._passes).T
