@@ -119,8 +119,8 @@ class Draws:
 
     def part(self, jobs: Sequence[Job]) -> Draws:
         here = set(jobs)
-        lacking = [(group, self._lacking(group)) for group in self._groups]
-        groups = [group for group, its in lacking if its and here.issuperset(its)]
+        groups = list({id(group): group for job in jobs if (group := self._of.get(job.prefix))}.values())
+        groups = [group for group in groups if here.issuperset(self._lacking(group))]
         prefixes = [p for group in groups for p in group.prefixes]
         contrasts = [c for group in groups for c in group.contrasts]
         settled = {p: self._settled[p] for c in contrasts for p in (c.ahead, c.behind) if p in self._settled}

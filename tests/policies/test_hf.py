@@ -335,6 +335,16 @@ def test_long_prompts_are_read_in_pieces(monkeypatch: pytest.MonkeyPatch):
     assert make(model, slots=16).generate(asked, GREEDY) == whole
 
 
+def test_few_tokens_a_pass_are_enough(monkeypatch: pytest.MonkeyPatch):
+    model, asked = toy.model(), turns(9, sampled=True)
+    whole = make(model, slots=16).generate(asked, SAMPLED)
+    monkeypatch.setattr(hf, "_SCORES", 1)
+    for slots in (16, 1):
+        policy = make(model, slots=slots)
+        assert policy._pass_written == slots + 64
+        assert policy.generate(asked, SAMPLED) == whole
+
+
 def test_the_model_is_left_as_it_was():
     model = toy.model()
     ids = torch.tensor([ChatTokens(toy.tokenizer()).prompt(conversation())])

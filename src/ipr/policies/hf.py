@@ -105,11 +105,11 @@ class TransformersPolicy:
         self._block = 1 if self.device.type == "cpu" else slots
         self._seen = _Seen() if self.device.type == "cpu" else None
         self._shares = self.device.type == "cpu" and (kv_dtype or model.dtype) == model.dtype == torch.float32
+        heads = getattr(self._config, "num_attention_heads", 32)
+        self._pass_written = min(_PASS_TOKENS, max(slots + _NEAR, _SCORES // (heads * self.max_length)))
+        """Most tokens that rows that write are fed in one forward pass, guesses not counted."""
         self._near = _NEAR if self._shares else 1
         """Rows that lack no more tokens write."""
-        heads = getattr(self._config, "num_attention_heads", 32)
-        self._pass_written = min(_PASS_TOKENS, max(slots, _SCORES // (heads * self.max_length)))
-        """Most tokens that these are fed in one forward pass, guesses not counted."""
         self._sharing: Sharing | None = None
 
     def close_session(self, session: Hashable) -> None:
