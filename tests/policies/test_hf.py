@@ -457,6 +457,18 @@ def test_a_failed_call_leaves_no_half_read_rows(monkeypatch: pytest.MonkeyPatch)
     assert policy.generate(turns(4), GREEDY) == expected
 
 
+def test_who_stops_listening_leaves_every_row_free():
+    model, asked = toy.model(), turns(6, sampled=True)
+    policy = make(model, slots=4)
+    for turn, _ in policy.stream(deque(asked), SAMPLED):
+        for other in asked:  # as `rollout.play` does where the environment fails
+            policy.close_session(other.session)
+        assert turn in asked
+        break
+    assert sorted(policy._rows._free) == [0, 1, 2, 3]
+    assert policy.generate(asked, SAMPLED) == make(model, slots=16).generate(asked, SAMPLED)
+
+
 def test_no_turns():
     assert make().generate([], GREEDY) == []
 

@@ -5,9 +5,10 @@ hold yet, so a fork costs a copy: a new session takes over the longest beginning
 new ones begin with is run once. Nobody waits for anybody: each pass feeds the next token of every row that writes and
 the new tokens of those whose turn has come (`stream`). All tokens of a pass are packed into one sequence, with an
 attention of our own (`attention`). Tokens are drawn from counter-based uniforms, so a sample depends on (conversation,
-seed) and not on its neighbours in the batch. On a CPU, rows that write read together what they have in common
-(`Sharing`), and after each row's last token what will probably be drawn next is fed in the same pass (`_Guesses`): a
-guess that is right saves a pass, a wrong one is overwritten, and no token depends on it.
+seed) and not on its neighbours in the batch. On a CPU, of rows that have come to the same tokens one is fed and the
+others draw from what it got (`_Seen`), rows that write read together what they have in common (`Sharing`), and after
+each row's last token what will probably be drawn next is fed in the same pass (`_Guesses`): a guess that is right saves
+a pass, a wrong one is overwritten, and no token depends on it.
 
 Memory is bounded by slots * max_length tokens; of more sessions than slots the one that was idle longest loses its row
 and is run again from its text when it comes back. Left out: models whose attention cannot be plugged in, or that carry
@@ -375,8 +376,8 @@ class TransformersPolicy:
             rows.lengths[piece.row] = piece.end
         return logits
 
-    def _forward(self, ids: Ids, layout: Layout, keep: Ids | None) -> Tensor:
-        """One pass over packed tokens [N]; the logits at the indices `keep`, or of all tokens."""
+    def _forward(self, ids: Ids, layout: Layout, keep: Ids) -> Tensor:
+        """One pass over packed tokens [N]; the logits at the indices `keep`."""
         self._pool.layout = layout
         fast = models.fast_products() if len(ids) >= _ONEDNN_FROM and self.device.type == "cpu" else nullcontext()
         with plugged_in(self._config, "ipr"), fast:
@@ -385,7 +386,7 @@ class TransformersPolicy:
                 position_ids=layout.positions[None],
                 past_key_values=self._pool,
                 use_cache=True,
-                logits_to_keep=0 if keep is None else torch.from_numpy(keep).to(self.device),
+                logits_to_keep=torch.from_numpy(keep).to(self.device),
                 ipr_layout=layout,
             ).logits[0]
 
@@ -479,7 +480,7 @@ class _Rows:
             self.free([self._of[session]])
 
     def free(self, rows: Iterable[int]) -> None:
-        gone = set(rows)
+        gone = set(rows) - set(self._free)
         self._of = {session: row for session, row in self._of.items() if row not in gone}
         for row in gone:
             heappush(self._free, row)  # what it holds may still be taken over
