@@ -150,6 +150,7 @@ def _answers(policy: Policy, turns: deque[Turn], sampling: Sampling) -> Iterator
     """Every turn with its answer, until none is left; without `stream` in rounds."""
     if isinstance(policy, Streaming):
         yield from policy.stream(turns, sampling)
+        return
     while turns:
         asked = list(turns)
         turns.clear()

@@ -173,7 +173,7 @@ class Run:
 
 
 def shard_size(episodes: int, config: RunConfig) -> int:
-    """`rollout.shard`, but at least four shards on a CPU, where more than 16 episodes at a time hardly play faster."""
+    """`rollout.shard`; on a CPU less where that leaves one shard, as two workers play it faster, but 16 at least."""
     if models.device(config.model).type != "cpu":
         return config.rollout.shard
     return min(config.rollout.shard, max(16, -(-episodes // 2)))

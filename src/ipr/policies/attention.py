@@ -24,6 +24,7 @@ from transformers import AttentionInterface
 from transformers.cache_utils import Cache
 
 from ipr.policies.kernels import attention
+from ipr.training.sharing import lacks
 from ipr.types import IprError
 
 Ids = NDArray[np.int64]
@@ -298,9 +299,8 @@ def _attend(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: query [1, heads, N, width]; key and value are the whole pool's."""
-    for name in ("softcap", "s_aux", "position_bias"):
-        if kwargs.get(name) is not None:
-            raise IprError(f"the model's attention uses {name}, which this policy lacks; take another model")
+    if name := lacks(kwargs):
+        raise IprError(f"the model's attention uses {name}, which this policy lacks; take another model")
     asked = query[0].transpose(0, 1) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
     with _mkl() if ipr_layout.small else nullcontext():
         return ipr_layout.attend(module.layer_idx, asked, key, value, sliding_window)[None], None

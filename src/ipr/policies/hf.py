@@ -134,11 +134,7 @@ class TransformersPolicy:
         return [found[i] for i in range(len(turns))]
 
     def stream(self, waiting: deque[Turn], sampling: Sampling) -> Iterator[tuple[Turn, Completion]]:
-        """Takes turns from `waiting` while there are rows and yields each with its answer as soon as it is written.
-
-        Whoever iterates may add turns meanwhile, of sessions that have been answered or new ones; the end is where none
-        is left. Raises as `generate` does.
-        """
+        """See `ipr.types.Streaming`; there is room while there are rows. Raises as `generate` does."""
         return self._answers(waiting, lambda turn: (self._prompt(turn), turn), sampling)
 
     def _prompt(self, turn: Turn) -> list[int]:
@@ -449,15 +445,13 @@ class _Rows:
 
     def begin(self, row: int, held: int, prompt: Ids, seed: int, limit: int) -> None:
         """A turn of which the row holds so many tokens."""
-        self.ids[row, : len(prompt)] = prompt
-        weighed = (prompt[held:] + 1).astype(np.uint64) * self._powers[held : len(prompt)]
-        self.hashes[row, held + 1 : len(prompt) + 1] = self.hashes[row, held] + np.cumsum(weighed)
+        self.known[row] = held
+        self.add(np.array([row]), prompt[None, held:], np.array([len(prompt) - held]))
         self.lengths[row], self.leaders[row] = held, -1
-        self.known[row] = self.starts[row] = len(prompt)
-        self.limits[row], self.seeds[row] = limit, seed
+        self.starts[row], self.limits[row], self.seeds[row] = len(prompt), limit, seed
 
     def add(self, rows: Ids, tokens: Ids, counts: Ids) -> None:
-        """The first `counts` of tokens [len(rows), T] were drawn."""
+        """After what is known come the first `counts` of tokens [len(rows), T]."""
         known, after = self.known[rows], self.hash_after(rows, tokens)
         which, step = np.nonzero(np.arange(tokens.shape[1]) < counts[:, None])
         self.ids[rows[which], known[which] + step] = tokens[which, step]

@@ -29,7 +29,7 @@ import openai
 
 from ipr import models
 from ipr.config import RunConfig
-from ipr.policies.openai import Server, together
+from ipr.policies.openai import Server, as_they_come, together
 from ipr.profiling import count, timed
 from ipr.training.tokens import ChatTokens
 from ipr.types import Completion, IprError, Sampling, Turn
@@ -123,7 +123,7 @@ class ServedPolicy(VllmPolicy):
             asked = [Asked(prompt, room, seed, 1)]
             return self._write(asked, sampling.temperature, self._ends)[0][0] if room > 0 else None
 
-        answers = together(write, waiting, self._most)
+        answers = as_they_come(write, waiting, self._most)
         while True:
             with timed("model"):
                 turn, written = next(answers, (None, None))
@@ -268,10 +268,7 @@ class _Remote:
     def _write_all(
         self, model: str, asked: Sequence[Asked], temperature: float, ends: list[int]
     ) -> list[list[Written]]:
-        found = dict(
-            together(lambda i: self._write(model, asked[i], temperature, ends), deque(range(len(asked))), self._most)
-        )
-        return [found[i] for i in range(len(asked))]
+        return together(lambda one: self._write(model, one, temperature, ends), asked, self._most)
 
     def _write(self, model: str, asked: Asked, temperature: float, ends: list[int]) -> list[Written]:
         try:

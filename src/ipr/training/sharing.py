@@ -10,7 +10,7 @@ Whether a model can be run this way is found by doing it once (`_shares`), not b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from typing import Any
@@ -154,6 +154,11 @@ def _shares(model: Any) -> bool:
         model.train(training)
 
 
+def lacks(wanted: Mapping[str, Any]) -> str | None:
+    """What a model wants of an attention that those plugged in here lack."""
+    return next((n for n in ("softcap", "s_aux", "position_bias") if wanted.get(n) is not None), None)
+
+
 _TRIAL = ([5, 6, 7, 8, 9, 10, 11, 12], [5, 6, 7, 8, 12, 9], [5, 6, 13, 9, 10, 5, 6])
 
 
@@ -171,9 +176,8 @@ def _attend(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: query [1, heads, N, width] -> [1, N, heads, width]."""
-    for name in ("softcap", "s_aux", "position_bias"):
-        if kwargs.get(name) is not None:
-            raise NotImplementedError(name)
+    if name := lacks(kwargs):
+        raise NotImplementedError(name)
     return ipr_tree.attend(query, key, value, scaling, sliding_window, dropout).transpose(1, 2), None
 
 
