@@ -86,8 +86,8 @@ def test_a_conversation_goes_on_with_its_key_values(client: openai.OpenAI, polic
     for _ in range(3):
         said = ask(client, messages=messages, temperature=0, max_tokens=5).choices[0].message.content
         ids = policy.chat.prompt([Message(m["role"], m["content"]) for m in messages])  # type: ignore[arg-type]
-        row = policy._rows.holder(np.array(ids))
-        assert policy._rows.held(row)[: len(ids)].tolist() == ids
+        row = policy._texts.holder(np.array(ids))
+        assert policy._texts.held(row)[: len(ids)].tolist() == ids
         rows.add(row)
         messages += [{"role": "assistant", "content": said}, {"role": "user", "content": "And then?"}]
     assert len(rows) == 1

@@ -12,6 +12,7 @@ import torch
 
 from ipr.policies import attention, hf
 from ipr.policies.hf import TransformersPolicy, draw
+from ipr.policies.rows import Guesses, Seen, Texts, accept, chances, different, follow, guess, keep, learn
 from ipr.rollout import play, replay
 from ipr.training.tokens import ChatTokens
 from ipr.types import Completion, IprError, Job, Message, Prefix, Sampling, Turn, derive_seed
@@ -162,10 +163,9 @@ def test_right_guesses_save_passes_and_change_no_token(monkeypatch: pytest.Monke
     assert len(passes) - needed < needed
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("temperature", [0.0, 0.1])
 def test_what_has_the_same_tokens_is_run_once(monkeypatch: pytest.MonkeyPatch, temperature: float):
     model, sampling = toy.model(), Sampling(temperature, 20)
-    monkeypatch.setattr(hf, "_LIKELIEST", 1000)  # this model says anything
     fed: list[int] = []
 
     def run(asked: list[list[Turn]]) -> list[list[Completion]]:
@@ -193,19 +193,23 @@ def test_what_has_the_same_tokens_is_run_once(monkeypatch: pytest.MonkeyPatch, t
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
 def test_what_is_remembered_is_what_would_be_drawn(temperature: float):
     chance = np.random.default_rng(0)
-    logits, seen = torch.from_numpy(chance.normal(scale=2, size=(300, 50))), hf._Seen()
-    hashes, rows = chance.integers(1, 2**63, size=300).astype(np.uint64), np.arange(300)
-    drawn, cumulative = hf._draw(logits, temperature, chance.random(300))
-    seen.keep(hashes, rows, drawn, logits, cumulative)
-    u = chance.random(300)
-    tokens, found = seen.draw(hashes, u)
-    there = tokens >= 0
-    assert 0.6 < there.mean() <= 1
-    assert (tokens == hf._draw(logits, temperature, u)[0])[there].all()
-    assert (found == np.where(there, rows, -1)).all()
-    assert (seen.draw(hashes + np.uint64(1), u)[0] == -1).all()
+    logits, ends = torch.from_numpy(chance.normal(scale=3, size=(300, 50))), np.array([-1])
+    texts, seen, leaders, others = Texts.empty(600, 9), Seen.empty(), np.arange(300), np.arange(300, 600)
+    for row in range(600):
+        texts.begin(row, 0, np.array([row % 300, row % 300 % 7]), row, 3)
+    none = np.zeros((0, 16), dtype=np.int64), np.zeros(300, dtype=np.int64)
+    drawn, cumulative = hf._draw(logits, temperature, chances(texts, leaders, none[1]))
+    keep(texts, leaders, seen, *none, drawn, np.empty((300, 0)) if cumulative is None else cumulative.numpy())
+    expected = hf._draw(logits, temperature, chances(texts, others, none[1]))[0]
+    ended, followed = follow(texts, others, seen, temperature > 0, ends)
+    assert 0.6 < followed / 300 <= 1
+    assert ended.sum() == followed, "the limit is one token"
+    assert (texts.ids[others, 2] == expected)[ended].all()
+    assert (texts.leaders[others] == np.where(ended, leaders, -1)).all()
+    # What comes after other tokens is not known, nor what was forgotten.
+    assert follow(texts, others[ended], seen, temperature > 0, ends)[1] == 0
     seen.forget()
-    assert (seen.draw(hashes, u)[0] == -1).all()
+    assert follow(texts, others[~ended], seen, temperature > 0, ends)[1] == 0
 
 
 def test_a_stream_answers_as_turns_come():
@@ -226,23 +230,51 @@ def test_a_stream_answers_as_turns_come():
 
 
 def test_guesses_are_what_came_after_the_same_tokens():
-    guesses, context = hf._Guesses(), np.arange(10, 18)
-    guesses.learn(np.array([*context, 1, 2, 3, 4, 5, 6, 7]))
-    guesses.learn(np.array([*(context + 30)[:5], *context[5:], 8, 9]))
-    likely, kinds, worth = guesses.after(np.stack([context, context + 60]), 0.5)
+    texts, guesses, context = Texts.empty(6, 40), Guesses.empty(), list(range(10, 18))
+    other = [*range(90, 95), *context[5:]]
+    for row, text in enumerate(
+        [
+            [*context, 1, 2, 3, 4, 5, 6, 7],
+            [*[i + 30 for i in context[:5]], *context[5:], 8, 9],
+            context,
+            other,
+            [i + 60 for i in context],
+        ]
+    ):
+        texts.begin(row, 0, np.array(text), 0, 40)
+    learn(texts, 0, guesses, 0)
+    learn(texts, 1, guesses, 0)
+    likely, kinds, worth = guess(texts, np.array([2, 4]), guesses, 0.5)
     assert (likely[:, 0].tolist(), worth.tolist()) == ([1, 0], [0, 0]), "none are worth it before some were right"
     assert kinds[0, 0] > 0 == kinds[1, 0], "never seen"
-    other = np.array([*range(90, 95), *context[5:]])
+
+    def judged(rows: list[int], right: bool) -> list[list[int]]:
+        """What is guessed after these rows' tokens, of which one was right, or not."""
+        likely, kinds, worth = guess(texts, np.array(rows), guesses, 0.5)
+        for i, row in enumerate(rows):  # as if they had been alone, and only the guesses that are fed had been made
+            drawn = likely[i : i + 1, : worth[i] + 1].ravel() + (not right)
+            known = texts.known[row]
+            one = slice(i, i + 1)
+            accept(texts, np.array([row]), guesses, likely[one], kinds[one], worth[one], drawn, np.array([-1]))
+            texts.known[row] = known
+        return [guessed[:n].tolist() for guessed, n in zip(likely, worth, strict=True)]
+
     for _ in range(60):
-        likely, kinds, worth = guesses.after(np.stack([context, other]), 0.5)
-        guesses.judge(kinds, likely > 0, worth + 1)
-    assert likely[0, : worth[0]].tolist() == [1, 2, 3, 4, 5, 6, 7]
-    assert likely[1, : worth[1]].tolist() == [8, 9], "the last time that the short context was seen"
+        found = judged([2, 3], right=True)
+    assert found == [[1, 2, 3, 4, 5, 6, 7], [8, 9]], "the last time that the short context was seen"
     for _ in range(60):  # what is wrong is not worth it any more, but for what another context tells
-        guesses.judge(kinds[:1], likely[:1] < 0, np.array([1]))
-    assert guesses.after(np.stack([context, other]), 0.5)[2].tolist() == [0, 2]
+        judged([2], right=False)
+    assert judged([2, 3], right=True) == [[], [8, 9]]
     guesses.forget()
-    assert guesses.after(context[None], 0.5)[1].tolist() == [[0] * 16]
+    assert guess(texts, np.array([2]), guesses, 0.5)[1].tolist() == [[0] * 16]
+
+
+def test_of_rows_with_the_same_tokens_one_is_fed():
+    texts = Texts.empty(6, 9)
+    for row, (text, held) in enumerate([("abc", 0), ("abd", 2), ("abc", 2), ("ab", 1), ("abc", 2), ("abd", 0)]):
+        texts.begin(row, 0, np.array([ord(c) for c in text]), 0, 9)
+        texts.lengths[row] = held
+    assert different(texts, np.arange(6)).tolist() == [2, 1, 3], "the first that lacks least"
 
 
 def test_a_session_that_begins_anew_with_less():

@@ -17,7 +17,7 @@ _BLOCK = 32
 """Tokens of a part that are read for one row after the other: they stay in the fastest cache."""
 
 
-def _compiled(function: Callable[..., Any], **options: Any) -> Any:
+def compiled(function: Callable[..., Any], **options: Any) -> Any:
     jit: Any = numba.njit
     try:
         return jit(cache=True, **options)(function)
@@ -111,50 +111,4 @@ def attention(width: int, value_width: int, threads: bool) -> tuple[Callable[...
                                 n = both
 
     options = {"fastmath": {"reassoc", "contract"}, "parallel": threads}
-    return _compiled(score, **options), _compiled(mix, **options)
-
-
-@_compiled
-def _place(ids, end, size, weights, places):
-    """Of the context of this size before `end`, by a hash; two that share one only make each other's guesses wrong."""
-    found = np.int64(0)
-    for j in range(size):
-        found += ids[end - size + j] * weights[j]
-    return (found >> 12) % places
-
-
-@_compiled
-def learn(nexts, confirmed, contexts, weights, most, ids):
-    """Enter what comes after each context in ids, see `guesses`; it is confirmed `most` times at most."""
-    for c in range(len(contexts)):
-        for t in range(contexts[c], len(ids)):
-            place = _place(ids, t, contexts[c], weights, nexts.shape[1])
-            same = nexts[c, place] == ids[t]
-            confirmed[c, place] = min(confirmed[c, place] + 1, most) if same else 0
-            nexts[c, place] = ids[t]
-
-
-@_compiled
-def guesses(nexts, confirmed, contexts, weights, right, ids, enough, likely, kinds):
-    """For each row of ids [n, the longest context] what may follow, until it is right with less than `enough` chance.
-
-    nexts, confirmed [., size]: what came after a context of contexts[.] tokens, by its hash, and how often that was
-    confirmed; the last of them that knows counts. right: chances by kind. Fills likely and kinds [n, T]; how many [n].
-    """
-    worth = np.zeros(len(ids), dtype=np.int64)
-    longest, most, kept = ids.shape[1], likely.shape[1], right.shape[0] // len(contexts)
-    text = np.empty(longest + most, dtype=np.int64)
-    for i in range(len(ids)):
-        text[:longest] = ids[i]
-        chance = 1.0
-        for t in range(most):
-            for c in range(len(contexts)):
-                place = _place(text, longest + t, contexts[c], weights, nexts.shape[1])
-                if nexts[c, place] >= 0:
-                    likely[i, t], kinds[i, t] = nexts[c, place], 1 + c * kept + confirmed[c, place]
-            chance *= right[kinds[i, t]]
-            if chance < enough or t + 1 == most:
-                break
-            text[longest + t] = likely[i, t]
-            worth[i] += 1
-    return worth
+    return compiled(score, **options), compiled(mix, **options)
