@@ -12,6 +12,7 @@ import torch
 
 from ipr.policies import attention, hf
 from ipr.policies.hf import TransformersPolicy, draw
+from ipr.policies.kernels import TILE
 from ipr.policies.rows import Guesses, Seen, Texts, accept, chances, different, follow, guess, keep, learn
 from ipr.rollout import play, replay
 from ipr.training.tokens import ChatTokens
@@ -139,7 +140,8 @@ def test_attention_over_what_rows_share_is_attention(monkeypatch: pytest.MonkeyP
             side[np.repeat(rows[going], width), :, positions.ravel()] = new.transpose(0, 1)
         query = torch.randn(positions.size, 6, 8)
         sharing.begin(rows[going], lengths[going], np.full(len(going), width))
-        found = sharing.attend(query, *pool)
+        tiles = pool[0].unflatten(2, (-1, TILE)).transpose(-1, -2).contiguous()
+        found = sharing.attend(query, tiles, pool[1])
         where = zip(np.repeat(rows[going], width), positions.ravel(), strict=True)
         for q, (row, position), out in zip(query, where, found, strict=True):
             keys, values = (side[row, :, : position + 1].repeat_interleave(3, 0) for side in pool)

@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache
 
-from ipr.policies.kernels import attention
+from ipr.policies.kernels import TILE, attention, store
 from ipr.training.sharing import lacks
 from ipr.types import IprError
 
@@ -36,16 +36,20 @@ _WORTH_A_BRANCH = 16
 
 
 class Pool(Cache):
-    """The key-values: a pair of tensors [slots, heads, capacity, width] a layer; to transformers, a cache."""
+    """The key-values, by layer; to transformers, a cache.
 
-    def __init__(self, slots: int, max_length: int, dtype: torch.dtype | None, device: torch.device):
+    Values are [slots, heads, capacity, width]. Keys are [slots, heads, capacity / tile, width, tile]: `tile` tokens lie
+    together, as `kernels` read them, or 1 for everybody else.
+    """
+
+    def __init__(self, slots: int, max_length: int, dtype: torch.dtype | None, device: torch.device, tile: int = 1):
         super().__init__(layers=[])
         self.layout: Layout
         """Of the pass that is under way."""
-        self._slots, self._max_length, self._dtype = slots, max_length, dtype
-        self._lazy = device.type == "cpu"
+        self._slots, self._max_length, self._dtype, self._tile = slots, -(-max_length // tile) * tile, dtype, tile
+        self._device, self._lazy = device, device.type == "cpu"
         """Memory costs nothing until it is written, so all is there from the start."""
-        self._capacity = max_length if self._lazy else 0
+        self._capacity = self._max_length if self._lazy else 0
         self._sides: tuple[list[Tensor], list[Tensor]] = ([], [])
         """Keys and values, by layer; made when a layer first writes."""
 
@@ -57,33 +61,39 @@ class Pool(Cache):
         self._capacity = min(self._max_length, max(length, old * 3 // 2) + 63 & ~63)
         for side in self._sides:
             for layer, small in enumerate(side):
-                side[layer] = self._empty(small)
+                side[layer] = self._empty(small.shape[1], small.shape[3], small.dtype, keys=side is self._sides[0])
                 side[layer][:, :, :old] = small
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
         """Write the pass's key-values [1, heads, N, width]; returns the layer's whole tensors."""
         for side, states in zip(self._sides, (key_states, value_states), strict=True):
+            keys = side is self._sides[0]
             if layer_idx == len(side):
-                side.append(self._empty(states))
+                side.append(self._empty(states.shape[1], states.shape[3], self._dtype or states.dtype, keys=keys))
+            if keys and self._tile > 1:
+                store(side[layer_idx].numpy(), states[0].numpy(), self.layout.rows, self.layout.places)
+                continue
             flat = side[layer_idx].view(-1, states.shape[-1])
             targets = self.layout.targets(states.shape[1], self._capacity)
             flat.index_copy_(0, targets, states[0].flatten(0, 1).to(flat.dtype))
         return self._sides[0][layer_idx], self._sides[1][layer_idx]
 
     def copy(self, source: int, target: int, start: int, end: int) -> None:
-        """Of one row's tokens to another's."""
-        for side in self._sides:
+        """Of one row's tokens to another's; both have the same before."""
+        for side, size in zip(self._sides, (self._tile, 1), strict=True):
             for layer in side:
-                layer[target, :, start:end] = layer[source, :, start:end]
+                layer[target, :, start // size : -(-end // size)] = layer[source, :, start // size : -(-end // size)]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return 0  # positions are given; nothing else that is asked for depends on it
 
-    def _empty(self, like: Tensor) -> Tensor:
+    def _empty(self, heads: int, width: int, dtype: torch.dtype, *, keys: bool) -> Tensor:
         # Zeros, because what attention masks out must at least be finite; torch's own would all be written.
-        shape, dtype = (self._slots, like.shape[1], self._capacity, like.shape[3]), self._dtype or like.dtype
+        shape = self._slots, heads, self._capacity, width
+        if keys:
+            shape = self._slots, heads, self._capacity // self._tile, width, self._tile
         if not self._lazy:
-            return like.new_zeros(shape, dtype=dtype)
+            return torch.zeros(shape, dtype=dtype, device=self._device)
         pages = mmap.mmap(-1, prod(shape) * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         return torch.frombuffer(pages, dtype=dtype).view(shape)
 
@@ -107,7 +117,8 @@ class Layout:
         sharing: Sharing | None = None,
     ):
         ends = np.cumsum(counts)
-        self._rows = np.repeat(rows, counts)
+        self.rows = np.repeat(rows, counts)
+        """[N]"""
         self.places = np.arange(ends[-1]) - np.repeat(ends - counts - starts, counts)
         """[N], in their rows."""
         self.positions = torch.from_numpy(self.places).to(device)
@@ -127,21 +138,21 @@ class Layout:
         """Where the tokens' key-values go in a pool seen as [slots * heads * capacity, width]; head by head."""
         key = (heads, capacity)
         if key not in self._targets:
-            flat = (self._rows * heads + np.arange(heads)[:, None]) * capacity + self.places
+            flat = (self.rows * heads + np.arange(heads)[:, None]) * capacity + self.places
             self._targets[key] = torch.from_numpy(flat.ravel()).to(self.positions.device)
         return self._targets[key]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, window: int | None) -> Tensor:
         """query [N, heads, width] -> [N, heads, width of value], over the tokens of each query's row up to itself.
 
-        key, value: the pool's [slots, groups, capacity, width]; a group of query heads shares a key-value head.
+        key, value: the pool's; a group of query heads shares a key-value head.
         """
         found, segments = [], self._reading
         if self._sharing and window is None:
             found.append(self._sharing.attend(query[: self.written], key, value))
         else:
             segments = self._writing + segments
-        asked = query.to(key.dtype)
+        asked = query.to(value.dtype)
         found += [segment.attend(asked, key, value, window).to(query.dtype) for segment in segments]
         return torch.cat(found) if len(found) > 1 else found[0]
 
@@ -200,8 +211,8 @@ class Sharing:
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """query [N, heads, width] -> [N, heads, width of value]; keys, values as for `Layout.attend`."""
-        score, mix = attention(keys.shape[-1], values.shape[-1], torch.get_num_threads() > 1)
-        scores = query.new_empty(*query.shape[:2], self._total)
+        score, mix = attention(query.shape[-1], values.shape[-1], torch.get_num_threads() > 1)
+        scores = query.new_empty(*query.shape[:2], -(-self._total // TILE) * TILE)
         where = self._parts, self._members, self._firsts
         score(scores.numpy(), query.contiguous().numpy(), keys.numpy(), *where, self._seen)
         out = query.new_zeros(*query.shape[:2], values.shape[-1])
@@ -256,19 +267,26 @@ class _Segment:
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, window: int | None) -> Tensor:
         """As `Layout.attend`, for the segment's tokens."""
-        size, width, heads, groups = self._size, self._width, query.shape[1], key.shape[1]
+        size, width, heads, groups = self._size, self._width, query.shape[1], value.shape[1]
         asked = query[self._tokens].view(size, width, heads, -1) if self._padded is None else query[self._padded]
         asked = asked.transpose(1, 2).reshape(size, groups, heads // groups * width, -1)
         mask = self._mask(heads // groups, window, asked.dtype)
         # Scaled before; in bfloat16 twice as fast on a CPU as the products and softmax one by one, in float32 the same.
-        out = F.scaled_dot_product_attention(asked, self._take(key), self._take(value), attn_mask=mask, scale=1.0)
+        out = F.scaled_dot_product_attention(asked, self._keys(key), self._values(value), attn_mask=mask, scale=1.0)
         out = out.view(size, heads, width, -1).transpose(1, 2)
         return out.flatten(0, 1) if self._real is None else out[self._real]
 
-    def _take(self, pool: Tensor) -> Tensor:
-        """The rows' keys or values [B, groups, length, width]."""
-        seen = pool[:, :, : self._length]
-        return seen[self._slice] if self._rows is None else seen.index_select(0, self._rows)
+    def _keys(self, pool: Tensor) -> Tensor:
+        """The rows' keys [B, groups, length, width]."""
+        seen = self._of_rows(pool[:, :, : -(-self._length // pool.shape[-1])])
+        return seen.transpose(-1, -2).flatten(2, 3)[:, :, : self._length]
+
+    def _values(self, pool: Tensor) -> Tensor:
+        """The rows' values [B, groups, length, width]."""
+        return self._of_rows(pool[:, :, : self._length])
+
+    def _of_rows(self, pool: Tensor) -> Tensor:
+        return pool[self._slice] if self._rows is None else pool.index_select(0, self._rows)
 
     def _mask(self, repeats: int, window: int | None, dtype: torch.dtype) -> Tensor | None:
         """[B, 1, repeats * T, length], added to the scores: a query head after another, as in `attend`."""

@@ -31,6 +31,7 @@ from torch import Tensor
 from ipr import models
 from ipr.config import ModelConfig, RolloutConfig
 from ipr.policies.attention import SEGMENT_TOKENS, Ids, Layout, Pool, Sharing, common_length
+from ipr.policies.kernels import TILE
 from ipr.policies.rows import (
     Guesses,
     Rows,
@@ -103,10 +104,10 @@ class TransformersPolicy:
         self._texts = Texts.empty(slots, self.max_length)
         self._rows = Rows(self._texts)
         self._guesses = Guesses.empty()
-        self._pool = Pool(slots, self.max_length, kv_dtype, self.device)
         self._block = 1 if self.device.type == "cpu" else slots
         self._seen = Seen.empty() if self.device.type == "cpu" else None
         self._shares = self.device.type == "cpu" and (kv_dtype or model.dtype) == model.dtype == torch.float32
+        self._pool = Pool(slots, self.max_length, kv_dtype, self.device, TILE if self._shares else 1)
         heads = getattr(self._config, "num_attention_heads", 32)
         self._pass_written = min(_PASS_TOKENS, max(slots + _NEAR, _SCORES // (heads * self.max_length)))
         """Most tokens that rows that write are fed in one forward pass, guesses not counted."""

@@ -12,9 +12,15 @@ from typing import Any
 
 import numba
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils, errors
+from numba.extending import intrinsic
 
+TILE = 16
+"""Tokens whose keys lie together, [width, TILE]."""
 _BLOCK = 32
-"""Tokens of a part that are read for one row after the other: they stay in the fastest cache."""
+"""Tokens of a part whose values are read for one row after the other: they stay in the fastest cache."""
 
 
 def compiled(function: Callable[..., Any], **options: Any) -> Any:
@@ -25,46 +31,99 @@ def compiled(function: Callable[..., Any], **options: Any) -> Any:
         return jit(**options)(function)
 
 
+@intrinsic
+def _product(typing_context, lanes, add, n, c, c_step, a, a_step, b, b_step, count):
+    """c[n, lanes] = or += sum over k < count of a[n, k] * b[k, lanes], in float32; addresses, and steps in bytes.
+
+    Up to four sums [lanes] are kept in registers, which loops in Python cannot say: LLVM would store each for each k.
+    """
+    for known in (lanes, add):
+        if not isinstance(known, types.Literal):
+            raise errors.RequireLiteralValue(known)
+    real = ir.FloatType()
+    vector = ir.VectorType(real, lanes.literal_value)
+
+    def code(context, builder, signature, arguments):
+        n, c, c_step, a, a_step, b, b_step, count = arguments[2:]
+
+        def load(address, kind):
+            loaded = builder.load(builder.inttoptr(address, kind.as_pointer()))
+            loaded.align = 4
+            return loaded
+
+        def plus(address, step, times):
+            return builder.add(address, builder.mul(step, times))
+
+        def rows(first, size):
+            """Of `size` rows of c from the `first` on."""
+            ends = [plus(c, c_step, builder.add(first, n.type(i))) for i in range(size)]
+            factors = [plus(a, a_step, builder.add(first, n.type(i))) for i in range(size)]
+            sums = [cgutils.alloca_once(builder, vector) for _ in ends]
+            for end, total in zip(ends, sums, strict=True):
+                builder.store(load(end, vector) if add.literal_value else vector([0.0] * vector.count), total)
+            with cgutils.for_range(builder, count) as loop:
+                row = load(plus(b, b_step, loop.index), vector)
+                for factor, total in zip(factors, sums, strict=True):
+                    one = builder.insert_element(
+                        vector(ir.Undefined), load(plus(factor, n.type(4), loop.index), real), ir.IntType(32)(0)
+                    )
+                    places = ir.VectorType(ir.IntType(32), vector.count)([0] * vector.count)
+                    weight = builder.shuffle_vector(one, vector(ir.Undefined), places)
+                    product = builder.fmul(weight, row, flags=("contract",))
+                    builder.store(builder.fadd(product, builder.load(total), flags=("contract",)), total)
+            for end, total in zip(ends, sums, strict=True):
+                builder.store(builder.load(total), builder.inttoptr(end, vector.as_pointer())).align = 4
+
+        fours = builder.lshr(n, n.type(2))
+        with cgutils.for_range(builder, fours) as loop:
+            rows(builder.mul(loop.index, n.type(4)), 4)
+        for size in (2, 1):
+            with builder.if_then(builder.icmp_signed("!=", builder.and_(n, n.type(size)), n.type(0))):
+                rows(builder.and_(n, n.type(-2 * size)), size)
+        return context.get_dummy_value()
+
+    return types.void(lanes, add, *[types.int64] * 8), code
+
+
 @lru_cache
 def attention(width: int, value_width: int, threads: bool) -> tuple[Callable[..., None], Callable[..., None]]:
     """score(scores, query, keys, parts, members, firsts, seen), mix(out, weights, values, parts, members, firsts).
 
-    query [N, heads, width], keys and values [slots, groups, capacity, width], scores and weights [N, heads, tokens],
-    out [N, heads, value_width] (added to); all float32. Row i's tokens are those of N from firsts[i] to firsts[i + 1];
-    the first of them sees its row's first seen[i] tokens, the next one more; other scores become -inf. parts [., 5]:
-    what is seen, of slot parts[0] from token parts[1] to parts[2], by the rows members[parts[3]] to members[parts[4]].
+    query [N, heads, width], keys [slots, groups, tiles, width, TILE], values [slots, groups, capacity, value_width],
+    scores and weights [N, heads, tokens, filled up to whole tiles], out [N, heads, value_width] (added to); all
+    float32. Row i's tokens are those of N from firsts[i] to firsts[i + 1]; the first of them sees its row's first
+    seen[i] tokens, the next one more; other scores become -inf. parts [., 5]: what is seen, of slot parts[0] from token
+    parts[1] to parts[2], by the rows members[parts[3]] to members[parts[4]]; a part of a row comes after those of its
+    tokens before, and its slot holds the same tokens before.
     """
     each: Any = numba.prange if threads else range
+    lanes = next(n for n in (16, 8, 4, 2, 1) if value_width % n == 0)
 
     def score(scores, query, keys, parts, members, firsts, seen):
         heads = query.shape[1] // keys.shape[1]
+        s, q, x = scores.ctypes.data, query.ctypes.data, keys.ctypes.data
         for g in each(keys.shape[1]):
             for p in range(parts.shape[0]):
                 slot, low, high, a, b = parts[p]
-                for first in range(low, high, _BLOCK):
-                    last = min(first + _BLOCK, high)
+                # Whole tiles: what they have of before is the same again, what of later is overwritten.
+                for first in range(low // TILE, (high + TILE - 1) // TILE, 4 * _BLOCK // TILE):
+                    last = min(first + 4 * _BLOCK // TILE, (high + TILE - 1) // TILE)
                     for m in range(a, b):
+                        n = firsts[members[m]]
                         for h in range(g * heads, (g + 1) * heads):
-                            n, end = firsts[members[m]], firsts[members[m] + 1]
-                            while n + 4 <= end:  # four at once, so a key is loaded once for them
-                                for k in range(first, last):
-                                    s0 = s1 = s2 = s3 = np.float32(0)
-                                    for d in range(width):
-                                        x = keys[slot, g, k, d]
-                                        s0 += query[n, h, d] * x
-                                        s1 += query[n + 1, h, d] * x
-                                        s2 += query[n + 2, h, d] * x
-                                        s3 += query[n + 3, h, d] * x
-                                    scores[n, h, k], scores[n + 1, h, k] = s0, s1
-                                    scores[n + 2, h, k], scores[n + 3, h, k] = s2, s3
-                                n += 4
-                            while n < end:
-                                for k in range(first, last):
-                                    s0 = np.float32(0)
-                                    for d in range(width):
-                                        s0 += query[n, h, d] * keys[slot, g, k, d]
-                                    scores[n, h, k] = s0
-                                n += 1
+                            for tile in range(first, last):
+                                _product(
+                                    TILE,
+                                    False,
+                                    firsts[members[m] + 1] - n,
+                                    s + n * scores.strides[0] + h * scores.strides[1] + tile * TILE * 4,
+                                    scores.strides[0],
+                                    q + n * query.strides[0] + h * query.strides[1],
+                                    query.strides[0],
+                                    x + slot * keys.strides[0] + g * keys.strides[1] + tile * keys.strides[2],
+                                    keys.strides[3],
+                                    width,
+                                )
             for i in range(seen.shape[0]):
                 for n in range(firsts[i], firsts[i + 1]):
                     for h in range(g * heads, (g + 1) * heads):
@@ -73,42 +132,41 @@ def attention(width: int, value_width: int, threads: bool) -> tuple[Callable[...
 
     def mix(out, weights, values, parts, members, firsts):
         heads = out.shape[1] // values.shape[1]
+        o, w, x = out.ctypes.data, weights.ctypes.data, values.ctypes.data
         for g in each(values.shape[1]):
             for p in range(parts.shape[0]):
                 slot, low, high, a, b = parts[p]
                 for first in range(low, high, _BLOCK):
                     last = min(first + _BLOCK, high)
                     for m in range(a, b):
+                        n = firsts[members[m]]
                         for h in range(g * heads, (g + 1) * heads):
-                            n, end = firsts[members[m]], firsts[members[m] + 1]
-                            while n < end:  # two tokens and four values at once, so that less is loaded and stored
-                                k = first
-                                while n + 2 <= end and k + 4 <= last:
-                                    a0, a1, b0, b1 = (
-                                        weights[n, h, k],
-                                        weights[n, h, k + 1],
-                                        weights[n + 1, h, k],
-                                        weights[n + 1, h, k + 1],
-                                    )
-                                    a2, a3, b2, b3 = (
-                                        weights[n, h, k + 2],
-                                        weights[n, h, k + 3],
-                                        weights[n + 1, h, k + 2],
-                                        weights[n + 1, h, k + 3],
-                                    )
-                                    for d in range(value_width):
-                                        x0, x1 = values[slot, g, k, d], values[slot, g, k + 1, d]
-                                        x2, x3 = values[slot, g, k + 2, d], values[slot, g, k + 3, d]
-                                        out[n, h, d] += (a0 * x0 + a1 * x1) + (a2 * x2 + a3 * x3)
-                                        out[n + 1, h, d] += (b0 * x0 + b1 * x1) + (b2 * x2 + b3 * x3)
-                                    k += 4
-                                both = min(n + 2, end)
-                                for i in range(n, both):
-                                    for j in range(k, last):
-                                        w = weights[i, h, j]
-                                        for d in range(value_width):
-                                            out[i, h, d] += w * values[slot, g, j, d]
-                                n = both
+                            for d in range(0, value_width, lanes):
+                                _product(
+                                    lanes,
+                                    True,
+                                    firsts[members[m] + 1] - n,
+                                    o + n * out.strides[0] + h * out.strides[1] + d * 4,
+                                    out.strides[0],
+                                    w + n * weights.strides[0] + h * weights.strides[1] + first * 4,
+                                    weights.strides[0],
+                                    x
+                                    + slot * values.strides[0]
+                                    + g * values.strides[1]
+                                    + first * values.strides[2]
+                                    + d * 4,
+                                    values.strides[2],
+                                    last - first,
+                                )
 
-    options = {"fastmath": {"reassoc", "contract"}, "parallel": threads}
-    return compiled(score, **options), compiled(mix, **options)
+    return compiled(score, parallel=threads), compiled(mix, parallel=threads)
+
+
+@compiled
+def store(keys, states, rows, places):
+    """Put keys [groups, N, width] of tokens at these places in these rows where they lie, see `attention`."""
+    for n in range(len(rows)):
+        tile, place = places[n] // TILE, places[n] % TILE
+        for g in range(states.shape[0]):
+            for d in range(states.shape[2]):
+                keys[rows[n], g, tile, d, place] = states[g, n, d]
