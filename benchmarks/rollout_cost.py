@@ -2,12 +2,12 @@
 
     python benchmarks/rollout_cost.py [--model embedded] [--tasks 8] [--plot docs/rollout-cost.png] [--json FILE]
 
-One thread, seconds of the process. N = 1 to 20 samples of 2 turns are played after histories of more and more turns, and
-whole episodes of more and more turns. A straight line is fitted to each row of points and how much of their variance it
-explains (R2) is printed: over N its slope is what a rollout costs, and where it begins what is paid once for all N
-(reading the history). What a new token of a rollout costs by that slope is shown over the length of the history, beside
-the same by `model.generate`, which reads the history for every turn; the ratio printed is how much dearer the longest
-history makes a new token.
+One thread, seconds of the process. N = 1 to 20 samples of 2 turns are played after histories of more and more turns,
+and whole episodes of more and more turns. A straight line is fitted to each row of points; how much of their variance
+it explains (R2) is printed. Over N its slope is what the rollouts cost, and where it begins what is paid once for all
+N: reading the history. What a rollout's new token costs by that slope is shown over the length of the history, beside
+what it costs with `model.generate`, which reads the history for every turn; the ratio printed is how much dearer the
+longest history makes a new token.
 """
 
 from __future__ import annotations
@@ -123,12 +123,14 @@ def draw(found: dict[str, Any], path: Path) -> None:
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
     shades = plt.get_cmap("viridis")(np.linspace(0, 0.8, len(found["history"])))
     for one, shade in zip(found["history"], shades, strict=True):
-        left.plot(found["N"], one["seconds"], "o-", color=shade, label=f"after {one['turns']} turns, R² {one['r2']:.3f}")
+        label = f"after {one['turns']} turns, R² {one['r2']:.3f}"
+        left.plot(found["N"], one["seconds"], "o-", color=shade, label=label)
     left.set(title=f"N samples of {TURNS} turns", xlabel="N", ylabel="seconds in all")
     episodes = found["episodes"]
     x = np.array([0, *episodes["tokens"]])
     middle.plot(episodes["tokens"], episodes["seconds"], "o", color="#1f6f8b")
-    middle.plot(x, episodes["intercept"] + episodes["slope"] * x, color="#99a8b2", label=f"line, R² {episodes['r2']:.3f}")
+    fitted = episodes["intercept"] + episodes["slope"] * x
+    middle.plot(x, fitted, color="#99a8b2", label=f"line, R² {episodes['r2']:.3f}")
     middle.set(title="whole episodes of 1 to 20 turns", xlabel="own new tokens", ylabel="seconds a rollout")
     for key, label, color in (
         ("generate_seconds_per_token", "model.generate", "#c0653b"),

@@ -262,8 +262,10 @@ def test_guesses_are_what_came_after_the_same_tokens():
         return [guessed[:n].tolist() for guessed, n in zip(likely, worth, strict=True)]
 
     for _ in range(60):
-        found = judged([2, 3], right=True)
-    assert found == [[1, 2, 3, 4, 5, 6, 7], [8, 9]], "the last time that the short context was seen"
+        judged([2, 3], right=True)
+    assert judged([2, 3], right=True) == [[1, 2, 3, 4, 5, 6, 7], [8, 9]], (
+        "the last time that the short context was seen"
+    )
     for _ in range(60):  # what is wrong is not worth it any more, but for what another context tells
         judged([2], right=False)
     assert judged([2, 3], right=True) == [[], [8, 9]]

@@ -31,7 +31,11 @@ def compiled(function: Callable[..., Any], **options: Any) -> Any:
         return jit(**options)(function)
 
 
-@intrinsic
+code_of: Any = intrinsic
+"""As pyright does not know what it makes of a function."""
+
+
+@code_of
 def _product(typing_context, lanes, add, n, c, c_step, a, a_step, b, b_step, count):
     """c[n, lanes] = or += sum over k < count of a[n, k] * b[k, lanes], in float32; addresses, and steps in bytes.
 
