@@ -43,7 +43,6 @@ from ipr.policies.rows import (
     follow,
     guess,
     keep,
-    learn,
     uniforms,
 )
 from ipr.profiling import count as counted
@@ -194,14 +193,13 @@ class TransformersPolicy:
         held = common_length(self._texts.held(row), prompt[:-1])
         if self._sharing and held < self._sharing.starts[row]:
             self._sharing = None
-        self._texts.begin(row, held, prompt, seed, min(len(prompt) + most, self.max_length))
-        learn(self._texts, row, self._guesses, held)
+        limit = min(len(prompt) + most, self.max_length)
+        self._texts.begin(row, held, prompt, seed, limit, self._guesses)
         return held
 
     def _completion(self, row: int, sampling: Sampling) -> Completion:
         ids = self._texts.written(row).tolist()
         counted("tokens", len(ids))
-        learn(self._texts, row, self._guesses, self._texts.starts[row])
         with timed("tokenizer"):
             text = self.chat.text(ids)
         finish = "stop" if ids[-1] in self.ends else "length" if len(ids) == sampling.max_new_tokens else "overflow"

@@ -71,10 +71,10 @@ class Texts(NamedTuple):
             leaders=np.full(slots, -1),
         )
 
-    def begin(self, row: int, held: int, prompt: Ids, seed: int, limit: int) -> None:
+    def begin(self, row: int, held: int, prompt: Ids, seed: int, limit: int, guesses: Guesses) -> None:
         """A turn of which the row holds so many tokens."""
         self.known[row] = self.lengths[row] = held
-        _extend(self, row, prompt[held:])
+        _extend(self, row, guesses, prompt[held:])
         self.starts[row], self.limits[row], self.seeds[row], self.leaders[row] = len(prompt), limit, seed, -1
 
     def written(self, row: int) -> Ids:
@@ -224,6 +224,26 @@ def _hash(texts, before, place, token):
 
 
 @compiled
+def _place(tokens, end, size):
+    """Of the context of this size before `end`."""
+    found = np.int64(0)
+    for j in range(size):
+        found += tokens[end - size + j] * _WEIGHTS[j]
+    return (found >> 12) % _PLACES
+
+
+@compiled
+def _learn(texts, row, guesses, token):
+    """Enter what comes after the row's last tokens."""
+    for c in range(len(_CONTEXTS)):
+        if texts.known[row] >= _CONTEXTS[c]:
+            place = _place(texts.ids[row], texts.known[row], _CONTEXTS[c])
+            same = guesses.next[c, place] == token
+            guesses.confirmed[c, place] = min(guesses.confirmed[c, place] + 1, _CONFIRMED) if same else 0
+            guesses.next[c, place] = token
+
+
+@compiled
 def _append(texts, row, token):
     n = texts.known[row]
     texts.ids[row, n] = token
@@ -232,8 +252,9 @@ def _append(texts, row, token):
 
 
 @compiled
-def _extend(texts, row, tokens):
+def _extend(texts, row, guesses, tokens):
     for token in tokens:
+        _learn(texts, row, guesses, token)
         _append(texts, row, token)
 
 
@@ -316,26 +337,6 @@ def keep(texts, rows, seen, likely, worth, drawn, cumulative):
 
 
 @compiled
-def _place(tokens, end, size):
-    """Of the context of this size before `end`."""
-    found = np.int64(0)
-    for j in range(size):
-        found += tokens[end - size + j] * _WEIGHTS[j]
-    return (found >> 12) % _PLACES
-
-
-@compiled
-def learn(texts, row, guesses, first):
-    """Enter what comes before each of the row's tokens from the `first` on."""
-    for c in range(len(_CONTEXTS)):
-        for t in range(max(first, _CONTEXTS[c]), texts.known[row]):
-            place, token = _place(texts.ids[row], t, _CONTEXTS[c]), texts.ids[row, t]
-            same = guesses.next[c, place] == token
-            guesses.confirmed[c, place] = min(guesses.confirmed[c, place] + 1, _CONFIRMED) if same else 0
-            guesses.next[c, place] = token
-
-
-@compiled
 def guess(texts, rows, guesses, enough):
     """What may be drawn next [n, T], its kinds, and how much of that is fed [n]: what is right with `enough` chance.
 
@@ -373,6 +374,7 @@ def accept(texts, rows, guesses, likely, kinds, worth, drawn, ends):
         row = rows[i]
         for t in range(worth[i] + 1):
             token = drawn[at + t]
+            _learn(texts, row, guesses, token)
             _append(texts, row, token)
             right = i < len(likely) and likely[i, t] == token
             if i < len(likely):
