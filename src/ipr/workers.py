@@ -8,6 +8,7 @@ shard is played again. Left out: Prefect's task runners (without a server each o
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import threading
 from collections.abc import Iterator, Sequence
@@ -245,12 +246,21 @@ def _work(
 
     with _one:
         torch.set_num_threads(1)
+        _keep_memory()
         moment = profiling.now()
         if not _kept or _kept[0] != (player, model):
             _kept.clear()
             _check(player, model, versions)
             _kept.append((player, model))
         return _kept[0][0].play(jobs, more=more), profiling.since(moment)
+
+
+def _keep_memory() -> None:
+    """Undo what Dask sets for its workers, that free memory goes back at once: each pass would ask for it again."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):  # glibc
+        for threshold, value in ((-1, 1 << 30), (-3, 1 << 25)):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+            libc.mallopt(threshold, value)
 
 
 def _check(player: Player, model: str, versions: dict[str, str]) -> None:
