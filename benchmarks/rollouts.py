@@ -360,8 +360,11 @@ class Chat:
         chats = [[m.as_dict() for m in turn.conversation] for turn in turns]
         return self.tokenizer.apply_chat_template(chats, add_generation_prompt=True, return_dict=True, **options)
 
-    def completion(self, ids: list[int]) -> Completion:
+    def completion(self, ids: list[int], most: int) -> Completion:
+        """Of at most so many tokens, in which a turn must end or be full, or else the context is."""
         stop = self.end in ids
+        if not stop and len(ids) < most:
+            return Completion("", (), "overflow")
         words = ids[: ids.index(self.end)] if stop else ids
         text = self.tokenizer.decode(words, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
         return Completion(text, tuple([*words, self.end] if stop else words), "stop" if stop else "length")
@@ -391,13 +394,13 @@ class Generate:
         chat = self.chat
         inputs = chat.encode(turns, padding=True, return_tensors="pt")
         length = inputs["input_ids"].shape[1]
+        room = (chat.max_length - inputs["attention_mask"].sum(1)).clamp(min=0).tolist()
         processors = LogitsProcessorList([Drawn(turns, sampling.temperature, length)] if sampling.temperature else [])
-        new = min(sampling.max_new_tokens, chat.max_length - length)
-        if new < 1:
-            return [Completion("", (), "overflow") for _ in turns]
+        new = max(1, min(sampling.max_new_tokens, max(room)))
         config = GenerationConfig(**chat.config | {"max_new_tokens": new})
         ids = chat.model.generate(**inputs, generation_config=config, logits_processor=processors)
-        answers = [chat.completion(row) for row in ids[:, length:].tolist()]
+        found = zip(ids[:, length:].tolist(), room, strict=True)
+        answers = [chat.completion(row[:most], sampling.max_new_tokens) for row, most in found]
         self.written += sum(len(a.token_ids) for a in answers)
         return answers
 
@@ -419,7 +422,7 @@ class Continuous(Generate):
             prompts, generation_config=config, continuous_batching_config=batching, progress_bar=False
         )
         ordered = [found[key] for key in sorted(found, key=lambda key: int(key.rsplit("_", 1)[1]))]
-        answers = [chat.completion(list(one.generated_tokens)) for one in ordered]
+        answers = [chat.completion(list(one.generated_tokens), sampling.max_new_tokens) for one in ordered]
         self.written += sum(len(a.token_ids) for a in answers)
         return answers
 

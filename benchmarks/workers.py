@@ -1,6 +1,6 @@
 """Rollouts a second with several worker processes of one thread against one process of one thread, and their ratio.
 
-    python benchmarks/workers.py [--workers 2] [--games 64] [--shard 16] [--json FILE]
+    python benchmarks/workers.py [--workers 2] [--games 384] [--shard 16] [--json FILE]
 
 The embedded model plays whole episodes of ALFWorld at temperature 1, the same jobs in the same shards for both, so the
 trajectories must be equal, which is checked. Starting the processes and loading the model is timed apart: a run does it
@@ -25,7 +25,7 @@ from ipr.types import Job, Prefix, Trajectory, derive_seed
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--games", type=int, default=64, help="episodes to play")
+    parser.add_argument("--games", type=int, default=384, help="episodes to play")
     parser.add_argument("--shard", type=int, default=16, help="episodes in a shard")
     parser.add_argument("--json", type=Path, help="where to write the figures")
     args = parser.parse_args()
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def player(count: int) -> workers.Player:
-    settings = ["model.max_length=2048", "rollout.max_new_tokens=56", "rollout.kv_dtype=bfloat16"]
+    settings = ["model.max_length=2048", "rollout.max_new_tokens=56"]
     return workers.Player("embedded", "agent", configs.load(None, [*settings, f"rollout.workers={count}"]), 1.0)
 
 
