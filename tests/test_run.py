@@ -12,7 +12,7 @@ import pytest
 
 from ipr import config as configs
 from ipr import store
-from ipr.run import Run, check_space, cut
+from ipr.run import Run, check_space, cut, shard_size
 from ipr.types import (
     Demonstration,
     IprError,
@@ -184,6 +184,13 @@ def test_workers_decide_nothing(tmp_path: Path) -> None:
     assert config.hash() != configs.load("smoke", ["rollout.shard=7"], PRESETS).hash()
     Run.open(tmp_path / "r", config)
     assert Run.open(tmp_path / "r", other).config.rollout.workers == 2
+
+
+def test_shards_on_a_cpu_are_an_even_number_of_them() -> None:
+    config = configs.load(None, ["rollout.shard=256", "model.device=cpu"])
+    sizes = {episodes: shard_size(episodes, config) for episodes in (0, 5, 40, 400, 513, 1100)}
+    assert sizes == {0: 16, 5: 16, 40: 20, 400: 200, 513: 129, 1100: 184}
+    assert shard_size(400, configs.load(None, ["rollout.shard=8", "model.device=cpu"])) == 8
 
 
 def test_shards_keep_problems_together_and_are_even() -> None:

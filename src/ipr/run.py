@@ -173,10 +173,15 @@ class Run:
 
 
 def shard_size(episodes: int, config: RunConfig) -> int:
-    """`rollout.shard`; on a CPU less where that leaves one shard, as two workers play it faster, but 16 at least."""
+    """Episodes of a shard: `rollout.shard` at most.
+
+    On a CPU an even number of shards, so that two workers end together, but with 16 episodes at least in each.
+    """
+    most = config.rollout.shard
     if models.device(config.model).type != "cpu":
-        return config.rollout.shard
-    return min(config.rollout.shard, max(16, -(-episodes // 2)))
+        return most
+    shards = 2 * max(1, -(-episodes // (2 * most)))
+    return min(most, max(16, -(-episodes // shards)))
 
 
 def cut(jobs: Sequence[Job], size: int) -> list[list[int]]:

@@ -25,12 +25,14 @@ _SEEN, _LIKELIEST = 1 << 16, 8
 _LIKELY = 1 / 64
 """Probability of tokens that are remembered."""
 _STRIDE = 16
+"""Tokens whose probabilities are looked at together first."""
 _MOST_FOLLOWED = 32
 """Most tokens that a row follows others before the next pass, for which all wait."""
 _CONTEXTS = (3, 8)
 """Tokens that a guess of the next one is made from."""
 _WEIGHTS = np.random.default_rng(0).integers(1 << 40, size=_CONTEXTS[-1]) | 1
 _PLACES = 1 << 17
+"""Contexts that a guess is kept for."""
 _MOST_GUESSES = 15
 _CONFIRMED = 3
 """How often a guess may be confirmed until it makes no difference any more."""
