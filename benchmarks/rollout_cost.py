@@ -67,8 +67,8 @@ def main() -> None:
         points = []
         for n in COUNTS:
             jobs = [j for p in long for j in credit.sample_jobs(p.prefix(t), 0, range(n))]
-            points.append((*seconds(fresh(), jobs, t + TURNS), len(jobs)))
-        took, tokens, _ = np.array(points).T
+            points.append(seconds(fresh(), jobs, t + TURNS))
+        took, tokens = np.array(points).T
         theirs = seconds(Generate(chat), [Job(p.prefix(t), p.seed) for p in long], t + TURNS)  # type: ignore[arg-type]
         prompts = [ours.chat.prompt((*setup.spec.prompt, *p.history(t))) for p in long]
         slope, once, r2 = line(tokens, took)

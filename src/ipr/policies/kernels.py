@@ -13,14 +13,13 @@ from typing import Any
 import numba
 import numpy as np
 from llvmlite import ir
-from numba import types
+from numba import extending, types
 from numba.core import cgutils, errors
-from numba.extending import intrinsic
 
 TILE = 16
 """Tokens whose keys lie together, [width, TILE]."""
-_BLOCK = 32
-"""Tokens of a part whose values are read for one row after the other: they stay in the fastest cache."""
+_TILES, _BLOCK = 8, 32
+"""Tiles of keys, and tokens' values, that are read for one row after the other: they stay in the fastest cache."""
 
 
 def compiled(function: Callable[..., Any], **options: Any) -> Any:
@@ -31,11 +30,10 @@ def compiled(function: Callable[..., Any], **options: Any) -> Any:
         return jit(**options)(function)
 
 
-code_of: Any = intrinsic
-"""As pyright does not know what it makes of a function."""
+_intrinsic: Any = extending.intrinsic
 
 
-@code_of
+@_intrinsic
 def _product(typing_context, lanes, add, n, c, c_step, a, a_step, b, b_step, count):
     """c[n, lanes] = or += sum over k < count of a[n, k] * b[k, lanes], in float32; addresses, and steps in bytes.
 
@@ -110,8 +108,9 @@ def attention(width: int, value_width: int, threads: bool) -> tuple[Callable[...
             for p in range(parts.shape[0]):
                 slot, low, high, a, b = parts[p]
                 # Whole tiles: what they have of before is the same again, what of later is overwritten.
-                for first in range(low // TILE, (high + TILE - 1) // TILE, 4 * _BLOCK // TILE):
-                    last = min(first + 4 * _BLOCK // TILE, (high + TILE - 1) // TILE)
+                tiles = (high + TILE - 1) // TILE
+                for first in range(low // TILE, tiles, _TILES):
+                    last = min(first + _TILES, tiles)
                     for m in range(a, b):
                         n = firsts[members[m]]
                         for h in range(g * heads, (g + 1) * heads):

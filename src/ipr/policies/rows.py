@@ -275,6 +275,12 @@ def different(texts, rows):
 
 
 @compiled
+def _slot(hashed):
+    """Of what is seen after the tokens of this hash."""
+    return np.int64(hashed >> np.uint64(40)) % _SEEN
+
+
+@compiled
 def follow(texts, rows, seen, sampled, ends):
     """Draw what follows on tokens after which others have drawn; which of the rows [n] ended, and how many tokens."""
     ended, n = np.zeros(len(rows), dtype=np.bool_), 0
@@ -283,7 +289,7 @@ def follow(texts, rows, seen, sampled, ends):
         for _ in range(_MOST_FOLLOWED):
             known = texts.known[row]
             hashed = texts.hashes[row, known]
-            place = np.int64(hashed >> np.uint64(40)) % _SEEN
+            place = _slot(hashed)
             if seen.hashes[place] != hashed:
                 break
             u = _uniform(texts.seeds[row], known - texts.starts[row]) if sampled else 0.0
@@ -315,7 +321,7 @@ def keep(texts, rows, seen, likely, worth, drawn, cumulative):
         known = texts.known[rows[i]]
         hashed = texts.hashes[rows[i], known]
         for t in range(worth[i] + 1):
-            place = np.int64(hashed >> np.uint64(40)) % _SEEN
+            place = _slot(hashed)
             seen.hashes[place], seen.rows[place] = hashed, rows[i]
             seen.low[place], seen.high[place] = 0, 0
             if size == 0:
