@@ -37,14 +37,15 @@ import numpy as np
 import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig, LogitsProcessor, LogitsProcessorList, StaticCache
 
-from ipr import algorithms, credit, envs, models, policies, profiling, workers
+from ipr import algorithms, credit, envs, models, policies, profiling
 from ipr import config as configs
 from ipr.config import AlgorithmConfig, ModelConfig
 from ipr.policies import hf
 from ipr.policies.hf import TransformersPolicy, draw
 from ipr.rollout import play
-from ipr.run import cut, shard_size
-from ipr.training.tokens import ChatTokens
+from ipr.runs import workers
+from ipr.runs.run import cut, shard_size
+from ipr.tokens import ChatTokens
 from ipr.types import Completion, Environment, EnvSpec, Job, More, Prefix, Sampling, Trajectory, Turn, derive_seed
 
 TAU = 0.3

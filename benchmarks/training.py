@@ -35,8 +35,8 @@ from ipr.config import ModelConfig, PreferenceConfig
 from ipr.envs.alfworld import expert, games, play
 from ipr.envs.alfworld.prompt import prompt
 from ipr.envs.alfworld.world import Household
+from ipr.tokens import ChatTokens
 from ipr.training.batches import pair_example
-from ipr.training.tokens import ChatTokens
 from ipr.training.trainer import reference_logps, train_preference
 from ipr.types import PreferencePair, Step, Trajectory
 

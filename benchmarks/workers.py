@@ -17,8 +17,9 @@ from pathlib import Path
 import torch
 
 from ipr import config as configs
-from ipr import envs, workers
-from ipr.run import cut
+from ipr import envs
+from ipr.runs import workers
+from ipr.runs.run import cut
 from ipr.types import Job, Prefix, Trajectory, derive_seed
 
 

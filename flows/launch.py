@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipr import config as configs
-from ipr import datasets, experts, models, policies, workers
-from ipr import plan as plans
+from ipr import models, policies
+from ipr.apps import plan as plans
 from ipr.config import RunConfig
-from ipr.project import answers, defaults, project_root
-from ipr.run import Run, check_space, stage_name
-from ipr.training.tokens import ChatTokens
+from ipr.data import datasets, experts
+from ipr.runs import workers
+from ipr.runs.project import answers, defaults, project_root
+from ipr.runs.run import Run, check_space, stage_name
+from ipr.tokens import ChatTokens
 from ipr.types import EnvSpec, IprError
 
 if TYPE_CHECKING:
@@ -162,7 +164,7 @@ def quality(folder: Path, samples: list[int], taus: list[float], scorers: list[s
 
 def evaluate_model(options: Namespace) -> dict[str, Any]:
     """Any model on any environment, hosted (`--endpoint`) or a folder: figures, and the episodes in `--out`."""
-    from ipr import prompted
+    from ipr.apps import prompted
     from ipr.types import Sampling
 
     config = _config(options)
@@ -215,7 +217,7 @@ def evaluate_model(options: Namespace) -> dict[str, Any]:
 
 def serve_model(options: Namespace) -> None:
     """Serve a model through the chat protocol until stopped."""
-    from ipr import serve
+    from ipr.apps import serve
     from ipr.policies import hf
 
     config = configs.load(None, options.overrides)

@@ -12,7 +12,7 @@ from pathlib import Path
 from prefect import flow
 from prefect.runtime import flow_run
 
-from ipr.run import Run
+from ipr.runs.run import Run
 from tasks.champion import champion
 from tasks.evaluate import evaluate
 from tasks.experts import experts

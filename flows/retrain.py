@@ -11,8 +11,8 @@ from prefect import flow
 
 from flows import launch
 from ipr import config as configs
-from ipr import datasets
-from ipr.project import project_root
+from ipr.data import datasets
+from ipr.runs.project import project_root
 from ipr.tracking import champion_info
 
 

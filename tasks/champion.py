@@ -8,9 +8,9 @@ from typing import Any
 
 from ipr import evaluate as statistics
 from ipr import store
-from ipr.project import project_root
-from ipr.run import Run, stage_name
-from ipr.summary import reported_iteration
+from ipr.runs.project import project_root
+from ipr.runs.run import Run, stage_name
+from ipr.runs.summary import reported_iteration
 from ipr.tracking import Tracker, champion_info
 from ipr.types import IprError, Trajectory
 from tasks.common import environment, eval_file, play, stage_task, whole_episodes

@@ -9,11 +9,12 @@ from typing import Any
 
 from prefect import task
 
-from ipr import evaluate, models, store, workers
-from ipr import experts as given
+from ipr import evaluate, models, store
 from ipr.config import RunConfig
-from ipr.progress import progress
-from ipr.run import Run, stage_name
+from ipr.data import experts as given
+from ipr.runs import workers
+from ipr.runs.progress import progress
+from ipr.runs.run import Run, stage_name
 from ipr.types import EnvSpec, IprError, Job, More, Prefix, Trajectory
 
 log = logging.getLogger("ipr")
@@ -25,7 +26,7 @@ SCORER = 0
 def stage_task(name: str, retries: int = 1, timeout: float = 24 * 3600) -> Callable[[Callable], Any]:
     """A Prefect task of the house: named after its stage, retried unless the input is bad, never cached.
 
-    Files are the resume point (see `ipr.run`), so Prefect's own result cache stays off.
+    Files are the resume point (see `ipr.runs.run`), so Prefect's own result cache stays off.
     """
     from prefect.cache_policies import NO_CACHE
 

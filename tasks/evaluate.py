@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ipr import credit, store
 from ipr import evaluate as statistics
-from ipr.run import Run
+from ipr.runs.run import Run
 from ipr.types import StepReward, Trajectory
 from tasks.common import SCORER, environment, eval_file, heldout, play, stage_task, whole_episodes
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ipr import datasets, store
-from ipr import experts as given
+from ipr import store
+from ipr.data import datasets
+from ipr.data import experts as given
 from ipr.rollout import replay
-from ipr.run import Run
+from ipr.runs.run import Run
 from ipr.types import IprError, Trajectory
 from tasks.common import environment, log, stage_task
 

@@ -6,7 +6,7 @@ import random
 from collections import Counter
 
 from ipr import algorithms, store
-from ipr.run import Run
+from ipr.runs.run import Run
 from ipr.types import Job, Trajectory, derive_seed
 from tasks.common import environment, experts, play, stage_task
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from ipr import algorithms, store
-from ipr.run import Run
+from ipr.runs.run import Run
 from ipr.types import Demonstration, PreferencePair, StepReward, Trajectory
 from tasks.common import experts, stage_task
 

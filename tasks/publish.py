@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ipr import data_commands, datasets, store
-from ipr.project import project_root
-from ipr.run import Run
+from ipr import store
+from ipr.apps import data_commands
+from ipr.data import datasets
+from ipr.runs.project import project_root
+from ipr.runs.run import Run
 from tasks.common import log, stage_task
 
 KINDS = ("explored", "step_rewards", "pairs", "demonstrations")

@@ -1,4 +1,4 @@
-"""The quality of a run's step rewards against the environment's oracle (see `ipr.quality`). No flow runs it."""
+"""The quality of a run's step rewards against the environment's oracle (see `ipr.credit.quality`). No flow runs it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from ipr import credit, rollout, store
-from ipr import quality as figures
-from ipr.quality import Candidate
-from ipr.run import Run, stage_name
+from ipr.credit import quality as figures
+from ipr.credit.quality import Candidate
+from ipr.runs.run import Run, stage_name
 from ipr.types import IprError, StepReward, Trajectory
 from tasks.common import SCORER, environment, experts, play
 

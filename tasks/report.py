@@ -7,12 +7,13 @@ from typing import Any
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.runtime import flow_run
 
-from ipr import datasets, store
-from ipr import report as reports
+from ipr import store
 from ipr.config import flat
-from ipr.project import project_root
-from ipr.run import Run, stage_name
-from ipr.summary import profile, summarise
+from ipr.data import datasets
+from ipr.runs import report as reports
+from ipr.runs.project import project_root
+from ipr.runs.run import Run, stage_name
+from ipr.runs.summary import profile, summarise
 from ipr.tracking import Tracker, links
 from tasks.common import eval_file, stage_task
 

@@ -8,8 +8,8 @@ from statistics import fmean
 from typing import Any
 
 from ipr import algorithms, credit, models, store
-from ipr.project import project_root
-from ipr.run import Run
+from ipr.runs.project import project_root
+from ipr.runs.run import Run
 from ipr.types import Prefix, StepReward, Trajectory
 from tasks.common import SCORER, environment, experts, play, stage_task
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipr import models
 from ipr.algorithms.rft import demonstration
-from ipr.run import Run
+from ipr.runs.run import Run
 from tasks.common import base_path, experts, stage_task
 from tasks.train import imitate
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from ipr import algorithms, models, store
 from ipr.profiling import timed
-from ipr.progress import progress
-from ipr.run import Run, stage_name
-from ipr.training.tokens import ChatTokens
+from ipr.runs.progress import progress
+from ipr.runs.run import Run, stage_name
+from ipr.tokens import ChatTokens
 from ipr.training.trainer import TrainResult, reference_logps, train_preference, train_sft
 from ipr.types import Demonstration, PreferencePair, derive_seed
 from tasks.common import SCORER, base_path, environment, log, stage_task, wait_for_all

@@ -81,8 +81,8 @@ def scripted(reply: Callable[[dict[str, Any], dict[str, str]], Reply]) -> Iterat
 
 @contextmanager
 def serving(policy: Any, name: str = "m", *more: Any) -> Iterator[str]:
-    """The URL of `ipr.serve` with a policy, in a thread; `more` as `serve.server` takes it."""
-    from ipr import serve
+    """The URL of `ipr.apps.serve` with a policy, in a thread; `more` as `serve.server` takes it."""
+    from ipr.apps import serve
 
     listening = serve.listen("127.0.0.1", 0)
     server = serve.server(policy, name, *more)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ipr.training.tokens import ChatTokens, coloured
+from ipr.tokens import ChatTokens, coloured
 from ipr.types import IprError, Message
 from tests import toy
 

@@ -21,7 +21,7 @@ from ipr.types import IprError
 
 EMBEDDED = "embedded"
 REGISTERED = "ipr-agent"
-BASES = Path(__file__).parent / "base"
+BASES = Path(__file__).parent / "models" / "embedded"
 """The small base models shipped with the package, each in a folder named after its environment."""
 
 

@@ -5,7 +5,7 @@ once and its state forked by snapshot for every episode that starts there; repla
 ones; up to `slots` episodes are active, a finished one is replaced at once. Which of them a policy answers
 together follows from the jobs alone, so the same jobs give the same batches and the same trajectories to the last bit.
 A greedy episode that comes to where another one starts would go on as that one does, so it is played once.
-Left out: files, shards and resuming (see `ipr.run`).
+Left out: files, shards and resuming (see `ipr.runs.run`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import Any
 
 from ipr import profiling
 from ipr.profiling import timed
-from ipr.progress import Progress
 from ipr.types import (
     Completion,
     Ending,
@@ -30,6 +29,7 @@ from ipr.types import (
     Outcome,
     Policy,
     Prefix,
+    Progress,
     Sampling,
     Step,
     Streaming,

@@ -30,10 +30,11 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
-from ipr import datasets, store
+from ipr import store
 from ipr.config import TrackConfig
-from ipr.project import answers, default_tracking_uri, defaults
-from ipr.run import stage_name
+from ipr.data import datasets
+from ipr.runs.project import answers, default_tracking_uri, defaults
+from ipr.runs.run import stage_name
 from ipr.types import IprError
 
 log = logging.getLogger("ipr")

@@ -2,7 +2,7 @@
 
 Decided here: a trajectory never holds the instruction prompt or the in-context example (they belong to the
 environment, see `EnvSpec.prompt`), an action is the model's raw text, and a `Prefix` alone is enough to rebuild
-a state. Left out on purpose: tokens (see `ipr.training.tokens`) and files (see `ipr.store`).
+a state. Left out on purpose: tokens (see `ipr.tokens`) and files (see `ipr.store`).
 """
 
 from __future__ import annotations
@@ -286,6 +286,10 @@ class More(Protocol):
     def after(self, job: Job, reward: float) -> list[Job]:
         """Told how a job ended: what is to be played because of it."""
         ...
+
+
+Progress = Callable[[int, int], None]
+"""Told (done, total) as a loop goes on."""
 
 
 def derive_seed(*parts: int | str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ipr import exports, imports
+from ipr.data import exports, imports
 from ipr.envs import get
 from ipr.types import Trajectory
 

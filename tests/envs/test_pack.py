@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from flows.cli import main
 from ipr import store
-from ipr.cli import main
 from ipr.envs import get
 from ipr.envs.alfworld import games
 from ipr.envs.alfworld.pack import pack

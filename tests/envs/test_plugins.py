@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from flows.cli import main
 from ipr import envs
-from ipr.cli import main
 from ipr.types import IprError
 from tests.conftest import Install
 
@@ -133,7 +133,7 @@ def ipr(example: Path, root: Path, *arguments: str) -> subprocess.CompletedProce
     kept = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
     path = os.pathsep.join(map(str, (ROOT / "src", ROOT, example)))
     return subprocess.run(
-        [sys.executable, "-m", "ipr.cli", *arguments],
+        [sys.executable, "-m", "flows.cli", *arguments],
         env=kept | {"PYTHONPATH": path, "IPR_ROOT": str(root), "OMP_NUM_THREADS": "1"},
         cwd=root,
         capture_output=True,
@@ -167,8 +167,10 @@ def test_data_is_what_data_dvc_names_whatever_is_played(
     # As committed: a run in this checkout has published more and changed the file.
     committed = subprocess.run(["git", "show", "HEAD:data.dvc"], cwd=ROOT, capture_output=True, text=True, check=True)
     (tmp_path / "data.dvc").write_text(committed.stdout)
-    from ipr import config, data_commands, datasets
-    from ipr.run import Run
+    from ipr import config
+    from ipr.apps import data_commands
+    from ipr.data import datasets
+    from ipr.runs.run import Run
     from tasks import publish
 
     run = Run.open(tmp_path / "run", config.load(None, ["env.name=guess"]))
@@ -183,8 +185,9 @@ def test_the_whole_loop_runs_in_the_example(example: Path, tmp_path: Path, monke
     monkeypatch.syspath_prepend(example)
     monkeypatch.setenv("IPR_ROOT", str(tmp_path))
     from flows import launch
-    from ipr import config, datasets, store
-    from ipr.run import Run
+    from ipr import config, store
+    from ipr.data import datasets
+    from ipr.runs.run import Run
     from ipr.types import PreferencePair, StepReward
     from tasks import publish
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from flows.cli import main
 from ipr import envs
-from ipr.cli import main
 from ipr.envs import sql
 from ipr.envs.sql import expert
 from ipr.envs.sql.real import Folder

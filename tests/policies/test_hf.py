@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from ipr.policies import attention, hf
+from ipr.engine import attention
+from ipr.engine.kernels import TILE
+from ipr.engine.rows import Guesses, Seen, Texts, accept, chances, different, follow, guess, keep
+from ipr.policies import hf
 from ipr.policies.hf import TransformersPolicy, draw
-from ipr.policies.kernels import TILE
-from ipr.policies.rows import Guesses, Seen, Texts, accept, chances, different, follow, guess, keep
 from ipr.rollout import play, replay
-from ipr.training.tokens import ChatTokens
+from ipr.tokens import ChatTokens
 from ipr.types import Completion, IprError, Job, Message, Prefix, Sampling, Turn, derive_seed
 from tests import toy
 

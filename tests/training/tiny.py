@@ -13,7 +13,7 @@ import torch
 
 from ipr import models
 from ipr.config import PreferenceConfig
-from ipr.training.tokens import ChatTokens
+from ipr.tokens import ChatTokens
 from ipr.training.trainer import TrainResult, reference_logps, train_preference
 from ipr.types import Demonstration, Message, PreferencePair
 

@@ -30,9 +30,9 @@ from torch import Tensor
 
 from ipr import models
 from ipr.config import ModelConfig, RolloutConfig
-from ipr.policies.attention import SEGMENT_TOKENS, Ids, Layout, Pool, Sharing, common_length
-from ipr.policies.kernels import TILE
-from ipr.policies.rows import (
+from ipr.engine.attention import SEGMENT_TOKENS, Ids, Layout, Pool, Sharing, common_length
+from ipr.engine.kernels import TILE
+from ipr.engine.rows import (
     Guesses,
     Rows,
     Seen,
@@ -45,10 +45,11 @@ from ipr.policies.rows import (
     keep,
     uniforms,
 )
+from ipr.models import plug
+from ipr.models.plug import pluggable, plugged_in
 from ipr.profiling import count as counted
 from ipr.profiling import timed
-from ipr.training.sharing import pluggable, plugged_in
-from ipr.training.tokens import ChatTokens
+from ipr.tokens import ChatTokens
 from ipr.types import Completion, IprError, Sampling, Turn
 
 T = TypeVar("T")
@@ -67,7 +68,7 @@ _NONE: Ids = np.zeros(0, dtype=np.int64)
 _PASSES_BETWEEN = 8
 """Passes that new sessions wait while others write: to begin some changes what all share, which takes a while."""
 _ONEDNN_FROM = 32
-"""Tokens of a pass from which oneDNN's matrix products are faster than MKL's (see `models.fast_products`)."""
+"""Tokens of a pass from which oneDNN's matrix products are faster than MKL's (see `plug.fast_products`)."""
 
 
 class TransformersPolicy:
@@ -328,7 +329,7 @@ class TransformersPolicy:
     def _forward(self, ids: Ids, layout: Layout, keep: Ids) -> Tensor:
         """One pass over packed tokens [N]; the logits at the indices `keep`."""
         self._pool.layout = layout
-        fast = models.fast_products() if len(ids) >= _ONEDNN_FROM and self.device.type == "cpu" else nullcontext()
+        fast = plug.fast_products() if len(ids) >= _ONEDNN_FROM and self.device.type == "cpu" else nullcontext()
         with plugged_in(self._config, "ipr"), fast:
             return self.model(
                 input_ids=torch.from_numpy(ids).to(self.device)[None],

@@ -31,7 +31,7 @@ from ipr import models
 from ipr.config import RunConfig
 from ipr.policies.openai import Server, as_they_come, together
 from ipr.profiling import count, timed
-from ipr.training.tokens import ChatTokens
+from ipr.tokens import ChatTokens
 from ipr.types import Completion, IprError, Sampling, Turn
 
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)

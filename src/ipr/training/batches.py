@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from ipr.tokens import ChatTokens
 from ipr.training.sharing import Tree, common
-from ipr.training.tokens import ChatTokens
 from ipr.types import Demonstration, Message, PreferencePair, derive_seed
 
 

@@ -10,7 +10,7 @@ Whether a model can be run this way is found by doing it once (`_shares`), not b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from typing import Any
@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface
+
+from ipr.models.plug import lacks, own_config, pluggable, plugged_in
 
 
 def common(a: Tensor, b: Tensor) -> int:
@@ -117,7 +119,7 @@ def shared_rows(model: Any) -> Iterator[bool]:
     (A model that recomputes its activations attends in the backward pass as well.)
     """
     share = _shares(model)
-    with plugged_in(_config(model), "ipr_tree") if share else nullcontext():
+    with plugged_in(own_config(model), "ipr_tree") if share else nullcontext():
         yield share
 
 
@@ -134,7 +136,7 @@ def _shares(model: Any) -> bool:
     """
     if not pluggable(model):
         return False
-    config = _config(model)
+    config = own_config(model)
     training = model.training
     model.eval()
     try:
@@ -152,11 +154,6 @@ def _shares(model: Any) -> bool:
         return False
     finally:
         model.train(training)
-
-
-def lacks(wanted: Mapping[str, Any]) -> str | None:
-    """What a model wants of an attention that those plugged in here lack."""
-    return next((n for n in ("softcap", "s_aux", "position_bias") if wanted.get(n) is not None), None)
 
 
 _TRIAL = ([5, 6, 7, 8, 9, 10, 11, 12], [5, 6, 7, 8, 12, 9], [5, 6, 13, 9, 10, 5, 6])
@@ -182,26 +179,3 @@ def _attend(
 
 
 AttentionInterface.register("ipr_tree", _attend)
-
-
-def _config(model: Any) -> Any:
-    """The model's own, where peft has wrapped it."""
-    return (model.get_base_model() if hasattr(model, "peft_config") else model).config
-
-
-def pluggable(model: Any) -> bool:
-    """Whether attention of ours can take the place of the model's own, by what the model says of itself."""
-    base = model.get_base_model() if hasattr(model, "peft_config") else model
-    kinds = set(getattr(base.config.get_text_config(), "layer_types", None) or ())
-    return getattr(base, "_supports_attention_backend", False) and kinds <= {"full_attention", "sliding_attention"}
-
-
-@contextmanager
-def plugged_in(config: Any, name: str) -> Iterator[None]:
-    """The model of this config attends by what is registered under `name`; afterwards it is as it was."""
-    before = config._attn_implementation
-    config._attn_implementation = name
-    try:
-        yield
-    finally:
-        config._attn_implementation = before

@@ -29,6 +29,8 @@ from torch import Tensor, nn
 
 from ipr import models, store
 from ipr.config import PreferenceConfig, TrainConfig
+from ipr.models import plug
+from ipr.tokens import ChatTokens
 from ipr.training import losses
 from ipr.training.batches import (
     Batch,
@@ -41,13 +43,10 @@ from ipr.training.batches import (
     updates,
 )
 from ipr.training.sharing import Tree, run, shared_rows
-from ipr.training.tokens import ChatTokens
-from ipr.types import Demonstration, IprError, Message, PreferencePair, derive_seed
+from ipr.types import Demonstration, IprError, Message, PreferencePair, Progress, derive_seed
 
 Log = Callable[[int, dict[str, float]], None]
 """Called with (updates done, metrics) after every update, in the main process."""
-Progress = Callable[[int, int], None]
-"""Called with (updates done, updates in all)."""
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -171,7 +170,7 @@ def reference_logps(
     found = torch.full((len(pairs), 2), torch.nan)
     state = _processes(model)
     model.eval()
-    with torch.no_grad(), models.fast_products(), shared_rows(model) as share, _precision(model, config):
+    with torch.no_grad(), plug.fast_products(), shared_rows(model) as share, _precision(model, config):
         plan = micro_batches(examples, kept, config.micro_batch_tokens, share)
         for done, indices in enumerate(plan):
             if done % state.num_processes == state.process_index:
@@ -197,7 +196,7 @@ def learning_rate(update: int, total: int, config: TrainConfig) -> float:
     return config.learning_rate * shape[config.schedule]
 
 
-@models.fast_products()
+@plug.fast_products()
 def _train(
     model: Any,
     examples: list[Example],

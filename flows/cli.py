@@ -1,0 +1,467 @@
+"""The command `ipr`. Each command is a function here; what takes time to import is imported inside it.
+
+Bad input ends with one line on standard error and exit code 2; `--json` prints one JSON value as the last line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from keyword import iskeyword
+from pathlib import Path
+from typing import Any
+
+from ipr.types import IprError
+
+STAGE_TASKS = ("sft", "explore", "reward", "pairs", "train")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    # argparse takes no positional arguments after an option, and `ipr run quick --dir DIR key=value` is what one types.
+    if rest and "overrides" in options and all("=" in r and not r.startswith("-") for r in rest):
+        options.overrides += rest
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    try:
+        result = options.command(options)
+    except IprError as error:
+        print(f"ipr: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("ipr: stopped; the same command continues", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+    if result is not None and options.json:
+        print(json.dumps(result, default=str))
+    return options.status
+
+
+# Running -------------------------------------------------------------------------------------------------------------
+
+
+def run(options: argparse.Namespace) -> Any:
+    """Run or resume a preset or YAML file."""
+    from ipr import config as configs
+
+    if options.help_config:
+        for key, text in configs.keys().items():
+            print(f"{key}\n    {text}")
+        return None
+    config = configs.load(options.preset, options.overrides, _presets())
+    from flows import launch
+
+    if options.dry_run:
+        plan = launch.plan(config)
+        if not options.json:
+            for key, value in plan.items():
+                print(f"{key.replace('_', ' ')}: {value}")
+        return plan
+    folder = options.dir or Path("runs") / Path(options.preset).stem
+    summary = launch.refine(folder, config, Path(options.preset).stem, options.profile)
+    if not options.json:
+        from ipr.runs import report
+
+        print(report.table(summary))
+        for what, command in summary["links"].items():
+            print(f"{what}: {command}")
+    return summary
+
+
+def stage(options: argparse.Namespace) -> Any:
+    """Run one stage of a run, without Prefect's server."""
+    from flows import launch
+
+    if getattr(options, "quality", None):
+        return quality(options)
+    if options.dir is None:
+        raise IprError(f"say which run: ipr {options.task} --dir RUN")
+    record = launch.one_task(options.dir, options.task, options.iteration)
+    if not options.json:
+        _print(record)
+    return record
+
+
+def quality(options: argparse.Namespace) -> Any:
+    """How well a run's step rewards order pairs, against the environment's oracle."""
+    from flows import launch
+    from ipr.credit.quality import table
+
+    found = launch.quality(options.quality, options.samples, options.tau, options.scorer)
+    if not options.json:
+        print(table(found["rows"]))
+        print(f"\nplot: {found['plot']}" + (f"\nnote: {found['note']}" if found["note"] else ""))
+    return found
+
+
+def evaluate(options: argparse.Namespace) -> Any:
+    """Evaluate a stage of a run (--dir), or any model, local or hosted (--endpoint), on any environment (--model)."""
+    from flows import launch
+
+    if options.model:
+        figures = launch.evaluate_model(options)
+        if not options.json:
+            from ipr.apps import prompted
+
+            print(prompted.table(options.model, figures))
+        return figures
+    if options.dir:
+        figures = launch.one_task(options.dir, "evaluate", options.iteration)
+    else:
+        raise IprError("say what to evaluate: --dir RUN [--iteration K], or --model NAME [--endpoint URL]")
+    if not options.json:
+        _print(figures)
+    return figures
+
+
+def serve(options: argparse.Namespace) -> Any:
+    """Serve a model through the chat protocol of OpenAI, at /v1."""
+    from flows import launch
+
+    return launch.serve_model(options)
+
+
+def compare(options: argparse.Namespace) -> Any:
+    """Compare two models on the same games, pair by pair."""
+    from ipr import evaluate as statistics
+
+    a, b = (_episodes(place, options.split) for place in (options.a, options.b))
+    found = {"a": options.a, "b": options.b} | statistics.compare(a, b, options.resamples, 0)
+    if not options.json:
+        low, high = found["interval"]
+        print(
+            f"{options.b} - {options.a}: {found['difference']:+.3f} [{low:+.3f}, {high:+.3f}] mean reward on"
+            f" {found['games']} games; wins {found['win']}, ties {found['tie']}, losses {found['lose']};"
+            f" p = {found['p']:.3f}"
+        )
+    return found
+
+
+def status(options: argparse.Namespace) -> Any:
+    """Where a run stands."""
+    from ipr.runs import report
+    from ipr.runs.run import Run
+    from ipr.runs.summary import summarise
+
+    run = Run(options.dir)
+    state = run.status()
+    if options.sync:
+        from ipr.runs.project import project_root
+        from ipr.tracking import Tracker
+
+        state["tracked"] = Tracker(run.folder, run.config.track, project_root()).sync()
+    summary = summarise(run, state["status"])
+    if not options.json:
+        _print(state)
+        if summary["stages"]:
+            print(report.table(summary))
+    return state | {"summary": summary}
+
+
+def deploy(options: argparse.Namespace) -> Any:
+    """Serve scheduled retraining from the champion; needs a Prefect server."""
+    from ipr import config as configs
+
+    config = configs.load(options.preset, options.overrides, _presets())
+    from flows import launch
+
+    launch.deploy(config, options.preset, options.overrides, options.cron, options.name, Path(options.runs))
+    return None
+
+
+# Data and environments -----------------------------------------------------------------------------------------------
+
+
+def data(options: argparse.Namespace) -> Any:
+    from ipr.apps import data_commands
+
+    what = options.what.replace("-", "_")
+    result = getattr(data_commands, what + "_" * iskeyword(what))(options)
+    if not options.json and result is not None:
+        _print(result)
+    return result
+
+
+def env_check(options: argparse.Namespace) -> Any:
+    """Check an environment's contract, or play everything that a folder of its real data set holds."""
+    from ipr.envs import check_data, checker
+
+    if options.data and (result := check_data(options.name, Path(options.data))) is not None:
+        for problem in result.get("messages", [])[:20]:
+            print(f"problem: {problem}")
+        print(json.dumps(result))
+        options.status, options.json = int(bool(result.get("broken"))), False
+        return result
+    result = checker.check_named(options.name, options.data, options.games)
+    options.status = int(not result["ok"])
+    if not options.json:
+        _print({key: value for key, value in result.items() if key != "problems"})
+        for problem in result["problems"]:
+            print(f"problem: {problem}")
+    return result
+
+
+def env_list(options: argparse.Namespace) -> Any:
+    """The environments that there are, where each comes from, and what is wrong with it."""
+    from ipr import envs
+
+    found: dict[str, str] = {}
+    for name in envs.names():
+        try:
+            envs.get(name)
+            found[name] = envs.origin(name)
+        except IprError as error:
+            found[name] = f"broken: {error}"
+    if not options.json:
+        _print(found)
+        for line in envs.refused():
+            print(line)
+    return found
+
+
+def doctor(options: argparse.Namespace) -> Any:
+    """Say what is there, what is missing and the line that mends it; exit 1 where a run would not start."""
+    from ipr import config as configs
+    from ipr.apps.doctor import checks
+    from ipr.runs.project import project_root
+
+    found = []
+    for check in checks(project_root(), configs.load(options.preset, options.overrides, _presets())):
+        found.append(check)
+        if not options.json:
+            word = "ok  " if check.ok else "STOP" if check.needed else "mend"
+            print(f"{word} {check.name}: {check.detail}" + ("" if check.ok else f"  ->  {check.fix}"), flush=True)
+    options.status = int(any(check.needed and not check.ok for check in found))
+    if not options.json and not options.status:
+        print(f"ipr run {' '.join([options.preset, *options.overrides])} can start")
+    return [asdict(check) | {"fix": "" if check.ok else check.fix} for check in found]
+
+
+def base(options: argparse.Namespace) -> Any:
+    """Rebuild a small base model that is shipped with the package: alfworld's, sql's or webshop's."""
+    from ipr.apps.base import build
+    from ipr.config import BASES
+
+    return build(options.env, Path(options.out or BASES), options.overrides)
+
+
+def tokens(options: argparse.Namespace) -> Any:
+    """Show a conversation's tokens; the agent's, which are trained, in colour."""
+    from ipr import config as configs
+    from ipr import models, store
+    from ipr.envs import get
+    from ipr.tokens import ChatTokens, coloured
+    from ipr.types import Trajectory
+
+    episodes = store.load(Path(options.file), Trajectory)
+    if not 0 <= options.row < len(episodes):
+        raise IprError(f"{options.file} has {len(episodes)} rows; --row {options.row} is not one of them")
+    episode = episodes[options.row]
+    chat = ChatTokens(models.load_tokenizer(configs.embedded(options.model, options.env)))
+    print(coloured(chat, [*get(options.env).prompt, *episode.history(0), *episode.continuation(0)]))
+    return None
+
+
+# Helpers -------------------------------------------------------------------------------------------------------------
+
+
+def _presets() -> Path:
+    import flows
+
+    return Path(flows.__path__[0]) / "configs"
+
+
+def _episodes(place: str, split: str | None) -> list[Any]:
+    """Trajectories of a Parquet file, or of a stage's folder in a run (its test splits, or `split`)."""
+    from ipr import store
+    from ipr.types import Trajectory
+
+    path = Path(place)
+    if path.is_file():
+        return store.load(path, Trajectory)
+    files = sorted((path / "eval").glob("*.parquet"))
+    wanted = [f for f in files if (f.stem == split if split else f.stem not in ("dev", "step_rewards"))]
+    if not wanted:
+        raise IprError(
+            f"{place} is neither a Parquet file of trajectories nor an evaluated stage such as runs/quick/sft"
+        )
+    return store.rows_of(wanted, Trajectory)
+
+
+def _listed(kind: type) -> Any:
+    """Reads "1,2,3"."""
+
+    def read(text: str) -> list[Any]:
+        return [kind(part) for part in text.split(",") if part]
+
+    read.__name__ = f"comma-separated {kind.__name__}"
+    return read
+
+
+def _print(value: Any, indent: str = "") -> None:
+    items = value.items() if isinstance(value, dict) else [(f"[{i}]", v) for i, v in enumerate(value)]
+    for key, item in items:
+        if isinstance(item, dict):
+            print(f"{indent}{key}:")
+            _print(item, indent + "  ")
+        elif isinstance(item, float):
+            print(f"{indent}{key}: {item:.4g}")
+        elif not (isinstance(item, list) and len(item) > 12):
+            print(f"{indent}{key}: {item}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    from ipr import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="ipr", description="Iterative step-level Process Refinement: improve an LLM agent from its own mistakes."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(name: str, command: Any, parent: Any = commands) -> argparse.ArgumentParser:
+        text = (command.__doc__ or "").strip()
+        sub = parent.add_parser(name, help=text, description=text)
+        sub.set_defaults(command=command, status=0)
+        sub.add_argument("--json", action="store_true", help="print one JSON value as the last line")
+        return sub
+
+    sub = add("run", run)
+    sub.add_argument(
+        "preset", nargs="?", default="quick", help="smoke, quick, sql, webshop, paper, released, or a YAML file"
+    )
+    sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. train.learning_rate=1e-5")
+    sub.add_argument("--dir", type=Path, help="the run's folder (default runs/PRESET); an unfinished run continues")
+    sub.add_argument("--dry-run", action="store_true", help="print what the run will cost, and start nothing")
+    sub.add_argument("--profile", action="store_true", help="write where the time went: profile.json, report, MLflow")
+    sub.add_argument("--help-config", action="store_true", help="print every configuration key")
+
+    texts = {
+        "sft": "Supervised fine-tuning on the expert trajectories.",
+        "explore": "The agent continues from every prefix of the expert trajectories.",
+        "reward": "Estimate step rewards with the scorer.",
+        "pairs": "Build outcome and step pairs.",
+        "train": "Train the iteration's agent on its pairs.",
+    }
+    for task in STAGE_TASKS:
+        sub = add(task, stage)
+        sub.description = texts[task]
+        commands._choices_actions[-1].help = texts[task]
+        sub.add_argument("--dir", type=Path, help="a run's folder")
+        default = 0 if task == "sft" else 1
+        sub.add_argument("--iteration", type=int, default=default)
+        sub.set_defaults(task=task)
+        if task == "reward":
+            text = "compare the step rewards of this run with the environment's oracle, and estimate nothing new"
+            sub.add_argument("--quality", type=Path, metavar="RUN", help=text)
+            sub.add_argument("--samples", type=_listed(int), default=[], metavar="N,...", help="with --quality")
+            sub.add_argument("--tau", type=_listed(float), default=[], metavar="TAU,...", help="with --quality")
+            text = "with --quality: stages whose models play as scorers, e.g. sft,base"
+            sub.add_argument("--scorer", type=_listed(str), default=[], metavar="STAGE,...", help=text)
+
+    sub = add("eval", evaluate)
+    sub.add_argument("--dir", type=Path, help="a run's folder")
+    sub.add_argument("--iteration", type=int, default=0, help="-1 base, 0 SFT, K iteration K")
+    sub.add_argument("--model", help="a model folder, 'embedded', 'champion' or a hub name; its name at --endpoint")
+    sub.add_argument("--endpoint", metavar="URL", help="an OpenAI-compatible server; the key is in OPENAI_API_KEY")
+    sub.add_argument("--shots", type=int, choices=(0, 1), help="worked examples in the prompt (env.shots)")
+    sub.add_argument("--env", default="alfworld")
+    sub.add_argument("--data", help="folder of the real data set")
+    sub.add_argument("--split", default="unseen")
+    sub.add_argument("--games", type=int, default=200)
+    sub.add_argument("--out", type=Path, help="folder that keeps the episodes; an unfinished evaluation continues")
+    sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. endpoint.price_in=0.15")
+
+    sub = add("serve", serve)
+    sub.add_argument("model", help="a model folder, 'embedded', 'champion' or a hub name")
+    sub.add_argument("--host", default="127.0.0.1")
+    sub.add_argument("--port", type=int, default=8000, help="0 takes a free one")
+    sub.add_argument("--name", help="what the model is called in requests (default: as it is given here)")
+    text = "let clients load adapters on the model, from any folder that they name (as vLLM with --enable-lora)"
+    sub.add_argument("--adapters", action="store_true", help=text)
+    sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. model.dtype=bfloat16 rollout.slots=32")
+
+    sub = add("compare", compare)
+    sub.add_argument("a", help="Parquet of trajectories, or a stage such as runs/quick/sft")
+    sub.add_argument("b")
+    sub.add_argument("--split", help="one split instead of all test splits")
+    sub.add_argument("--resamples", type=int, default=2000)
+
+    sub = add("status", status)
+    sub.add_argument("dir", type=Path, help="a run's folder")
+    sub.add_argument("--sync", action="store_true", help="send to MLflow what could not be sent before")
+
+    sub = add("deploy", deploy)
+    sub.add_argument("preset", nargs="?", default="quick")
+    sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    sub.add_argument("--cron", required=True, help="e.g. '0 3 * * *'")
+    sub.add_argument("--name", default="retrain")
+    sub.add_argument("--runs", default="runs", help="where the runs' folders go")
+
+    sub = add("data", data)
+    kinds = sub.add_subparsers(metavar="WHAT", dest="what", required=True)
+    for name, text in {
+        "generate": "Make the published expert data set (deterministic).",
+        "publish": "dvc add and push data/.",
+        "pull": "Bring data/ to what data.dvc names.",
+        "verify": "Check data/ against data.dvc.",
+        "games": "Write generated games in the real format.",
+        "lineage": "From a model in MLflow to the exact data that made it.",
+        "restore": "Fetch the data that made a model.",
+        "import": "Take trajectories, or ALFWorld's data folder, after playing all of it again.",
+        "export": "Write pairs or trajectories for other trainers.",
+    }.items():
+        kind = kinds.add_parser(name, help=text, description=text)
+        kind.add_argument("--json", action="store_true")
+        kind.add_argument("--env", default=None if name == "generate" else "alfworld")
+        if name in ("lineage", "restore"):
+            kind.add_argument(
+                "ref", nargs="?", default="champion", help="champion, a model version, or an MLflow run id"
+            )
+        if name == "import":
+            kind.add_argument("format", choices=("messages", "conversations", "parquet", "alfworld"))
+            kind.add_argument("file", type=Path, help="file of trajectories; for alfworld the folder json_2.1.1")
+        if name == "export":
+            kind.add_argument("format", choices=("trl", "messages"))
+            kind.add_argument(
+                "source", type=Path, help="a run, a stage of it, or a Parquet file of pairs or trajectories"
+            )
+        if name in ("import", "export"):
+            kind.add_argument("--data", type=Path, help="folder of the real data set")
+        if name in ("games", "restore", "import", "export"):
+            kind.add_argument("--out", type=Path, required=True)
+        if name == "games":
+            kind.add_argument("--split", default="train")
+            kind.add_argument("--count", type=int, default=100)
+        if name == "generate":
+            kind.add_argument("--count", type=int, default=None, help="expert trajectories (without --env: of each)")
+
+    envs = commands.add_parser("env", help="List and check environments.").add_subparsers(metavar="WHAT", required=True)
+    add("list", env_list, envs)
+    sub = add("check", env_check, envs)
+    sub.add_argument("name")
+    sub.add_argument("--data", help="folder of the real data set: all in it is played")
+    sub.add_argument("--games", type=int, default=20)
+
+    sub = add("doctor", doctor)
+    sub.add_argument("preset", nargs="?", default="quick", help="what is to run: a preset or a YAML file")
+    sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. env.data=FOLDER")
+    sub = add("base", base)
+    sub.add_argument("env", help="whose: alfworld, sql or webshop")
+    sub.add_argument("--out", help="the folder for its folder (default: the package's)")
+    sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    sub = add("tokens", tokens)
+    sub.add_argument("file", help="Parquet of trajectories")
+    sub.add_argument("--row", type=int, default=0)
+    sub.add_argument("--env", default="alfworld")
+    sub.add_argument("--model", default="embedded")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What is done with models and data beside a run: serve, play prompted models, look (`doctor`), reckon (`plan`)."""

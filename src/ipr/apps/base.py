@@ -1,0 +1,176 @@
+"""The small base models that are shipped with the package, one an environment, and how they are made: `ipr base NAME`.
+
+They stand for the pretrained model of a real run. Each reads the text of its environment's `play`: first `glance`s,
+then whole episodes of `wander`. What is in that text, and what is not, is said there: names are looked up and copied,
+rooms, pages and tables read, and for SQL small questions answered; never an expert's whole episode. All of it is of the
+split "pretrain", which no run trains or evaluates on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from ipr import envs, models, store
+from ipr.config import TrainConfig
+from ipr.runs.progress import progress
+from ipr.tokens import ChatTokens
+from ipr.training.trainer import train_sft
+from ipr.types import Demonstration, IprError, Message
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every figure of a shipped model; the defaults are ALFWorld's."""
+
+    seed: int = 0
+    repeats: int = 0
+    """Lists of names said again and again (`play.repeat`), read first of all."""
+    glances: int = 10_000
+    """Short texts read first (`play.glance`), one per pretrain game, from the last backwards."""
+    tours: int = 3_000
+    """Searches of a few places (`play.tour`) read next, of the same games as the glances."""
+    episodes: int = 8_000
+    """Wanderer's episodes read then, one per pretrain game, from the first."""
+    steps: int = 16
+    """Turns of an episode."""
+    vocabulary: int = 1024
+    names: bool = True
+    """Whether a name with its number is one token (see `models.train_tokenizer`)."""
+    related: bool = False
+    """Whether the forms of a word begin as neighbours (see `models.relate_forms`)."""
+    hidden: int = 192
+    layers: int = 3
+    heads: int = 3
+    kv_heads: int = 3
+    intermediate: int = 768
+    max_length: int = 2048
+    glances_batch: int = 32
+    tours_batch: int = 8
+    batch_size: int = 4
+    learning_rate: float = 3e-3
+    observation_weight: float = 0.3
+    micro_batch_tokens: int = 8192
+
+
+_READER = Recipe(
+    repeats=12_000,
+    glances=12_000,
+    tours=0,
+    episodes=800,
+    vocabulary=2048,
+    names=False,
+    related=True,
+    intermediate=640,
+    glances_batch=16,
+    micro_batch_tokens=4096,
+)
+"""For text with more words than rooms have."""
+RECIPES = {
+    "alfworld": Recipe(),
+    "sql": replace(_READER, steps=9),
+    "webshop": replace(_READER, steps=5, max_length=3072, observation_weight=0.1),
+}
+
+
+def build(env: str, out: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Train tokenizer and model from generated play and write them to `out/<env>`; a killed build continues.
+
+    `overrides` are "episodes=2000" and the like, for trials.
+    """
+    import torch
+
+    recipe = _recipe(env, overrides)
+    spec, play = envs.get(env), import_module(f"ipr.envs.{env}.play")
+    all_ids = spec.task_ids("pretrain")
+    episodes = [play.wander(task_id, recipe.seed, recipe.steps) for task_id in all_ids[: recipe.episodes]]
+    # The expert's words are in the vocabulary, so that SFT needs no more tokens a word than the base model.
+    words = [step.action for i in all_ids[: min(500, recipe.episodes)] for step in spec.expert(i).steps]
+    words += [m.content for e in episodes[:2000] for m in (*e.history(0), *e.continuation(0))]
+    words += [spec.prompt[0].content, *(play.words() if recipe.related else ())]
+    tokenizer = models.train_tokenizer(words, recipe.vocabulary, names=recipe.names)
+    model = models.new_base_model(
+        len(tokenizer),
+        hidden=recipe.hidden,
+        layers=recipe.layers,
+        heads=recipe.heads,
+        kv_heads=recipe.kv_heads,
+        intermediate=recipe.intermediate,
+        max_length=recipe.max_length,
+        seed=recipe.seed,
+    )
+    if recipe.related:
+        models.relate_forms(model, tokenizer)
+    chat, work = ChatTokens(tokenizer), out / "build" / env
+    for stage, reading, count, batch in (
+        ("repeats", "repeat", recipe.repeats, recipe.glances_batch),
+        ("glances", "glance", recipe.glances, recipe.glances_batch),
+        ("tours", "tour", recipe.tours, recipe.tours_batch),
+    ):
+        if count:
+            texts = [getattr(play, reading)(task_id, recipe.seed) for task_id in all_ids[: -count - 1 : -1]]
+            read = [Demonstration("", text, "wanderer") for text in texts]
+            _read(model, chat, read, (), batch, recipe, work / stage)
+    read = [Demonstration(e.task_id, (*e.history(0), *e.continuation(0)), "wanderer") for e in episodes]
+    facts = _read(model, chat, read, spec.prompt, recipe.batch_size, recipe, work / "episodes")
+    models.save_model(model.to(torch.bfloat16), tokenizer, out / env)
+    return asdict(recipe) | {"parameters": model.num_parameters()} | facts
+
+
+def _read(
+    model: Any,
+    chat: ChatTokens,
+    texts: Sequence[Demonstration],
+    given: Sequence[Message],
+    batch_size: int,
+    recipe: Recipe,
+    out: Path,
+) -> dict[str, float]:
+    """Train on texts, the environment's words too; a build that was killed goes on from what is in `out`."""
+    import torch
+
+    done = out / "done.pt"
+    if done.exists():
+        content = torch.load(done, weights_only=True)
+        model.load_state_dict(content["weights"])
+        return content["facts"]
+    config = TrainConfig(
+        optimizer="muon",
+        epochs=1,
+        batch_size=batch_size,
+        learning_rate=recipe.learning_rate,
+        warmup=0.02,
+        observation_weight=recipe.observation_weight,
+        micro_batch_tokens=recipe.micro_batch_tokens,
+        mixed_precision="bf16",
+        checkpoint_every=100,
+    )
+    facts = train_sft(
+        model,
+        chat,
+        texts,
+        given,
+        config,
+        max_length=recipe.max_length,
+        seed=recipe.seed,
+        out=out,
+        progress=progress(f"base {out.name}", "updates"),
+    ).facts()
+    store.replace(done, lambda path: torch.save({"weights": model.state_dict(), "facts": facts}, path))
+    return facts
+
+
+def _recipe(env: str, overrides: Sequence[str]) -> Recipe:
+    if env not in RECIPES:
+        raise IprError(f"ipr base: no recipe '{env}'; there are {', '.join(RECIPES)}")
+    kinds = {f.name: type(f.default) for f in fields(Recipe)}
+    chosen: dict[str, Any] = {}
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key not in kinds:
+            raise IprError(f"ipr base: unknown key '{key}'; keys: {', '.join(kinds)}")
+        chosen[key] = kinds[key](float(value))
+    return replace(RECIPES[env], **chosen)

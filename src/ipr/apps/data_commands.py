@@ -1,0 +1,156 @@
+"""`ipr data ...`: the published data sets, from the command line."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from ipr import config as configs
+from ipr import envs, store
+from ipr.config import TrackConfig
+from ipr.data import datasets, exports, imports
+from ipr.runs.project import defaults, project_root
+from ipr.types import EnvSpec, IprError, PreferencePair, Trajectory
+
+EXPERTS = {"alfworld": 1000, "sql": 1000, "webshop": 1000}
+"""Expert trajectories in the published data set of each environment's generated world."""
+
+
+def generate_published(data: Path) -> None:
+    """Make what the committed data.dvc names: the experts of every environment in EXPERTS, whatever is run."""
+    for env in EXPERTS:
+        generate_experts(data, env)
+
+
+def generate_experts(data: Path, env: str, count: int | None = None) -> Path:
+    """Write `<data>/<env>/experts.parquet`; the same bytes on every machine. `count` is EXPERTS, else all of train."""
+    spec = envs.get(env)
+    ids = spec.task_ids("train")[: count or EXPERTS.get(env)]
+    return store.save(data / env / "experts.parquet", [spec.expert(task_id) for task_id in ids], Trajectory)
+
+
+def generate(options: Namespace) -> dict[str, Any]:
+    data = project_root() / "data"
+    files = [generate_experts(data, env, options.count) for env in ([options.env] if options.env else EXPERTS)]
+    return {"files": {str(file): datasets.md5_of(file) for file in files}}
+
+
+def publish(options: Namespace) -> dict[str, Any]:
+    defaults(project_root())
+    published = datasets.publish(project_root(), {})
+    return {"md5": published.md5, "pushed": published.pushed}
+
+
+def pull(options: Namespace) -> dict[str, Any]:
+    """`data/` as data.dvc names it: from DVC's cache or remote, else generated."""
+    root = project_root()
+    defaults(root)
+    try:
+        datasets.pull(root)
+    except IprError:
+        datasets.ensure(root, generate_published)
+    return {"data": str(root / "data"), "md5": datasets.hashes(root)[0]}
+
+
+def verify(options: Namespace) -> dict[str, Any]:
+    problems = datasets.verify(project_root())
+    if problems:
+        raise IprError(
+            f"data/ is not what data.dvc names: {'; '.join(problems[:3])}; ipr data pull, or ipr data publish"
+        )
+    return {"data": "is what data.dvc names"}
+
+
+def games(options: Namespace) -> dict[str, Any]:
+    from ipr.envs.alfworld import games as alfworld
+    from ipr.envs.alfworld.real import DIRECTORIES
+
+    if options.env != "alfworld":
+        raise IprError(f"only alfworld's games can be written as files, not {options.env}'s")
+    ids = alfworld.task_ids(options.split)[: options.count]
+    for task_id in ids:
+        alfworld.export(alfworld.generate(task_id), options.out, DIRECTORIES.get(options.split, options.split))
+    return {"games": len(ids), "folder": str(options.out)}
+
+
+def lineage(options: Namespace) -> dict[str, Any]:
+    from ipr import tracking
+
+    defaults(project_root())
+    return tracking.lineage(options.ref, _tracked(options.env), project_root())
+
+
+def restore(options: Namespace) -> dict[str, Any]:
+    from ipr import tracking
+
+    defaults(project_root())
+    return tracking.restore_data(options.ref, options.out, _tracked(options.env), project_root())
+
+
+def _tracked(env: str) -> TrackConfig:
+    return configs.load(overrides=[f"env.name={env}"]).track
+
+
+SHOWN = 10
+"""Lines of a report that are printed; all are in its file."""
+
+
+def import_(options: Namespace) -> dict[str, Any]:
+    """Trajectories that the environment gives back, as a Parquet file; the others in a report beside it."""
+    if options.format == "alfworld":
+        from ipr.envs.alfworld import pack
+
+        found = pack(options.file, options.out)
+        _tell(found["report"], found.pop("messages"))
+        return found
+    played, differences = imports.load(options.format, options.file, options.env, options.data)
+    report = store.write_text(options.out.with_suffix(".report.txt"), "".join(f"{d}\n" for d in differences))
+    _tell(report, [str(d) for d in differences])
+    if not played:
+        raise IprError(f"{options.file}: none of {len(differences)} trajectories is given back; see {report}")
+    store.save(options.out, played, Trajectory)
+    rewards = sum(t.reward for t in played) / len(played)
+    return {
+        "file": str(options.out),
+        "trajectories": len(played),
+        "tasks": len({t.task_id for t in played}),
+        "mean_reward": rewards,
+        "left_out": len(differences),
+        "report": str(report),
+    }
+
+
+def export(options: Namespace) -> dict[str, Any]:
+    """Pairs (all iterations of a run) for TRL, or trajectories (a run's experts) as messages."""
+    name, kind = {"trl": ("pairs", PreferencePair), "messages": ("experts", Trajectory)}[options.format]
+    source: Path = options.source
+    files = [source] if source.is_file() else sorted(source.rglob(f"{name}.parquet"), key=_by_iteration)
+    if not files:
+        raise IprError(f"{source}: no such file, and no folder with {name}.parquet; give a run such as runs/quick")
+    prompt, rows = _environment_of(source, options).prompt, store.rows_of(files, kind)
+    lines = getattr(exports, options.format)(rows, prompt)
+    return {"file": str(exports.write(lines, options.out)), "rows": len(lines), "from": [str(f) for f in files]}
+
+
+def _by_iteration(file: Path) -> tuple[int, str]:
+    """iteration-10 after iteration-9."""
+    number = file.parent.name.removeprefix("iteration-")
+    return (int(number) if number.isdigit() else 0), str(file)
+
+
+def _environment_of(source: Path, options: Namespace) -> EnvSpec:
+    """The environment of the run in whose folder `source` lies, else the one that the options name."""
+    for folder in (source, *source.resolve().parents):
+        if (folder / "config.yaml").is_file() and (folder / "manifest.json").is_file():
+            env = configs.validate(configs.read_yaml(folder / "config.yaml"), str(folder / "config.yaml")).env
+            return envs.get(env.name, env.data, env.max_steps)
+    return envs.get(options.env, options.data)
+
+
+def _tell(report: Path | str, lines: list[str]) -> None:
+    for line in lines[:SHOWN]:
+        print(line, file=sys.stderr)
+    if len(lines) > SHOWN:
+        print(f"... {len(lines) - SHOWN} more in {report}", file=sys.stderr)

@@ -1,0 +1,27 @@
+"""Models: their folders (`folders`), loading and saving (`loading`), new small ones (`make`).
+
+`plug` is the only touch on the internals of torch and transformers. `embedded/` holds the bases that are shipped.
+"""
+
+from ipr.models.folders import adapter, context_length, copy_model, longest, model_hash, resolve
+from ipr.models.loading import check_model, device, load_model, load_tokenizer, save_model
+from ipr.models.make import CHAT_TEMPLATE, SPECIAL_TOKENS, new_base_model, relate_forms, train_tokenizer
+
+__all__ = [
+    "CHAT_TEMPLATE",
+    "SPECIAL_TOKENS",
+    "adapter",
+    "check_model",
+    "context_length",
+    "copy_model",
+    "device",
+    "load_model",
+    "load_tokenizer",
+    "longest",
+    "model_hash",
+    "new_base_model",
+    "relate_forms",
+    "resolve",
+    "save_model",
+    "train_tokenizer",
+]

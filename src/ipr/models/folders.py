@@ -1,0 +1,174 @@
+"""Model folders as they lie on disk: which one a path names, what is in it, and the digest of what decides its answers.
+
+No weights are loaded here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import struct
+from pathlib import Path
+from typing import Any
+
+from ipr import store
+from ipr.config import BASES, EMBEDDED, shipped
+from ipr.types import IprError
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+def resolve(path: str | Path) -> str:
+    """The folder or hub name that `path` stands for. Raises IprError where it is none.
+
+    "embedded-NAME" is the shipped base of an environment; "embedded" alone, where no run says which, ALFWorld's.
+    """
+    if str(path) == EMBEDDED or str(path).startswith(f"{EMBEDDED}-"):
+        name = str(path).removeprefix(EMBEDDED).removeprefix("-") or "alfworld"
+        if name not in shipped():
+            raise IprError(
+                f"no base model is shipped for {name}, only for {', '.join(shipped())}; set model.path to a folder"
+            )
+        path = BASES / name
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return str(folder)
+    if folder.exists():
+        raise IprError(f"model {path} is a file; give the folder it is in")
+    if isinstance(path, Path) or not _HUB_NAME.fullmatch(path):
+        raise IprError(f"no model folder {path}; correct model.path, or use 'embedded'")
+    return path
+
+
+def copy_model(path: str | Path, folder: Path) -> Path:
+    """A copy of a model folder, whole or not there."""
+    source = resolve(path)
+    if not Path(source).is_dir():
+        raise IprError(f"{path} is a name on the hub, not a folder; download it first")
+    return store.replace_folder(Path(folder), lambda aside: shutil.copytree(source, aside, dirs_exist_ok=True))
+
+
+def adapter(path: str | Path) -> tuple[str, int] | None:
+    """The base (folder or hub name) and the rank of the adapter in `path`; None for a whole model.
+
+    Raises IprError where the base is missing or has changed since.
+    """
+    folder = Path(resolve(path))
+    if not (folder / "adapter_config.json").exists():
+        return None
+    return resolve(intact_base_of(folder)["path"]), int(store.read_json(folder / "adapter_config.json")["r"])
+
+
+def context_length(path: str | Path) -> int:
+    """Most tokens the model at `path` can read at once; a very large number where it has no limit."""
+    folder = Path(resolve(path))
+    name = base_of(folder)["path"] if (folder / "adapter_config.json").exists() else path
+    return longest(read_config(resolve(name)))
+
+
+def longest(config: Any) -> int:
+    """`context_length` of a model's transformers config."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None) or 1 << 30
+
+
+def model_hash(path: str | Path) -> str:
+    """sha256 over the content of a folder's weights, config and, for an adapter, its base: what decides its answers.
+
+    Independent of where the folder is. For a hub name: of the name.
+    """
+    name = resolve(path)
+    folder = Path(name)
+    found = hashlib.sha256()
+    if not folder.is_dir():
+        found.update(name.encode())
+        return found.hexdigest()
+    for file in sorted(folder.iterdir()):
+        if file.suffix in (".safetensors", ".bin"):
+            with open(file, "rb") as opened:
+                found.update(hashlib.file_digest(opened, "sha256").digest())
+        elif file.name in ("config.json", "adapter_config.json"):
+            config = store.read_json(file)
+            config.pop("base_model_name_or_path", None)  # a place, not a content: base.json has the content's hash
+            if isinstance(modules := config.get("target_modules"), list):
+                modules.sort()  # peft writes a set
+            found.update(json.dumps(config, sort_keys=True).encode())
+    if (folder / "adapter_config.json").exists():
+        base = base_of(folder)
+        found.update((base["hash"] or str(base["path"])).encode())
+    return found.hexdigest()
+
+
+def base_of(folder: Path) -> dict[str, Any]:
+    """Base of an adapter: {"path", "revision", "hash"}; no hash where it is on the hub or the folder is not ours."""
+    config = store.read_json(folder / "adapter_config.json")
+    noted = store.read_json(folder / "base.json") if (folder / "base.json").exists() else {}
+    path = config.get("base_model_name_or_path") or "./no-base-named"
+    try:
+        resolve(path)
+    except IprError:
+        raise IprError(
+            f"adapter {folder}: its base model {path} is missing; put it back, or name another place for it"
+            " (base_model_name_or_path in adapter_config.json)"
+        ) from None
+    return {"path": path, "revision": config.get("revision"), "hash": noted.get("hash")}
+
+
+def intact_base_of(folder: Path) -> dict[str, Any]:
+    """`base_of`; raises IprError where the base is another one than the adapter was trained on."""
+    base = base_of(folder)
+    if base["hash"] and base["hash"] != model_hash(base["path"]):
+        raise IprError(f"adapter {folder}: its base {base['path']} has changed since it was trained; restore the base")
+    return base
+
+
+def hash_of_base(path: str) -> str | None:
+    return model_hash(path) if Path(resolve(path)).is_dir() else None
+
+
+def read_config(name: str) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(name)
+    except (OSError, ValueError, KeyError) as error:
+        raise IprError(f"cannot read the config of model {name}: {first_line(error)}") from None
+
+
+def check_config(folder: Path) -> None:
+    if not (folder / "config.json").exists():
+        raise IprError(f"no config.json in {folder}; a model folder holds config.json, weights and tokenizer")
+    if "model_type" not in store.read_json(folder / "config.json"):
+        raise IprError(f"{folder}/config.json names no model_type; restore it from the model's source")
+
+
+def check_weights(folder: Path) -> None:
+    index = folder / "model.safetensors.index.json"
+    names = set(store.read_json(index)["weight_map"].values()) if index.exists() else {"model.safetensors"}
+    if names == {"model.safetensors"} and list(folder.glob("pytorch_model*.bin")):
+        return  # the older format has no header to look at
+    for name in sorted(names):
+        check_safetensors(folder / name)
+
+
+def check_safetensors(file: Path) -> None:
+    """Size and header of a weights file agree: 8 bytes (length of the header), JSON header, tensors."""
+    if not file.exists():
+        raise IprError(f"no weights {file.name} in {file.parent}; copy them there or train the model again")
+    size = file.stat().st_size
+    try:
+        with open(file, "rb") as opened:
+            (length,) = struct.unpack("<Q", opened.read(8))
+            if length > size:
+                raise ValueError("header longer than the file")
+            header = json.loads(opened.read(length))
+        end = max((t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"), default=0)
+    except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError):
+        raise IprError(f"weights {file} are corrupt (no safetensors header); copy or train them again") from None
+    if 8 + length + end != size:
+        raise IprError(f"weights {file} are truncated ({size} bytes of {8 + length + end}); copy or train them again")
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

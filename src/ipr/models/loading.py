@@ -1,0 +1,182 @@
+"""Models: check, load and save them.
+
+Decided here: a folder of ours is a plain transformers folder (config.json, safetensors, tokenizer with chat template),
+or for LoRA a plain peft folder with the tokenizer and a `base.json` that tells which base the adapter was trained on.
+With LoRA there is one adapter, handed on: SFT makes it on the base, every preference training goes on from a copy of
+one, and the reference is simply the SFT folder (its log-probabilities are computed once, before the training).
+What is wrong with a folder is found by `check_model` before the long work starts.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ipr import store
+from ipr.config import ModelConfig
+from ipr.models.folders import (
+    base_of,
+    check_config,
+    check_safetensors,
+    check_weights,
+    first_line,
+    hash_of_base,
+    intact_base_of,
+    read_config,
+    resolve,
+)
+from ipr.profiling import timed
+from ipr.tokens import ChatTokens
+from ipr.types import IprError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+_LARGE = 500_000_000
+"""Parameters from which training recomputes activations instead of keeping them: slower, but a 7B model needs it."""
+
+
+def check_model(path: str | Path) -> None:
+    """Cheap check (no weights are read) that `path` can be loaded and can chat.
+
+    Raises IprError naming the folder and the fix: missing folder, no or broken config.json, missing or truncated
+    weights, no tokenizer, a chat template that cannot be used.
+    """
+    name = resolve(path)
+    folder = Path(name)
+    if folder.is_dir():
+        if (folder / "adapter_config.json").exists():
+            check_safetensors(folder / "adapter_model.safetensors")
+            check_model(base_of(folder)["path"])
+        else:
+            check_config(folder)
+            check_weights(folder)
+    chat = ChatTokens(load_tokenizer(path))
+    size = 0 if (folder / "adapter_config.json").exists() else read_config(name).get_text_config().vocab_size
+    if size and len(chat.tokenizer) > size:
+        raise IprError(
+            f"model {path}: its tokenizer has {len(chat.tokenizer)} tokens, its config {size}; one is foreign"
+        )
+
+
+def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(resolve(path))
+    except (OSError, ValueError, KeyError) as error:
+        raise IprError(f"no tokenizer in {path} ({first_line(error)}); copy the base model's there") from None
+
+
+@timed("io")
+def load_model(path: str | Path, config: ModelConfig, *, training: bool = False) -> Any:
+    """A causal language model on its device.
+
+    For playing: weights in `config.dtype`, in evaluation mode. For training: float32 weights that require gradients,
+    or, where `config.lora.rank` is set, a base in `config.dtype` with a trainable float32 adapter: a new one, or the
+    folder's own where it holds one (with rank 0 that is merged into the weights and everything is trained).
+    Raises IprError naming the folder and the fix.
+    """
+    name = resolve(path)
+    rank = config.lora.rank if training else 0
+    dtype = "float32" if training and not rank else config.dtype
+    if not (Path(name) / "adapter_config.json").exists():
+        model = _load_full(name, dtype)
+        if rank:
+            model = _new_adapter(model, path, config)
+    else:
+        from peft import PeftModel
+
+        folder = Path(name)
+        check_safetensors(folder / "adapter_model.safetensors")
+        base = intact_base_of(folder)
+        model = _load_full(resolve(base["path"]), dtype, base["revision"])
+        model = PeftModel.from_pretrained(model, name, is_trainable=rank > 0)
+        if rank and rank != (saved := model.peft_config["default"].r):  # type: ignore[union-attr]
+            raise IprError(f"adapter {folder} has rank {saved}, model.lora.rank is {rank}; make them equal")
+        if training and not rank:
+            model = model.merge_and_unload().requires_grad_(True)
+    if training and model.num_parameters() > _LARGE:
+        model.activation_checkpointing_enable()
+    model = model.to(device(config))
+    return model.train() if training else model.eval()
+
+
+def device(config: ModelConfig) -> torch.device:
+    """Where `config.device` is; without a number each process of `accelerate launch` gets its own GPU."""
+    import torch
+
+    name = config.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        found = torch.device(name)
+    except RuntimeError:
+        raise IprError(f"model.device={name} is no device; use auto, cpu, cuda or cuda:1") from None
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise IprError(f"model.device={name}, but torch sees no GPU here; use auto or cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if name == "cuda" else found
+
+
+def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Path:
+    """Write model (or adapter) and tokenizer aside and rename: the folder is whole or not there."""
+
+    def write(aside: Path) -> None:
+        model.save_pretrained(aside)
+        if hasattr(model, "peft_config"):
+            (aside / "README.md").unlink(missing_ok=True)
+            base = base_of(aside)
+            store.write_json(aside / "base.json", base | {"hash": hash_of_base(base["path"])})
+        tokenizer.save_pretrained(aside)
+        for file in aside.iterdir():
+            with open(file, "rb") as opened:
+                os.fsync(opened.fileno())
+
+    return store.replace_folder(Path(folder), write)
+
+
+def _load_full(name: str, dtype: str, revision: str | None = None) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    folder = Path(name)
+    if folder.is_dir():
+        check_config(folder)
+        check_weights(folder)
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            name, dtype=getattr(torch, dtype), revision=revision or "main", output_loading_info=True
+        )
+        model, info = loaded
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise IprError(f"cannot load model {name}: {first_line(error)}") from None
+    # transformers only warns of these, and fills them with random numbers.
+    if info["missing_keys"]:
+        raise IprError(f"weights of model {name} lack {len(info['missing_keys'])} tensors of its config; restore them")
+    return model
+
+
+def _new_adapter(model: Any, path: str | Path, config: ModelConfig) -> Any:
+    import torch
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    lora = config.lora
+    adapter = LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.targets,
+        revision=getattr(model.config, "_commit_hash", None),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # the same start for every process, and for a training that is resumed
+        model = get_peft_model(model, adapter)
+    folder = Path(path)
+    # "embedded" and hub names mean the same everywhere; a folder only by its whole path.
+    model.peft_config["default"].base_model_name_or_path = str(folder.resolve() if folder.is_dir() else path)
+    return model

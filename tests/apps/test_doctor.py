@@ -1,0 +1,121 @@
+"""`ipr doctor`: each thing that can be amiss, for real; exit 1 only for what stops a run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from flows.cli import main
+from tests.conftest import Install
+
+NOWHERE = "http://127.0.0.1:9"
+"""A port at which nothing listens."""
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project in git, without data, without servers."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    identity = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+    subprocess.run(["git", "init", "-q", folder], check=True)
+    subprocess.run(["git", *identity, "commit", "-q", "--allow-empty", "-m", "x"], cwd=folder, check=True)
+    monkeypatch.setenv("IPR_ROOT", str(folder))
+    for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL"):
+        monkeypatch.delenv(name, raising=False)
+    return folder
+
+
+def doctor(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, dict]]:
+    code = main(["doctor", *arguments, "--json"])
+    return code, {check["name"]: check for check in json.loads(capsys.readouterr().out.splitlines()[-1])}
+
+
+def test_all_is_well(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, found = doctor(capsys)
+    assert code == 0
+    assert {"python", "packages", "disk", "cores", "gpu", "git", "data", "dvc remote", "mlflow", "prefect"} <= set(
+        found
+    )
+    assert {"embedded models", "environment alfworld", "environment sql", "environment webshop"} <= set(found)
+    assert [name for name, check in found.items() if check["needed"] and not check["ok"]] == []
+    assert main(["doctor"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "ipr run quick can start"
+
+
+def test_what_only_waits_does_not_stop_a_run(
+    root: Path, install: Install, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", NOWHERE)
+    install("pandas", {}, pandas="")  # of another version than the lock's
+    install("broken-package", {"broken": "plug_is_not_there", "sql": "x"})
+    (root / ".dvc").mkdir()
+    (root / ".dvc/config").write_text(
+        f"[core]\n remote = r\n['remote \"r\"']\n url = s3://b\n endpointurl = {NOWHERE}\n"
+    )
+    (root / "data.dvc").write_text("outs:\n- md5: 0123.dir\n  path: data\n")
+    code, found = doctor(capsys)
+    assert code == 0
+    amiss = {name: check["detail"] for name, check in found.items() if not check["ok"]}
+    assert amiss.pop("mlflow") == NOWHERE
+    assert amiss.pop("lock").startswith("pandas is 1, locked ")
+    assert f"no answer from {NOWHERE}" in amiss.pop("dvc remote")
+    assert "no data/" in amiss.pop("data")
+    assert "plug_is_not_there" in amiss.pop("environment broken")
+    assert "names an environment 'sql', which is built in and stays" in amiss.pop("environment")
+    assert amiss == {}
+    assert all(check["fix"] for check in found.values() if not check["ok"])
+
+
+def test_data_that_was_changed_is_told(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "data").mkdir()
+    (root / "data" / "x").write_text("x")
+    assert doctor(capsys)[1]["data"]["detail"] == "data/ is not under DVC yet"
+    (root / "data.dvc").write_text("outs:\n- md5: 0123.dir\n  path: data\n")
+    assert "data.dvc names 0123.dir" in doctor(capsys)[1]["data"]["detail"]
+
+
+def test_servers_that_stop_a_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", f"{NOWHERE}/api")
+    code, found = doctor(capsys)
+    assert (code, found["prefect"]["ok"]) == (1, False)
+    assert "unset PREFECT_API_URL" in found["prefect"]["fix"]
+    assert main(["doctor"]) == 1
+    assert "STOP prefect: " in capsys.readouterr().out
+    assert main(["deploy", "smoke", "--cron", "0 3 * * *"]) == 2
+    assert "no answer from the Prefect server" in capsys.readouterr().err
+
+
+def test_vllm_that_is_not_there_stops_a_run(capsys: pytest.CaptureFixture[str]) -> None:
+    here = "quick", "rollout.backend=vllm"
+    code, found = doctor(capsys, *here, "model.lora.rank=8", f"rollout.endpoint={NOWHERE}/v1", "endpoint.retries=0")
+    assert code == 1
+    assert "cannot reach" in found["vllm"]["detail"]
+
+
+def test_a_package_that_stops_a_run(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
+    install("fastapi", {})
+    code, found = doctor(capsys)
+    assert (code, found["fastapi"]["detail"]) == (1, "1")
+    assert "pip install 'fastapi<0.151,>=0.139'" in found["fastapi"]["fix"]
+
+
+def test_a_broken_data_file_stops_a_run(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "data.dvc").write_text("<<<<<<< HEAD\n")
+    code, found = doctor(capsys)
+    assert (code, found["data"]["fix"]) == (1, "git checkout data.dvc")
+
+
+def test_what_is_to_run_is_looked_at(install: Install, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for key, name in (("env.data", "environment alfworld"), ("model.path", "model"), ("env.name", "environment")):
+        code, found = doctor(capsys, "smoke", f"{key}={tmp_path / 'nothing'}")
+        assert (code, found[name]["ok"], found[name]["needed"]) == (1, False, True)
+        assert key in found[name]["fix"]
+    install("plug-guess", {"guess": "ipr_guess"})
+    code, found = doctor(capsys, "smoke", "env.name=guess")
+    assert (code, found["environment guess"]["detail"]) == (0, "plug-guess, 1")
+    assert main(["doctor", "smok"]) == 2
+    assert "did you mean 'smoke'" in capsys.readouterr().err

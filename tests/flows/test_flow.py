@@ -1,0 +1,279 @@
+"""The whole job for real, tiny: the command, Prefect, MLflow, DVC; killed with SIGKILL and continued."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ipr import store
+from ipr.types import PreferencePair, StepReward, Trajectory
+
+pytestmark = pytest.mark.integration
+
+TINY = [
+    "env.tasks=4",
+    "env.max_steps=8",
+    "eval.games=3",
+    "eval.dev_games=3",
+    "algorithm.iterations=2",
+    "algorithm.samples=2",
+    "algorithm.tau=0",
+    "rollout.max_new_tokens=24",
+    "rollout.shard=16",
+    "train.checkpoint_every=1",
+]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project of its own, so that the checkout's data sets and tracking stay as they are."""
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "runs").mkdir()
+    return folder
+
+
+def command(root: Path, run: str, preset: str = "smoke", *more: str) -> list[str]:
+    return [sys.executable, "-m", "flows.cli", "run", preset, "--dir", str(root / "runs" / run), "--json", *TINY, *more]
+
+
+def environment(root: Path) -> dict[str, str]:
+    hidden = ("PREFECT_", "MLFLOW_")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
+    return kept | {"IPR_ROOT": str(root), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def whole(root: Path) -> dict:
+    done = subprocess.run(
+        command(root, "whole"),
+        env=environment(root),
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def weights(run: Path) -> dict[str, str]:
+    files = sorted(run.glob("*/model/model.safetensors"))
+    return {str(f.relative_to(run)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+def tables(run: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(run)): f.read_bytes() for f in sorted(run.glob("**/*.parquet"))}
+
+
+def test_the_loop_makes_what_it_promises(root: Path, whole: dict) -> None:
+    run = root / "runs" / "whole"
+    assert [s["name"] for s in whole["stages"]] == ["base", "sft", "iteration-1", "iteration-2"]
+    assert whole["status"] == "complete"
+    for k in (1, 2):
+        stage = run / f"iteration-{k}"
+        explored = store.load(stage / "explored.parquet", Trajectory)
+        assert len(explored) == sum(len(e.steps) for e in store.load(run / "experts.parquet", Trajectory))
+        store.load(stage / "step_rewards.parquet", StepReward)
+        store.load(stage / "pairs.parquet", PreferencePair)
+        assert (stage / "model" / "model.safetensors").is_file()
+    for name in ("config.yaml", "manifest.json", "summary.json", "report.html", "metrics.json", "plots/learning.png"):
+        assert (run / name).is_file()
+    assert "http" not in (run / "report.html").read_text().replace("http://www.w3.org", "").split("<svg")[0]
+
+
+def test_the_server_of_a_killed_run_is_ended_and_no_other() -> None:
+    from flows.launch import STARTED_BY, end_orphans
+
+    start = (
+        "import os, subprocess\n"
+        f"env = {{'PREFECT__SERVER_EPHEMERAL': '1', '{STARTED_BY}': str(os.getpid())}}\n"
+        "null = subprocess.DEVNULL\n"
+        "server = subprocess.Popen(['sleep', '60'], env=env, stdout=null, stderr=null)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", start + "print(server.pid)"], capture_output=True, check=True)
+    orphan = int(run.stdout)
+    os.kill(orphan, 0)
+    ours = subprocess.Popen(["sleep", "60"], env={"PREFECT__SERVER_EPHEMERAL": "1", STARTED_BY: str(os.getpid())})
+    end_orphans()
+    for _ in range(50):
+        stat = Path(f"/proc/{orphan}/stat")
+        if not stat.exists() or ") Z " in stat.read_text():
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("the orphan lives")
+    assert ours.poll() is None
+    ours.kill()
+    ours.wait()
+
+
+def test_a_champion_measured_on_other_dev_games_plays_the_runs(root: Path, whole: dict, tmp_path: Path) -> None:
+    from ipr.runs.run import Run
+    from tasks.champion import _theirs
+
+    run = Run(shutil.copytree(root / "runs" / "whole", tmp_path / "run"))
+    mine = store.load(run.stage(0) / "eval" / "dev.parquet", Trajectory)
+    ids = [t.task_id for t in mine]
+
+    def theirs(logged: list[Trajectory]) -> list[Trajectory]:
+        present = {"version": "1", "folder": run.model(0), "dev": store.save(tmp_path / "dev.parquet", logged)}
+        return _theirs(run, 2, present, ids)
+
+    assert [t.steps for t in theirs(mine[:1])] == [t.steps for t in mine]
+    foreign = [Trajectory("of another environment", "", (), 1.0, "terminated")]
+    assert theirs(foreign) == foreign
+
+
+@pytest.mark.parametrize("env", ["sql", "webshop"])
+def test_the_loop_of_another_environment(root: Path, env: str) -> None:
+    tiny = ("env.max_steps=6", "algorithm.iterations=1", "eval.bootstrap=200", "sft.epochs=1", "train.epochs=1")
+    done = subprocess.run(
+        command(root, env, env, *tiny),
+        env=environment(root),
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    summary = json.loads(done.stdout.splitlines()[-1])
+    assert [s["name"] for s in summary["stages"]] == ["base", "sft", "iteration-1"]
+    assert (root / "data" / env / env / "iteration-1" / "pairs.parquet").is_file()
+
+
+def test_mlflow_and_dvc_have_it(root: Path, whole: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ipr import tracking
+    from ipr.config import TrackConfig
+    from ipr.data import datasets
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlflow/mlflow.db")
+    found = tracking.lineage("champion", TrackConfig(), root)
+    assert found["data"]
+    assert datasets.verify(root) == []
+    assert (root / "data" / "alfworld" / "whole" / "iteration-2" / "explored.parquet").is_file()
+    assert tracking.Tracker(root / "runs" / "whole", TrackConfig(), root).sync()
+
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    experiment = client.get_experiment_by_name("ipr")
+    assert experiment is not None
+    parents = [r for r in client.search_runs([experiment.experiment_id]) if r.info.run_name == "whole"]
+    best = next(s for s in whole["stages"] if s["name"] == whole["reported"])
+    assert parents[0].data.metrics["reported/test/success"] == best["test"]["success"]
+    assert "| iteration-2 |" in parents[0].data.tags["mlflow.note.content"].replace("*", "")
+    inputs = parents[0].inputs
+    assert inputs is not None
+    assert {d.dataset.name for d in inputs.dataset_inputs} == {"experts", "data"}
+
+
+def test_killed_and_continued_ends_with_the_same(root: Path, whole: dict) -> None:
+    """SIGKILL twice: once while step rewards are played, once in training (or right after it). Two workers play."""
+    run = root / "runs" / "killed"
+    killed = [*command(root, "killed"), "rollout.workers=2", "--profile"]
+    for sign in ("iteration-1/shards/*", "iteration-2/reference.json"):
+        process = subprocess.Popen(
+            killed,
+            env=environment(root),
+            cwd=root,
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        limit = time.monotonic() + 300
+        while not list(run.glob(sign)) and process.poll() is None and time.monotonic() < limit:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done = subprocess.run(
+        killed,
+        env=environment(root),
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert tables(run) == tables(root / "runs" / "whole")
+    assert weights(run) == weights(root / "runs" / "whole")
+    # Who plays decides nothing; a run that is complete says where its time went, too.
+    profile = {(row["stage"], row["task"]): row for row in store.read_json(run / "profile.json")}
+    assert profile["iteration-2", "explore"]["workers"] > 0
+    assert profile["iteration-2", "train"]["training"] > 0
+    assert "Where the time went" in (run / "report.html").read_text()
+    events = (run / "events.jsonl").read_text()
+    assert "profile/explore/model" in events
+    assert "rollouts/saved" in events
+
+
+def test_two_processes_train_the_model_of_one(root: Path, whole: dict) -> None:
+    from safetensors.torch import load_file
+
+    run = root / "runs" / "two"
+    shutil.copytree(root / "runs" / "whole", run)
+    for name in ("train.json", "reference.json"):
+        (run / "iteration-2" / name).unlink()
+    shutil.rmtree(run / "iteration-2" / "model")
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "flows.cli"]
+    subprocess.run(
+        [*launch, "train", "--dir", str(run), "--iteration", "2"],
+        env=environment(root),
+        cwd=root,
+        capture_output=True,
+        timeout=300,
+        check=True,
+    )
+    one, two = (load_file(r / "iteration-2" / "model" / "model.safetensors") for r in (root / "runs" / "whole", run))
+    assert all((one[name] - two[name]).abs().max() < 1e-4 for name in one)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "quik"], "did you mean 'quick'"),
+        (["run", "smoke", "train.bta=1"], "did you mean 'train.beta'"),
+        (["run", "smoke", "model.path=nowhere/at/all"], "model"),
+        (["run", "smoke", "env.data=nowhere"], "nowhere"),
+        (["run", "smoke", "model.max_length=64"], "model.max_length"),
+        (["explore", "--dir", "nowhere"], "no run folder"),
+        (["compare", "a", "b"], "neither a Parquet file"),
+        (["deploy", "quick", "--cron", "* * * * *"], "needs? a Prefect server"),
+    ],
+)
+def test_bad_input_is_one_line_and_no_traceback(root: Path, arguments: list[str], said: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli", *arguments],
+        env=environment(root),
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 2
+    line = done.stderr.strip().splitlines()[-1]
+    assert line.startswith("ipr: ")
+    assert re.search(said, line)
+    assert "Traceback" not in done.stderr

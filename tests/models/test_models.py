@@ -1,0 +1,289 @@
+"""Model folders: what is wrong with one is said in a line; what is saved loads again exactly."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ipr import models
+from ipr.config import LoraConfig, ModelConfig
+from ipr.models import plug
+from ipr.tokens import ChatTokens
+from ipr.training.trainer import reference_logps
+from ipr.types import IprError, Message
+from tests.training import tiny
+
+FULL, LORA = ModelConfig(device="cpu"), ModelConfig(device="cpu", lora=LoraConfig(rank=4))
+
+
+@pytest.fixture(scope="module")
+def chat():
+    return tiny.make_chat()
+
+
+@pytest.fixture(scope="module")
+def base(chat, tmp_path_factory) -> Path:
+    return models.save_model(tiny.make_model(chat), chat.tokenizer, tmp_path_factory.mktemp("models") / "base")
+
+
+@pytest.fixture
+def copy(base, tmp_path) -> Path:
+    return Path(shutil.copytree(base, tmp_path / "copy"))
+
+
+def logits(model) -> torch.Tensor:
+    with torch.no_grad():
+        return model(torch.arange(5, 60)[None]).logits
+
+
+# Tokenizer -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["", " a  b\n\n", "Ünïcödé 🤖 \t\x00", "go to cabinet 12"])
+def test_tokenizer_loses_nothing(chat, text):
+    assert chat.tokenizer.decode(chat.tokenizer.encode(text)) == text
+
+
+def test_special_tokens_are_apart(chat):
+    tokenizer = chat.tokenizer
+    assert tokenizer.convert_tokens_to_ids(list(models.SPECIAL_TOKENS)) == [0, 1, 2, 3, 4]
+    assert (tokenizer.pad_token, tokenizer.bos_token, tokenizer.eos_token) == ("<|pad|>", "<|bos|>", "<|end|>")
+    assert chat.end_id == tokenizer.eos_token_id
+    ids = chat.conversation([Message("user", "a"), Message("assistant", "b")]).ids
+    assert tokenizer.decode(ids) == "<|bos|><|user|>a<|end|><|agent|>b<|end|>"
+
+
+# What is wrong with a folder -------------------------------------------------------------------------------------
+
+
+def test_a_good_folder_passes(base):
+    models.check_model(base)
+    models.check_model(str(base))
+    assert models.context_length(base) == 512
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (shutil.rmtree, r"no model folder .*copy; correct model\.path"),
+        (lambda f: (f / "config.json").unlink(), r"no config\.json in .*copy"),
+        (lambda f: (f / "config.json").write_text("{"), r"config\.json: .*restore"),
+        (lambda f: (f / "config.json").write_text("{}"), "names no model_type"),
+        (lambda f: (f / "model.safetensors").unlink(), r"no weights model\.safetensors in .*copy"),
+        (lambda f: (f / "model.safetensors").write_bytes(b""), r"weights .* are corrupt"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"x" * 4000), r"weights .* are corrupt"),
+        (lambda f: truncate(f / "model.safetensors"), r"weights .* are truncated"),
+        (lambda f: (f / "tokenizer.json").unlink(), "no tokenizer in .*copy"),
+        (lambda f: (f / "chat_template.jinja").unlink(), "no chat template"),
+        (lambda f: shrink_vocabulary(f / "config.json"), "its tokenizer has 300 tokens, its config 200"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(copy, damage, says):
+    damage(copy)
+    with pytest.raises(IprError, match=says) as error:
+        models.check_model(copy)
+    assert str(copy) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-10])
+
+
+def shrink_vocabulary(file: Path) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"vocab_size": 200}))
+
+
+def test_a_file_or_a_wrong_path_is_refused(base):
+    with pytest.raises(IprError, match="is a file; give the folder"):
+        models.resolve(base / "config.json")
+    with pytest.raises(IprError, match=r"no model folder \./nowhere"):
+        models.resolve("./nowhere")
+    assert models.resolve("someone/model-7B") == "someone/model-7B"
+
+
+def test_weights_that_lack_a_tensor_are_refused(copy):
+    """transformers would fill it with random numbers."""
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
+    with pytest.raises(IprError, match="lack 9 tensors"):
+        models.load_model(copy, FULL)
+
+
+# Saving and loading ----------------------------------------------------------------------------------------------
+
+
+def test_full_model_loads_again_in_plain_transformers(chat, base):
+    plain: torch.nn.Module = AutoModelForCausalLM.from_pretrained(base)
+    expected = logits(tiny.make_model(chat))
+    assert torch.equal(logits(plain.eval()), expected)
+    assert torch.equal(logits(models.load_model(base, FULL)), expected)
+    assert ChatTokens(AutoTokenizer.from_pretrained(base)).prompt([tiny.user("hi")]) == chat.prompt([tiny.user("hi")])
+    models.check_model(models.copy_model(base, base.parent / "copied"))
+    assert models.model_hash(base.parent / "copied") == models.model_hash(base)
+
+
+def test_dtype_is_for_playing_and_training_is_in_float32(base):
+    half = FULL.model_copy(update={"dtype": "bfloat16"})
+    assert models.load_model(base, half).dtype == torch.bfloat16
+    model = models.load_model(base, half, training=True)
+    assert model.dtype == torch.float32
+    assert model.training
+
+
+def test_save_is_whole_or_nothing(chat, base, tmp_path, monkeypatch):
+    model = tiny.make_model(chat, 1)
+    folder = models.save_model(tiny.make_model(chat), chat.tokenizer, tmp_path / "model")
+    before = models.model_hash(folder)
+
+    def full_disk(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(chat.tokenizer), "save_pretrained", full_disk)
+    with pytest.raises(IprError, match="No space left on device"):
+        models.save_model(model, chat.tokenizer, folder)
+    assert models.model_hash(folder) == before
+    assert [f.name for f in tmp_path.iterdir()] == ["model"]
+    monkeypatch.undo()
+    models.save_model(model, chat.tokenizer, folder)
+    assert models.model_hash(folder) != before
+
+
+def test_new_base_model_is_of_its_seed(chat):
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    a, b, c = (tiny.make_model(chat, seed) for seed in (0, 0, 1))
+    assert torch.equal(logits(a), logits(b))
+    assert not torch.equal(logits(a), logits(c))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_large_models_recompute_activations_with_the_same_result(chat, base, tmp_path, monkeypatch, rank):
+    trained = []
+    for large in (1 << 60, 0):
+        monkeypatch.setattr(models, "_LARGE", large)
+        model = models.load_model(base, FULL.model_copy(update={"lora": LoraConfig(rank=rank)}), training=True)
+        assert model.is_activation_checkpointing == (not large)
+        tiny.prefer(model, tmp_path)
+        trained.append([p.detach() for p in model.parameters() if p.requires_grad])
+    for kept, recomputed in zip(*trained, strict=True):
+        assert torch.allclose(kept, recomputed, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "says"), [("cdua", "is no device"), ("cuda:77", "sees no GPU")])
+def test_a_device_that_is_not_there_is_refused(name, says):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(IprError, match=says):
+        models.device(ModelConfig(device=name))
+
+
+def test_fast_products_are_float32():
+    a, b = torch.randn(300, 200), torch.randn(100, 200)
+    onednn: Any = torch.backends.mkldnn
+    before = onednn.matmul.fp32_precision
+    with plug.fast_products():
+        fast = a @ b.T
+    assert torch.allclose(fast.double(), a.double() @ b.double().T, atol=1e-4), "bfloat16 would be off by 0.1"
+    assert onednn.matmul.fp32_precision == before
+
+
+# LoRA ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sft_folder(chat, base, tmp_path) -> Path:
+    """An SFT agent with an adapter: on the base, trained (here: set) to something."""
+    model = models.load_model(base, LORA, training=True)
+    with torch.no_grad():
+        for i, parameter in enumerate(p for p in model.parameters() if p.requires_grad):
+            parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i))
+    return models.save_model(model, chat.tokenizer, tmp_path / "sft")
+
+
+def test_a_new_adapter_changes_nothing_and_alone_is_trained(base):
+    model = models.load_model(base, LORA, training=True)
+    assert torch.equal(logits(model.eval()), logits(models.load_model(base, FULL)))
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert trained
+    assert all("lora_" in name for name in trained)
+
+
+def test_adapter_is_saved_and_loaded_exactly(chat, base, sft_folder):
+    models.check_model(sft_folder)
+    assert models.context_length(sft_folder) == 512
+    assert not (sft_folder / "model.safetensors").exists()
+    assert json.loads((sft_folder / "base.json").read_text()) == {
+        "path": str(base.resolve()),
+        "revision": None,
+        "hash": models.model_hash(base),
+    }
+    model = models.load_model(sft_folder, LORA)
+    assert not torch.allclose(logits(model), logits(models.load_model(base, FULL)), atol=1e-2)
+    continued = models.load_model(sft_folder, LORA, training=True).eval()
+    assert torch.equal(logits(continued), logits(model))
+    merged = models.load_model(sft_folder, FULL, training=True).eval()
+    assert torch.allclose(logits(merged), logits(model), atol=1e-6)
+    assert all(p.requires_grad for p in merged.parameters())
+
+    from peft import AutoPeftModelForCausalLM
+
+    assert torch.equal(logits(AutoPeftModelForCausalLM.from_pretrained(sft_folder).eval()), logits(model))
+    again = models.save_model(continued, chat.tokenizer, sft_folder.parent / "again")
+    assert models.model_hash(again) == models.model_hash(sft_folder) != models.model_hash(base)
+
+
+def test_the_reference_of_an_adapter_is_base_and_sft_adapter(chat, sft_folder, tmp_path):
+    """Preference training goes on from a copy of the SFT adapter; the SFT folder stays as it is, the reference."""
+    before = models.model_hash(sft_folder)
+    policy = models.load_model(sft_folder, LORA, training=True)
+    pairs, config = tiny.make_pairs(), tiny.CONFIG
+    reference = models.load_model(sft_folder, LORA)
+    chosen, rejected = reference_logps(reference, chat, pairs, tiny.PROMPT, config, max_length=512)
+    own = reference_logps(policy, chat, pairs, tiny.PROMPT, config, max_length=512)
+    assert torch.equal(chosen, own[0])
+    assert torch.equal(rejected, own[1])
+    from ipr.training.trainer import train_preference
+
+    result = train_preference(
+        policy,
+        chat,
+        pairs,
+        tiny.PROMPT,
+        config,
+        reference=(chosen, rejected),
+        max_length=512,
+        seed=0,
+        out=tmp_path / "out",
+    )
+    assert result.history[0]["reward_margin"] == pytest.approx(0, abs=1e-4)
+    assert result.history[-1]["reward_margin"] > 0.001
+    assert models.model_hash(sft_folder) == before
+    trained = models.save_model(policy, chat.tokenizer, tmp_path / "iteration-1")
+    assert torch.equal(logits(models.load_model(trained, LORA)), logits(policy))
+    assert json.loads((trained / "base.json").read_text()) == json.loads((sft_folder / "base.json").read_text())
+
+
+def test_an_adapter_on_a_changed_or_missing_base_is_refused(chat, copy, tmp_path):
+    folder = models.save_model(models.load_model(copy, LORA, training=True), chat.tokenizer, tmp_path / "adapter")
+    models.save_model(tiny.make_model(chat, 9), chat.tokenizer, copy)
+    with pytest.raises(IprError, match=r"adapter .*: its base .*copy has changed"):
+        models.load_model(folder, LORA)
+    shutil.rmtree(copy)
+    with pytest.raises(IprError, match=r"adapter .*adapter: its base model .*copy is missing"):
+        models.check_model(folder)
+    with pytest.raises(IprError, match=r"adapter .*adapter: its base model .*copy is missing"):
+        models.load_model(folder, LORA)
+
+
+def test_another_rank_is_refused(sft_folder):
+    config = ModelConfig(device="cpu", lora=LoraConfig(rank=8))
+    with pytest.raises(IprError, match=r"rank 4, model\.lora\.rank is 8"):
+        models.load_model(sft_folder, config, training=True)

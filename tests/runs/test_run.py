@@ -1,0 +1,205 @@
+"""Config, typed files and run folders: what is refused, what is kept."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ipr import config as configs
+from ipr import store
+from ipr.runs.run import Run, check_space, cut, shard_size
+from ipr.types import (
+    Demonstration,
+    IprError,
+    Job,
+    Message,
+    PreferencePair,
+    Prefix,
+    Step,
+    StepReward,
+    Trajectory,
+)
+
+PRESETS = Path(__file__).parents[2] / "flows" / "configs"
+PLAYED = Trajectory("t", "room", (Step("a", "b"), Step("c", "d")), 0.5, "truncated", "agent", 2**62, 1, 1)
+NOUNS = [
+    PLAYED,
+    StepReward(Prefix("t", (Step("a", "b"),)), 0.5, 2, (0.0, 1.0), 2),
+    PreferencePair("t", 1, "step", (Message("user", "u"),), (Message("assistant", "x"),), (), 0.4),
+    Demonstration("t", (Message("user", "u"), Message("assistant", "é\n"))),
+]
+
+
+@pytest.mark.parametrize("preset", configs.preset_names(PRESETS))
+def test_presets_load(preset: str) -> None:
+    assert configs.load(preset, [], PRESETS).env.name == (preset if preset in ("sql", "webshop") else "alfworld")
+
+
+def test_an_environment_has_its_own_registered_model() -> None:
+    named = {
+        env: configs.load("quick", [f"env.name={env}"], PRESETS).track.registered_model for env in ("alfworld", "sql")
+    }
+    assert named == {"alfworld": "ipr-agent", "sql": "ipr-agent-sql"}
+    chosen = configs.load("quick", ["env.name=sql", "track.registered_model=ours"], PRESETS)
+    assert chosen.track.registered_model == "ours"
+
+
+def test_overrides_and_their_numbers() -> None:
+    config = configs.load("quick", ["train.learning_rate=1e-4", "eval.splits=[unseen]", "env.data=null"], PRESETS)
+    assert config.train.learning_rate == 1e-4
+    assert config.eval.splits == ["unseen"]
+    assert config.env.data is None
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train.learning_rat=1", "did you mean 'train.learning_rate'"),
+        ("train.beta=-1", "train.beta"),
+        ("nonsense", "is not KEY=VALUE"),
+        ("seed.x=1", "seed"),
+    ],
+)
+def test_bad_overrides_are_named(override: str, said: str) -> None:
+    with pytest.raises(IprError, match=said.replace("[", r"\[")):
+        configs.load("quick", [override], PRESETS)
+
+
+def test_bad_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(IprError, match="did you mean 'quick'"):
+        configs.load("quik", [], PRESETS)
+    broken = tmp_path / "x.yaml"
+    broken.write_text("a: [")
+    with pytest.raises(IprError, match=r"x\.yaml"):
+        configs.load(broken)
+    broken.write_text("- 1")
+    with pytest.raises(IprError, match="list"):
+        configs.load(broken)
+
+
+def test_every_key_is_documented() -> None:
+    undocumented = {key for key, text in configs.keys().items() if not text}
+    plain = {"seed", "epochs", "batch_size", "learning_rate", "schedule", "weight_decay", "max_grad_norm", "alpha"}
+    plain |= {"mixed_precision", "iterations", "dropout", "enabled", "experiment"}
+    assert {key.rsplit(".", 1)[-1] for key in undocumented} <= plain
+
+
+@pytest.mark.parametrize("noun", NOUNS, ids=lambda n: type(n).__name__)
+def test_round_trip_and_equal_bytes(noun: object, tmp_path: Path) -> None:
+    one, two = (store.save(tmp_path / name, [noun, noun]) for name in ("one", "two"))
+    assert store.load(one, type(noun)) == [noun, noun]
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_bad_tables_are_named(tmp_path: Path) -> None:
+    with pytest.raises(IprError, match="no file"):
+        store.load(tmp_path / "none", Trajectory)
+    (tmp_path / "cut").write_bytes(store.save(tmp_path / "whole", [PLAYED]).read_bytes()[:100])
+    with pytest.raises(IprError, match="cut: not a readable Parquet"):
+        store.load(tmp_path / "cut", Trajectory)
+    with pytest.raises(IprError, match="holds no PreferencePair"):
+        store.load(tmp_path / "whole", PreferencePair)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = store.write_text(tmp_path / "f", "old")
+
+    def fail(aside: Path) -> None:
+        aside.write_text("new")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(IprError, match="No space left"):
+        store.replace(path, fail)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["f"]
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    file = store.write_text(tmp_path / "file", "")
+    for folder in (file, file / "run"):
+        with pytest.raises(IprError, match="file is a file; choose another --dir"):
+            check_space(folder, 0)
+        with pytest.raises(IprError, match="cannot write"):
+            store.write_text(folder / "config.yaml", "")
+
+
+def test_a_folder_belongs_to_one_config(tmp_path: Path) -> None:
+    config = configs.load("smoke", [], PRESETS)
+    Run.open(tmp_path / "r", config, "smoke")
+    same = configs.load("smoke", ["track.enabled=false"], PRESETS)  # decides nothing
+    assert not Run.open(tmp_path / "r", same).config.track.enabled
+    other = configs.load("smoke", ["train.beta=0.3"], PRESETS)
+    with pytest.raises(IprError, match=r"train\.beta: 0\.1 -> 0\.3"):
+        Run.open(tmp_path / "r", other)
+
+
+def test_a_second_process_is_refused(tmp_path: Path) -> None:
+    run = Run.open(tmp_path / "r", configs.load("smoke", [], PRESETS))
+    code = f"from ipr.runs.run import Run\nwith Run({str(run.folder)!r}).lock(): pass"
+    with run.lock():
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "in use by another process" in done.stderr
+    assert run.status()["status"] == "stopped"
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    run = Run.open(tmp_path, configs.load())
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(IprError, match="cannot be written"), run.lock():
+        pass
+
+
+def test_work_is_done_once_and_shards_are_not_played_again(tmp_path: Path) -> None:
+    run = Run.open(tmp_path / "r", configs.load("smoke", ["rollout.shard=2"], PRESETS))
+    assert run.once(1, "pairs", lambda: {"step": 3})["step"] == 3
+    assert run.once(1, "pairs", lambda: pytest.fail("again"))["step"] == 3
+    played: list[Job] = []
+
+    def play(shards: list[list[Job]]) -> Iterator[tuple[int, list[Trajectory]]]:
+        for place, jobs in enumerate(shards):
+            played.extend(jobs)
+            if len(played) > 2:
+                raise KeyboardInterrupt
+            yield place, [PLAYED for _ in jobs]
+
+    jobs = [Job(Prefix("t", ()), seed) for seed in range(3)]
+    with pytest.raises(KeyboardInterrupt):
+        run.in_shards(1, "explore", jobs, play)
+    played.clear()
+    assert run.in_shards(1, "explore", jobs, play) == [PLAYED] * 3
+    assert [job.seed for job in played] == [2]
+    run.drop_shards(1)
+    assert not (run.stage(1) / "shards").exists()
+
+
+def test_workers_decide_nothing(tmp_path: Path) -> None:
+    config = configs.load("smoke", [], PRESETS)
+    other = configs.load("smoke", ["rollout.workers=2", "rollout.scheduler=tcp://there:8786"], PRESETS)
+    assert config.hash() == other.hash()
+    assert config.hash() != configs.load("smoke", ["rollout.shard=7"], PRESETS).hash()
+    Run.open(tmp_path / "r", config)
+    assert Run.open(tmp_path / "r", other).config.rollout.workers == 2
+
+
+def test_shards_on_a_cpu_are_an_even_number_of_them() -> None:
+    config = configs.load(None, ["rollout.shard=256", "model.device=cpu"])
+    sizes = {episodes: shard_size(episodes, config) for episodes in (0, 5, 40, 400, 513, 1100)}
+    assert sizes == {0: 16, 5: 16, 40: 20, 400: 200, 513: 129, 1100: 184}
+    assert shard_size(400, configs.load(None, ["rollout.shard=8", "model.device=cpu"])) == 8
+
+
+def test_shards_keep_problems_together_and_are_even() -> None:
+    jobs = [Job(Prefix(f"t{i % 30}"), seed=i) for i in range(300)]  # ten of each of 30 problems, mixed
+    shards = cut(jobs, 64)
+    assert sorted(i for shard in shards for i in shard) == list(range(300))
+    assert [len(shard) for shard in shards] == [60] * 5
+    places = [{jobs[i].prefix.task_id for i in shard} for shard in shards]
+    assert sum(map(len, places)) == 30
+    # More of a problem than a shard holds: it is divided.
+    assert [len(shard) for shard in cut([Job(Prefix("t"), i) for i in range(10)], 4)] == [4, 4, 2]
+    assert cut([], 4) == []
