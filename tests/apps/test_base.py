@@ -69,7 +69,7 @@ def test_embedded_is_the_base_of_the_runs_own_environment():
     for env in envs.names():
         path = configs.load(None, [f"env.name={env}"]).model.path
         assert path == f"embedded-{env}"
-        assert models.resolve(path).endswith(f"base/{env}")
+        assert models.resolve(path).endswith(f"embedded/{env}")
         weights = configs.BASES / env / "model.safetensors"
         assert weights.stat().st_size <= 4 << 20
     assert configs.load(None, ["env.name=sql", "model.path=embedded-alfworld"]).model.path == "embedded-alfworld"
