@@ -93,7 +93,7 @@ def test_the_loop_makes_what_it_promises(root: Path, whole: dict) -> None:
 
 
 def test_the_server_of_a_killed_run_is_ended_and_no_other() -> None:
-    from flows.launch import STARTED_BY, end_orphans
+    from ipr.apps.start import STARTED_BY, end_orphans
 
     start = (
         "import os, subprocess\n"
