@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -19,6 +20,9 @@ STAGE_TASKS = ("sft", "explore", "reward", "pairs", "train")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    # Threads that wait for each other sleep: where other processes want the cores, two that spin take ten times as long
+    # (docs/lab-notes.md). Read when torch is imported; worker processes inherit it.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     # argparse takes no positional arguments after an option, and `ipr run quick --dir DIR key=value` is what one types.
