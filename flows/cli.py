@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ STAGE_TASKS = ("sft", "explore", "reward", "pairs", "train")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    # Threads that wait for each other sleep: where other processes want the cores, two that spin take ten times as long
+    # (docs/lab-notes.md). Read when torch is imported; worker processes inherit it.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     # argparse takes no positional arguments after an option, and `ipr run quick --dir DIR key=value` is what one types.
@@ -54,16 +57,18 @@ def run(options: argparse.Namespace) -> Any:
             print(f"{key}\n    {text}")
         return None
     config = configs.load(options.preset, options.overrides, _presets())
-    from flows import launch
-
     if options.dry_run:
-        plan = launch.plan(config)
+        from ipr.apps import start
+
+        plan = start.dry_run(config)
         if not options.json:
             for key, value in plan.items():
                 print(f"{key.replace('_', ' ')}: {value}")
         return plan
+    from flows import launch
+
     folder = options.dir or Path("runs") / Path(options.preset).stem
-    summary = launch.refine(folder, config, Path(options.preset).stem, options.profile)
+    summary = launch.run(folder, config, Path(options.preset).stem, options.profile)
     if not options.json:
         from ipr.runs import report
 
@@ -89,10 +94,13 @@ def stage(options: argparse.Namespace) -> Any:
 
 def quality(options: argparse.Namespace) -> Any:
     """How well a run's step rewards order pairs, against the environment's oracle."""
-    from flows import launch
     from ipr.credit.quality import table
+    from ipr.runs.run import Run
+    from tasks import quality as task
 
-    found = launch.quality(options.quality, options.samples, options.tau, options.scorer)
+    run = Run(options.quality)
+    with run.lock():
+        found = task.quality(run, options.samples, options.tau, options.scorer)
     if not options.json:
         print(table(found["rows"]))
         print(f"\nplot: {found['plot']}" + (f"\nnote: {found['note']}" if found["note"] else ""))
@@ -101,16 +109,16 @@ def quality(options: argparse.Namespace) -> Any:
 
 def evaluate(options: argparse.Namespace) -> Any:
     """Evaluate a stage of a run (--dir), or any model, local or hosted (--endpoint), on any environment (--model)."""
-    from flows import launch
-
     if options.model:
-        figures = launch.evaluate_model(options)
-        if not options.json:
-            from ipr.apps import prompted
+        from ipr.apps import prompted
 
+        figures = prompted.run(options)
+        if not options.json:
             print(prompted.table(options.model, figures))
         return figures
     if options.dir:
+        from flows import launch
+
         figures = launch.one_task(options.dir, "evaluate", options.iteration)
     else:
         raise IprError("say what to evaluate: --dir RUN [--iteration K], or --model NAME [--endpoint URL]")
@@ -121,9 +129,10 @@ def evaluate(options: argparse.Namespace) -> Any:
 
 def serve(options: argparse.Namespace) -> Any:
     """Serve a model through the chat protocol of OpenAI, at /v1."""
-    from flows import launch
+    from ipr.apps import serve_command
 
-    return launch.serve_model(options)
+    serve_command.run(options)
+    return None
 
 
 def compare(options: argparse.Namespace) -> Any:
@@ -166,11 +175,14 @@ def status(options: argparse.Namespace) -> Any:
 def deploy(options: argparse.Namespace) -> Any:
     """Serve scheduled retraining from the champion; needs a Prefect server."""
     from ipr import config as configs
+    from ipr.apps import start
+    from ipr.runs.project import defaults, project_root
 
-    config = configs.load(options.preset, options.overrides, _presets())
-    from flows import launch
+    start.check_schedules(configs.load(options.preset, options.overrides, _presets()), project_root())
+    defaults(project_root())  # before Prefect is imported
+    from flows import retrain
 
-    launch.deploy(config, options.preset, options.overrides, options.cron, options.name, Path(options.runs))
+    retrain.deploy(options.preset, options.overrides, options.cron, options.name, options.runs)
     return None
 
 
@@ -178,11 +190,10 @@ def deploy(options: argparse.Namespace) -> Any:
 
 
 def data(options: argparse.Namespace) -> Any:
-    from ipr.apps import data_commands
+    from ipr.apps.data_commands import COMMANDS
 
-    what = options.what.replace("-", "_")
-    result = getattr(data_commands, what + "_" * iskeyword(what))(options)
-    if not options.json and result is not None:
+    result = COMMANDS[options.what](options)
+    if not options.json:
         _print(result)
     return result
 
@@ -324,8 +335,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def add(name: str, command: Any, parent: Any = commands) -> argparse.ArgumentParser:
-        text = (command.__doc__ or "").strip()
+    def add(name: str, command: Any, parent: Any = commands, text: str = "") -> argparse.ArgumentParser:
+        text = text or (command.__doc__ or "").strip()
         sub = parent.add_parser(name, help=text, description=text)
         sub.set_defaults(command=command, status=0)
         sub.add_argument("--json", action="store_true", help="print one JSON value as the last line")
@@ -349,9 +360,7 @@ def _parser() -> argparse.ArgumentParser:
         "train": "Train the iteration's agent on its pairs.",
     }
     for task in STAGE_TASKS:
-        sub = add(task, stage)
-        sub.description = texts[task]
-        commands._choices_actions[-1].help = texts[task]
+        sub = add(task, stage, text=texts[task])
         sub.add_argument("--dir", type=Path, help="a run's folder")
         default = 0 if task == "sft" else 1
         sub.add_argument("--iteration", type=int, default=default)
@@ -401,7 +410,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     sub.add_argument("--cron", required=True, help="e.g. '0 3 * * *'")
     sub.add_argument("--name", default="retrain")
-    sub.add_argument("--runs", default="runs", help="where the runs' folders go")
+    sub.add_argument("--runs", type=Path, default=Path("runs"), help="where the runs' folders go")
 
     sub = add("data", data)
     kinds = sub.add_subparsers(metavar="WHAT", dest="what", required=True)

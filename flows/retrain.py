@@ -7,13 +7,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from prefect import flow
+from prefect import flow, serve
+from prefect.client.schemas.schedules import CronSchedule
 
 from flows import launch
+from flows.refine import evaluate_stages
 from ipr import config as configs
 from ipr.data import datasets
 from ipr.runs.project import project_root
 from ipr.tracking import champion_info
+from ipr.types import IprError
 
 
 @flow(name="retrain", flow_run_name="retrain-{preset}")
@@ -34,8 +37,24 @@ def retrain(preset: str, overrides: list[str], runs: str) -> dict[str, Any]:
         if champion_info(config.track, root) is not None:
             config = configs.load(preset, ["model.path=champion", "sft.epochs=0", *overrides], presets)
         folder = Path(runs) / f"{preset}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
-    summary = launch.refine(folder, config, preset)
+    summary = launch.run(folder, config, preset)
     return {"folder": str(folder), "reported": summary["reported"]}
+
+
+def deploy(preset: str, overrides: list[str], cron: str, name: str, runs: Path) -> None:
+    """Serve scheduled retraining until stopped, with a Prefect server. Raises IprError where `cron` is no schedule."""
+    try:
+        CronSchedule(cron=cron)
+    except ValueError:
+        raise IprError(
+            f"--cron '{cron}' is no schedule; five fields, e.g. '0 3 * * *' (every night at three)"
+        ) from None
+    parameters = {"preset": preset, "overrides": overrides, "runs": str(runs.resolve())}
+    deployments: list[Any] = [
+        retrain.to_deployment(name=name, cron=cron, tags=["ipr", "retrain"], parameters=parameters),
+        evaluate_stages.to_deployment(name=name, tags=["ipr", "evaluate"]),
+    ]
+    serve(*deployments, limit=1)
 
 
 def _unfinished(runs: Path, preset: str) -> Path | None:

@@ -31,7 +31,7 @@ def champion(run_dir: str, iteration: int) -> dict:
             if present is None:
                 decision |= {"promote": True, "why": "first champion"}
             else:
-                theirs = _theirs(run, iteration, present, [t.task_id for t in mine])
+                theirs = theirs_on(run, iteration, present, [t.task_id for t in mine])
                 decision |= _against(theirs, mine, run.config.eval.bootstrap) | {"champion": present["version"]}
         except IprError as error:  # the alias stays where it is; the run does not fail for a tracker that is down
             return decision | {"why": str(error)}
@@ -43,7 +43,7 @@ def champion(run_dir: str, iteration: int) -> dict:
     return found
 
 
-def _theirs(run: Run, iteration: int, present: Mapping[str, Any], ids: list[str]) -> list[Trajectory]:
+def theirs_on(run: Run, iteration: int, present: Mapping[str, Any], ids: list[str]) -> list[Trajectory]:
     """The present champion's episodes on the dev games `ids`: as logged, or played now where it was measured on others.
 
     On what was logged where that is of another environment or other data: there the two cannot be compared.

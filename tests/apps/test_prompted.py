@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from flows import launch
 from flows.cli import main
 from ipr import config, envs, store
 from ipr.apps import prompted
+from ipr.apps.chosen_model import check_room
 from ipr.evaluate import games
 from ipr.policies.scripted import ScriptedPolicy
 from ipr.types import IprError, Sampling, Trajectory
@@ -190,7 +190,7 @@ def test_a_local_model_is_refused_where_most_episodes_do_not_fit(capsys: pytest.
 
     def room(shots: int, length: int) -> None:
         settings = config.load(None, ["env.name=webshop", f"env.shots={shots}", f"model.max_length={length}"])
-        launch._check_room(spec if shots else envs.get("webshop"), "dev", path, settings)
+        check_room(spec if shots else envs.get("webshop"), "dev", path, settings)
 
     room(0, 4096)
     assert capsys.readouterr().err == ""

@@ -92,7 +92,7 @@ def test_nothing_to_publish_and_missing_files_are_named(root: Path):
 
 def test_a_busy_project_is_waited_for_and_then_named(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(datasets, "LOCK_WAIT", 0.2)
-    with datasets._alone(root), pytest.raises(IprError, match="another process is publishing"):
+    with datasets.alone(root), pytest.raises(IprError, match="another process is publishing"):
         datasets.publish(root, {"a": make(tmp_path)})
 
 

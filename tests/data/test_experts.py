@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from flows import launch
 from ipr import config as configs
 from ipr import envs, store
+from ipr.apps import start
 from ipr.config import EnvConfig
 from ipr.data import experts
 from ipr.runs.run import Run
@@ -64,12 +64,12 @@ def test_a_broken_file_is_refused_before_the_work_begins(broken: str, file: Path
             store.save(file, [replace(given()[0], task_id=given()[1].task_id)])
     config = configs.load("smoke", [f"env.experts={file}"], PRESETS)
     with pytest.raises(IprError, match=str(file)) as raised:
-        launch.check(config)
+        start.check(config)
     assert "\n" not in str(raised.value)
 
 
 def test_the_plan_is_of_the_given_experts(file: Path) -> None:
-    plan = launch.plan(configs.load("smoke", [f"env.experts={file}"], PRESETS))
+    plan = start.dry_run(configs.load("smoke", [f"env.experts={file}"], PRESETS))
     assert plan["experts"] == 4
     assert plan["expert_steps"] == pytest.approx(sum(len(t.steps) for t in given()) / 4, abs=0.05)
 

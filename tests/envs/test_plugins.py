@@ -186,6 +186,7 @@ def test_the_whole_loop_runs_in_the_example(example: Path, tmp_path: Path, monke
     monkeypatch.setenv("IPR_ROOT", str(tmp_path))
     from flows import launch
     from ipr import config, store
+    from ipr.apps import start
     from ipr.data import datasets
     from ipr.runs.run import Run
     from ipr.types import PreferencePair, StepReward
@@ -194,7 +195,7 @@ def test_the_whole_loop_runs_in_the_example(example: Path, tmp_path: Path, monke
     overrides = ["env.name=guess", "env.tasks=6", "algorithm.tau=0", "rollout.max_new_tokens=12", "sft.batch_size=2"]
     overrides += ["eval.games=2", "eval.dev_games=2", "model.device=cpu"]
     settings = config.load("smoke", overrides, ROOT / "flows" / "configs")
-    launch.check(settings)
+    start.check(settings)
     run = Run.open(tmp_path / "run", settings)
     for stage, iteration in (("sft", 0), ("explore", 1), ("reward", 1), ("pairs", 1), ("train", 1), ("evaluate", 1)):
         launch.one_task(run.folder, stage, iteration)

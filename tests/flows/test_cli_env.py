@@ -1,8 +1,9 @@
-"""`ipr env check`, as it is typed."""
+"""`ipr env check`, as it is typed; and what `ipr` sets in the environment."""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -48,3 +49,13 @@ def test_alfworlds_data_as_it_is_downloaded(tmp_path: Path, capsys: pytest.Captu
     for folder in (tmp_path, tmp_path / "json_2.1.1"):
         assert main(["env", "check", "alfworld", "--data", str(folder), "--games", "1"]) == 0
         assert "expert_wins: 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("given", "found"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_sleep_while_they_wait(given: str | None, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless the user has said otherwise. That workers inherit it: `test_killed_and_continued_ends_with_the_same`."""
+    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")
+    if given is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert main(["env", "list"]) == 0
+    assert os.environ["OMP_WAIT_POLICY"] == found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -47,7 +48,7 @@ def command(root: Path, run: str, preset: str = "smoke", *more: str) -> list[str
 
 
 def environment(root: Path) -> dict[str, str]:
-    hidden = ("PREFECT_", "MLFLOW_")
+    hidden = ("PREFECT_", "MLFLOW_", "OMP_")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
     return kept | {"IPR_ROOT": str(root), "OMP_NUM_THREADS": "1"}
 
@@ -93,7 +94,7 @@ def test_the_loop_makes_what_it_promises(root: Path, whole: dict) -> None:
 
 
 def test_the_server_of_a_killed_run_is_ended_and_no_other() -> None:
-    from flows.launch import STARTED_BY, end_orphans
+    from ipr.apps.start import STARTED_BY, end_orphans
 
     start = (
         "import os, subprocess\n"
@@ -120,7 +121,7 @@ def test_the_server_of_a_killed_run_is_ended_and_no_other() -> None:
 
 def test_a_champion_measured_on_other_dev_games_plays_the_runs(root: Path, whole: dict, tmp_path: Path) -> None:
     from ipr.runs.run import Run
-    from tasks.champion import _theirs
+    from tasks.champion import theirs_on
 
     run = Run(shutil.copytree(root / "runs" / "whole", tmp_path / "run"))
     mine = store.load(run.stage(0) / "eval" / "dev.parquet", Trajectory)
@@ -128,7 +129,7 @@ def test_a_champion_measured_on_other_dev_games_plays_the_runs(root: Path, whole
 
     def theirs(logged: list[Trajectory]) -> list[Trajectory]:
         present = {"version": "1", "folder": run.model(0), "dev": store.save(tmp_path / "dev.parquet", logged)}
-        return _theirs(run, 2, present, ids)
+        return theirs_on(run, 2, present, ids)
 
     assert [t.steps for t in theirs(mine[:1])] == [t.steps for t in mine]
     foreign = [Trajectory("of another environment", "", (), 1.0, "terminated")]
@@ -179,11 +180,22 @@ def test_mlflow_and_dvc_have_it(root: Path, whole: dict, monkeypatch: pytest.Mon
     assert {d.dataset.name for d in inputs.dataset_inputs} == {"experts", "data"}
 
 
+def workers_of(pid: int) -> list[list[bytes]]:
+    """The environment of the processes that a process has started by multiprocessing, as Dask's workers are."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parent = int((process / "stat").read_bytes().rpartition(b")")[2].split()[1])
+            if parent == pid and b"spawn_main" in (process / "cmdline").read_bytes():
+                found.append((process / "environ").read_bytes().split(b"\0"))
+    return found
+
+
 def test_killed_and_continued_ends_with_the_same(root: Path, whole: dict) -> None:
     """SIGKILL twice: once while step rewards are played, once in training (or right after it). Two workers play."""
     run = root / "runs" / "killed"
     killed = [*command(root, "killed"), "rollout.workers=2", "--profile"]
-    for sign in ("iteration-1/shards/*", "iteration-2/reference.json"):
+    for kills, sign in enumerate(("iteration-1/shards/*", "iteration-2/reference.json")):
         process = subprocess.Popen(
             killed,
             env=environment(root),
@@ -194,6 +206,10 @@ def test_killed_and_continued_ends_with_the_same(root: Path, whole: dict) -> Non
         limit = time.monotonic() + 300
         while not list(run.glob(sign)) and process.poll() is None and time.monotonic() < limit:
             time.sleep(0.05)
+        if not kills:
+            settings = workers_of(process.pid)
+            assert len(settings) == 2
+            assert all(b"OMP_WAIT_POLICY=PASSIVE" in lines for lines in settings)
         process.send_signal(signal.SIGKILL)
         process.wait()
     done = subprocess.run(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ipr import models
 from ipr.config import LoraConfig, ModelConfig
-from ipr.models import plug
+from ipr.models import loading
 from ipr.tokens import ChatTokens
 from ipr.training.trainer import reference_logps
 from ipr.types import IprError, Message
@@ -168,7 +167,7 @@ def test_new_base_model_is_of_its_seed(chat):
 def test_large_models_recompute_activations_with_the_same_result(chat, base, tmp_path, monkeypatch, rank):
     trained = []
     for large in (1 << 60, 0):
-        monkeypatch.setattr(models, "_LARGE", large)
+        monkeypatch.setattr(loading, "LARGE", large)
         model = models.load_model(base, FULL.model_copy(update={"lora": LoraConfig(rank=rank)}), training=True)
         assert model.is_activation_checkpointing == (not large)
         tiny.prefer(model, tmp_path)
@@ -183,16 +182,6 @@ def test_a_device_that_is_not_there_is_refused(name, says):
         pytest.skip("there is a GPU")
     with pytest.raises(IprError, match=says):
         models.device(ModelConfig(device=name))
-
-
-def test_fast_products_are_float32():
-    a, b = torch.randn(300, 200), torch.randn(100, 200)
-    onednn: Any = torch.backends.mkldnn
-    before = onednn.matmul.fp32_precision
-    with plug.fast_products():
-        fast = a @ b.T
-    assert torch.allclose(fast.double(), a.double() @ b.double().T, atol=1e-4), "bfloat16 would be off by 0.1"
-    assert onednn.matmul.fp32_precision == before
 
 
 # LoRA ------------------------------------------------------------------------------------------------------------

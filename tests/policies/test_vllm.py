@@ -14,9 +14,9 @@ import openai
 import pytest
 import torch
 
-from flows import launch
 from ipr import config as configs
 from ipr import models, policies
+from ipr.apps.serve_command import adapter
 from ipr.config import LoraConfig, ModelConfig, RunConfig
 from ipr.policies import hf, vllm
 from ipr.policies.hf import TransformersPolicy
@@ -68,7 +68,7 @@ def local(folder: Path) -> TransformersPolicy:
 def url(folders: dict[str, Path]) -> Iterator[str]:
     """The base behind `ipr serve`, with the routes for adapters."""
     base = str(folders["b"])
-    with serving(local(folders["b"]), "base", base, lambda f: launch._adapter(f, base, settings())) as found:
+    with serving(local(folders["b"]), "base", base, lambda f: adapter(f, base, settings())) as found:
         yield f"{found}/v1"
 
 

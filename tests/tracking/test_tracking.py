@@ -13,16 +13,19 @@ import sys
 import time
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from unittest import mock
 
 import pytest
 
-from ipr import store, tracking
+from ipr import store
 from ipr.config import TrackConfig
 from ipr.data import datasets
 from ipr.runs.project import answers
 from ipr.tracking import Tracker, champion_info, lineage, links, restore_data
+from ipr.tracking.client import connect
+from ipr.tracking.events import Kind, read
+from ipr.tracking.view import Sent
 from ipr.types import IprError, Trajectory
 
 MD5 = "0123456789abcdef0123456789abcdef"
@@ -96,7 +99,7 @@ def _files(client: Any, run: str, folder: str = "") -> list[str]:
 
 
 def events(folder: Path) -> list[dict[str, Any]]:
-    return list(tracking._read(folder / "events.jsonl"))
+    return [json.loads(event.line()) for event in read(folder / "events.jsonl")]
 
 
 def test_telling_again_adds_nothing(root: Path):
@@ -216,7 +219,7 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh database: making its tables takes ten seconds, copying it none."""
     folder = tmp_path_factory.mktemp("mlflow")
     with mock.patch.dict(os.environ):
-        tracking._client(TrackConfig(uri=f"sqlite:///{folder}/mlflow.db"), folder).search_experiments()
+        connect(TrackConfig(uri=f"sqlite:///{folder}/mlflow.db"), folder).search_experiments()
     return folder / "mlflow.db"
 
 
@@ -239,7 +242,7 @@ def told(root: Path, config: TrackConfig, name: str = "run", **arguments: Any) -
 @integration
 def test_the_view(root: Path, config: TrackConfig):
     told(root, config)
-    client = tracking._client(config, root)
+    client = connect(config, root)
     found = dump(client)
     assert found["toy"]["metrics"] == {"dev/reward": [(0, "0.5"), (1, "0.6")]}
     assert found["toy"]["params"] == {"train.beta": "0.1", "long": "x" * 6000}
@@ -280,15 +283,16 @@ def test_killed_after_every_event_the_view_is_the_same(
     fill(tracker)
     tracker.champion({"iteration": 1, "promote": True, "why": "first champion"})
     tracker.end("FINISHED")
-    save, marks = tracking._Target.save, [0]
+    assert {e["kind"] for e in events(root / "run")} == set(get_args(Kind))
+    save, marks = Sent.save, [0]
 
-    def die_at_the_second(target: tracking._Target) -> None:
+    def die_at_the_second(sent: Sent) -> None:
         marks[0] += 1
         if marks[0] == 2:
             raise Kill
-        save(target)
+        save(sent)
 
-    monkeypatch.setattr(tracking._Target, "save", die_at_the_second)
+    monkeypatch.setattr(Sent, "save", die_at_the_second)
     kills = 0
     while True:
         marks[0] = 0
@@ -298,14 +302,14 @@ def test_killed_after_every_event_the_view_is_the_same(
         except Kill:
             kills += 1
     assert kills > 15
-    monkeypatch.setattr(tracking._Target, "save", save)
+    monkeypatch.setattr(Sent, "save", save)
 
     # The same log into a fresh database, in one go.
     (root / "other/mlflow").mkdir(parents=True)
     shutil.copyfile(migrated, root / "other/mlflow/mlflow.db")
     other = TrackConfig(uri=f"sqlite:///{root}/other/mlflow/mlflow.db")
     assert Tracker(root / "run", other, root / "other").sync()
-    assert dump(tracking._client(config, root)) == dump(tracking._client(other, root / "other"))
+    assert dump(connect(config, root)) == dump(connect(other, root / "other"))
 
 
 @integration
@@ -328,7 +332,7 @@ def test_what_a_broken_server_did_not_take_comes_later_once(
     tracker.end("FINISHED")
     assert tracker.sync()
     assert tracker.sync()
-    found = dump(tracking._client(config, root))
+    found = dump(connect(config, root))
     assert found["logged models"] == ["iteration-1", "sft"]
     assert found["iteration-1"]["metrics"]["train/loss"] == [(1, "1.0"), (2, "0.5")]
 
@@ -346,7 +350,7 @@ def test_an_event_that_cannot_be_taken_does_not_hold_up_the_others(
     tracker.end("FINISHED")
     assert tracker.sync()
     assert "MLflow refused 3 events, e.g. model/0" in caplog.text
-    found = dump(tracking._client(config, root))
+    found = dump(connect(config, root))
     assert found["toy"]["status"] == "FINISHED"
     assert found["toy"]["metrics"]["good"] == [(8, "1.0")]
     assert found["logged models"] == ["iteration-1"]
@@ -355,11 +359,11 @@ def test_an_event_that_cannot_be_taken_does_not_hold_up_the_others(
 @integration
 def test_a_lost_database_is_filled_again(root: Path, config: TrackConfig, migrated: Path):
     told(root, config)
-    lost = dump(tracking._client(config, root))
+    lost = dump(connect(config, root))
     with sqlite3.connect(migrated) as empty, sqlite3.connect(root / "mlflow/mlflow.db") as database:
         empty.backup(database)
     assert Tracker(root / "run", config, root).sync()
-    assert dump(tracking._client(config, root)) == lost
+    assert dump(connect(config, root)) == lost
 
 
 @integration
@@ -469,7 +473,7 @@ def test_a_real_server_that_goes_away_and_comes_back(root: Path, config: TrackCo
         assert (found["folder"] / "weights.txt").read_text() == "weights 1"
         assert found["folder"].is_relative_to(root / "mlflow/downloads")
         assert store.load(found["dev"], Trajectory)[0].reward == pytest.approx(0.6)
-        shown = dump(tracking._client(remote, root))
+        shown = dump(connect(remote, root))
         assert shown["toy"]["metrics"]["late"] == [(1, "1.0")]
         assert shown["logged models"] == ["iteration-1", "sft"]
     finally:

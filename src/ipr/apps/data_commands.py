@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -124,13 +125,16 @@ def import_(options: Namespace) -> dict[str, Any]:
 
 def export(options: Namespace) -> dict[str, Any]:
     """Pairs (all iterations of a run) for TRL, or trajectories (a run's experts) as messages."""
-    name, kind = {"trl": ("pairs", PreferencePair), "messages": ("experts", Trajectory)}[options.format]
+    name, kind, lines_of = {
+        "trl": ("pairs", PreferencePair, exports.trl),
+        "messages": ("experts", Trajectory, exports.messages),
+    }[options.format]
     source: Path = options.source
     files = [source] if source.is_file() else sorted(source.rglob(f"{name}.parquet"), key=_by_iteration)
     if not files:
         raise IprError(f"{source}: no such file, and no folder with {name}.parquet; give a run such as runs/quick")
     prompt, rows = _environment_of(source, options).prompt, store.rows_of(files, kind)
-    lines = getattr(exports, options.format)(rows, prompt)
+    lines = lines_of(rows, prompt)
     return {"file": str(exports.write(lines, options.out)), "rows": len(lines), "from": [str(f) for f in files]}
 
 
@@ -154,3 +158,17 @@ def _tell(report: Path | str, lines: list[str]) -> None:
         print(line, file=sys.stderr)
     if len(lines) > SHOWN:
         print(f"... {len(lines) - SHOWN} more in {report}", file=sys.stderr)
+
+
+COMMANDS: dict[str, Callable[[Namespace], dict[str, Any]]] = {
+    "generate": generate,
+    "publish": publish,
+    "pull": pull,
+    "verify": verify,
+    "games": games,
+    "lineage": lineage,
+    "restore": restore,
+    "import": import_,
+    "export": export,
+}
+"""What `ipr data WHAT` does."""

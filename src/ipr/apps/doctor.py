@@ -22,7 +22,8 @@ from packaging.requirements import Requirement
 from ipr import envs, models
 from ipr.config import EMBEDDED, RunConfig, shipped
 from ipr.data import datasets
-from ipr.runs.project import answers, default_tracking_uri
+from ipr.runs.project import answers
+from ipr.tracking.client import tracking_uri
 from ipr.types import IprError
 
 SPARE = ("boto3", "dvc-s3", "rapidfuzz", "sqlglot")
@@ -149,7 +150,7 @@ def _project(root: Path) -> Iterator[Check]:
 
 
 def _servers(root: Path, config: RunConfig) -> Iterator[Check]:
-    uri = config.track.uri or os.environ.get("MLFLOW_TRACKING_URI") or default_tracking_uri(root)
+    uri = tracking_uri(config.track, root)
     if not config.track.enabled:
         yield Check("mlflow", True, "off (track.enabled=false)")
     elif uri.startswith("http"):

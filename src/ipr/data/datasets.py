@@ -55,7 +55,7 @@ def publish(root: Path, files: Mapping[str, Path], *, push: bool = True, remote:
 
     Does nothing where nothing is new. Raises IprError for bad paths and a broken DVC project, never for a remote.
     """
-    with _alone(root):
+    with alone(root):
         given = {_inside(name): _copy(source, root / "data" / name) for name, source in files.items()}
         if not (root / "data").is_dir():
             raise IprError(f"{root / 'data'}: nothing to publish; make the experts first: ipr data generate")
@@ -124,7 +124,7 @@ def pull(root: Path, remote: str | None = None) -> None:
         raise IprError(f"no data.dvc in {root}; make one: ipr data generate, ipr data publish")
     if (root / "data").is_dir() and not verify(root):
         return
-    with _alone(root):
+    with alone(root):
         _pull(root, str(root / "data.dvc"), remote)
 
 
@@ -164,7 +164,7 @@ def ensure(root: Path, generate: Callable[[Path], object]) -> None:
                 f"data.dvc names {wanted}, which neither the cache nor the remote has; what can be generated here is"
                 f" {made}: reach the remote (dvc remote list), or start from the committed one: git checkout data.dvc"
             )
-        with _alone(root):
+        with alone(root):
             if not data.is_dir():  # another process may have been quicker
                 (aside / "data").rename(data)
 
@@ -173,7 +173,7 @@ def restore(root: Path, md5: str, out: Path, remote: str | None = None) -> Path:
     """Fetch the data set (a folder if `md5` ends with .dir, else a file) into `out`; `data/` is not touched."""
     if out.exists() and (out.is_file() or any(out.iterdir())):
         raise IprError(f"{out} is not empty; give a new folder")
-    with _alone(root), _named(root, [md5]) as (file,):
+    with alone(root), _named(root, [md5]) as (file,):
         _pull(root, file, remote)
         out.parent.mkdir(parents=True, exist_ok=True)
         if out.is_dir():
@@ -355,7 +355,7 @@ def _named(root: Path, md5s: Sequence[str]) -> Iterator[list[str]]:
 
 
 @contextlib.contextmanager
-def _alone(root: Path) -> Iterator[None]:
+def alone(root: Path) -> Iterator[None]:
     """One publish or pull at a time in a project: copying and adding belong together."""
     folder = os.open(root, os.O_RDONLY)  # the folder itself is locked, so no file is left behind
     limit = time.monotonic() + LOCK_WAIT

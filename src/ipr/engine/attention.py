@@ -8,8 +8,7 @@ read together what they have in common (`Sharing`), where it lies.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import cached_property
 from itertools import pairwise
 from math import prod
@@ -20,12 +19,9 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import AttentionInterface
-from transformers.cache_utils import Cache
 
 from ipr.engine.kernels import TILE, attention, store
-from ipr.models.plug import lacks
-from ipr.types import IprError
+from ipr.models import plug
 
 Ids = NDArray[np.int64]
 
@@ -35,7 +31,7 @@ _WORTH_A_BRANCH = 16
 """Tokens in common that are worth to be read together."""
 
 
-class Pool(Cache):
+class Pool(plug.KeyValues):
     """The key-values, by layer; to transformers, a cache.
 
     Values are [slots, heads, capacity, width]. Keys are [slots, heads, capacity / tile, width, tile]: `tile` tokens lie
@@ -43,7 +39,7 @@ class Pool(Cache):
     """
 
     def __init__(self, slots: int, max_length: int, dtype: torch.dtype | None, device: torch.device, tile: int = 1):
-        super().__init__(layers=[])
+        super().__init__()
         self.layout: Layout
         """Of the pass that is under way."""
         self._slots, self._max_length, self._dtype, self._tile = slots, -(-max_length // tile) * tile, dtype, tile
@@ -83,9 +79,6 @@ class Pool(Cache):
         for side, size in zip(self._sides, (self._tile, 1), strict=True):
             for layer in side:
                 layer[target, :, start // size : -(-end // size)] = layer[source, :, start // size : -(-end // size)]
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        return 0  # positions are given; nothing else that is asked for depends on it
 
     def _empty(self, heads: int, width: int, dtype: torch.dtype, *, keys: bool) -> Tensor:
         # Zeros, because what attention masks out must at least be finite; torch's own would all be written.
@@ -305,38 +298,24 @@ class _Segment:
 
 
 def _attend(
-    module: Any,
+    layer: int,
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
+    scale: float | None,
+    window: int | None,
+    dropout: float,
     *,
     ipr_layout: Layout,
-    sliding_window: int | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """transformers' attention interface: query [1, heads, N, width]; key and value are the whole pool's."""
-    if name := lacks(kwargs):
-        raise IprError(f"the model's attention uses {name}, which this policy lacks; take another model")
-    asked = query[0].transpose(0, 1) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
-    with _mkl() if ipr_layout.small else nullcontext():
-        return ipr_layout.attend(module.layer_idx, asked, key, value, sliding_window)[None], None
+    **_: Any,
+) -> Tensor:
+    """See `plug.register`; key and value are the whole pool's."""
+    asked = query[0].transpose(0, 1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    with plug.small_products() if ipr_layout.small else nullcontext():
+        return ipr_layout.attend(layer, asked, key, value, window)[None]
 
 
-AttentionInterface.register("ipr", _attend)
-
-
-@contextmanager
-def _mkl() -> Iterator[None]:
-    """Products by MKL inside `plug.fast_products`: on small ones oneDNN takes two to four times as long."""
-    setting: Any = getattr(torch.backends.mkldnn, "matmul")  # noqa: B009 (pyright does not know it)
-    before = setting.fp32_precision
-    setting.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        setting.fp32_precision = before
+plug.register("ipr", _attend)
 
 
 def common_length(a: Ids, b: Ids) -> int:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-_LARGE = 500_000_000
+LARGE = 500_000_000
 """Parameters from which training recomputes activations instead of keeping them: slower, but a 7B model needs it."""
 
 
@@ -98,7 +98,7 @@ def load_model(path: str | Path, config: ModelConfig, *, training: bool = False)
             raise IprError(f"adapter {folder} has rank {saved}, model.lora.rank is {rank}; make them equal")
         if training and not rank:
             model = model.merge_and_unload().requires_grad_(True)
-    if training and model.num_parameters() > _LARGE:
+    if training and model.num_parameters() > LARGE:
         model.activation_checkpointing_enable()
     model = model.to(device(config))
     return model.train() if training else model.eval()
@@ -164,6 +164,8 @@ def _new_adapter(model: Any, path: str | Path, config: ModelConfig) -> Any:
     import torch
     from peft import LoraConfig, TaskType, get_peft_model
 
+    from ipr.models import plug
+
     lora = config.lora
     adapter = LoraConfig(
         task_type=TaskType.CAUSAL_LM,
@@ -171,7 +173,7 @@ def _new_adapter(model: Any, path: str | Path, config: ModelConfig) -> Any:
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=lora.targets,
-        revision=getattr(model.config, "_commit_hash", None),
+        revision=plug.revision(resolve(path)),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # the same start for every process, and for a training that is resumed

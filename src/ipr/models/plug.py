@@ -1,10 +1,39 @@
-"""The only touch on the internals of torch and transformers."""
+"""The only touch on the internals of torch and transformers.
+
+Each function says what it relies on and the version it was made for; `tests/models/test_plug.py` fails, with a line
+that names the function, where the installed library is another one in this.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface
+from transformers.cache_utils import Cache
+from transformers.utils.hub import resolve_revision
+
+from ipr.types import IprError
+
+# torch ---------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _products(precision: str) -> Iterator[None]:
+    """What oneDNN may round float32 matrix products to.
+
+    Relies on `torch.backends.mkldnn.matmul.fp32_precision` (torch 2.13), which takes "ieee", "tf32", "bf16" and "none".
+    """
+    setting: Any = getattr(torch.backends.mkldnn, "matmul")  # noqa: B009 (pyright does not know it)
+    before = setting.fp32_precision
+    setting.fp32_precision = precision
+    try:
+        yield
+    finally:
+        setting.fp32_precision = before
 
 
 @contextmanager
@@ -12,45 +41,124 @@ def fast_products() -> Iterator[None]:
     """float32 matrix products by oneDNN instead of MKL on CPUs where that is faster and still float32.
 
     MKL runs at half speed on AMD: 190 against 430 GFLOP/s on two cores of an EPYC with AVX-512 (with 16 rows or more;
-    below, MKL is faster). torch takes oneDNN when bfloat16 is allowed, but oneDNN rounds to bfloat16 only where there
-    is AMX (or ARM), so there it is left alone.
+    below, MKL is faster). torch 2.13 takes oneDNN when bfloat16 is allowed, but oneDNN rounds to bfloat16 only where
+    there is AMX (or ARM), so there it is left alone. Relies on the names in `torch.cpu.get_capabilities()` too.
     """
-    import torch
+    cpu = torch.cpu.get_capabilities()
+    with _products("bf16") if cpu.get("avx512_f") and not cpu.get("amx_tile") else nullcontext():
+        yield
 
-    onednn: Any = torch.backends.mkldnn
-    setting, cpu = onednn.matmul, torch.cpu.get_capabilities()
-    before = setting.fp32_precision
-    if cpu.get("avx512_f") and not cpu.get("amx_tile"):
-        setting.fp32_precision = "bf16"
+
+def small_products() -> Any:
+    """By MKL inside `fast_products`: on small ones oneDNN takes two to four times as long."""
+    return _products("ieee")
+
+
+@contextmanager
+def logits_only_at(model: Any, where: Tensor) -> Iterator[None]:
+    """Let the output layer see only the hidden states at `where` [K], of all rows in turn: logits become [1, K, V].
+
+    Done by a hook on the layer, so that whatever a model does to its logits (scaling, soft capping) stays in place and
+    adapters need no special case. Logits of other positions are most of the memory for large vocabularies.
+    Relies on a model that calls its `get_output_embeddings()` once, with nothing but states [B, T, width]
+    (transformers 5.23).
+    """
+    # Not indexed: where a token is trained in several rows, the gradients are then added up in a fixed order.
+    hook = model.get_output_embeddings().register_forward_pre_hook(
+        lambda _, args: (args[0].flatten(0, 1).index_select(0, where)[None],)
+    )
     try:
         yield
     finally:
-        setting.fp32_precision = before
+        hook.remove()
 
 
-def lacks(wanted: Mapping[str, Any]) -> str | None:
+# transformers --------------------------------------------------------------------------------------------------------
+
+
+def register(name: str, attend: Callable[..., Tensor]) -> None:
+    """Attention that `plugged_in` can put in the place of a model's own.
+
+    attend(layer, query, key, value, scale, window, dropout, **given) -> [1, N, heads, width of value]: query [1, heads,
+    N, width]; key and value as the cache's `update` returned them; `scale` None is width ** -0.5; `window`: most tokens
+    that a token sees; `given`: the keywords of the model's call, those that are ours among them.
+    Relies on `AttentionInterface.register` and the arguments with which models call what is registered
+    (transformers 5.23). Raises IprError where the model's attention is more than scores and a window.
+    """
+
+    def plugged(
+        module: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        scaling: float | None = None,
+        dropout: float = 0.0,
+        sliding_window: int | None = None,
+        **given: Any,
+    ) -> tuple[Tensor, None]:
+        if lacking := _lacks(given):
+            raise IprError(f"the model's attention uses {lacking}, which ours lacks; take another model")
+        return attend(module.layer_idx, query, key, value, scaling, sliding_window, dropout, **given), None
+
+    AttentionInterface.register(name, plugged)
+
+
+def _lacks(given: Mapping[str, Any]) -> str | None:
     """What a model wants of an attention that those plugged in here lack."""
-    return next((n for n in ("softcap", "s_aux", "position_bias") if wanted.get(n) is not None), None)
-
-
-def own_config(model: Any) -> Any:
-    """The model's own, where peft has wrapped it."""
-    return (model.get_base_model() if hasattr(model, "peft_config") else model).config
-
-
-def pluggable(model: Any) -> bool:
-    """Whether attention of ours can take the place of the model's own, by what the model says of itself."""
-    base = model.get_base_model() if hasattr(model, "peft_config") else model
-    kinds = set(getattr(base.config.get_text_config(), "layer_types", None) or ())
-    return getattr(base, "_supports_attention_backend", False) and kinds <= {"full_attention", "sliding_attention"}
+    return next((n for n in ("softcap", "s_aux", "position_bias") if given.get(n) is not None), None)
 
 
 @contextmanager
 def plugged_in(config: Any, name: str) -> Iterator[None]:
-    """The model of this config attends by what is registered under `name`; afterwards it is as it was."""
+    """The model of this config attends by what is registered under `name`; afterwards it is as it was.
+
+    Relies on `_attn_implementation`, which a model reads anew in every layer of every call (transformers 5.23).
+    """
     before = config._attn_implementation
     config._attn_implementation = name
     try:
         yield
     finally:
         config._attn_implementation = before
+
+
+def pluggable(model: Any) -> bool:
+    """Whether attention of ours can take the place of the model's own, by what the model says of itself.
+
+    Relies on `_supports_attention_backend` and on the kinds that a config's `layer_types` name (transformers 5.23).
+    """
+    own = _own(model)
+    kinds = set(getattr(own.config.get_text_config(), "layer_types", None) or ())
+    return getattr(own, "_supports_attention_backend", False) and kinds <= {"full_attention", "sliding_attention"}
+
+
+def own_config(model: Any) -> Any:
+    """The config of the model itself, where peft has wrapped it."""
+    return _own(model).config
+
+
+def _own(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
+class KeyValues(Cache):
+    """To transformers a cache; `update` is the subclass's.
+
+    Relies on `Cache(layers=[])` and on a model that asks a cache for nothing but `get_seq_length`, `update` and what
+    its layers are, of which there are none, where positions are given and attention is plugged in (transformers 5.23).
+    """
+
+    def __init__(self) -> None:
+        super().__init__(layers=[])
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return 0  # positions are given; nothing else that is asked for depends on it
+
+
+def revision(name: str) -> str | None:
+    """The commit that a hub name stands for now; None for a folder, or where the hub does not say.
+
+    Relies on `resolve_revision` and the `resolved` of what it returns (transformers 5.23; a config no longer knows it).
+    """
+    return getattr(resolve_revision(name), "resolved", None)

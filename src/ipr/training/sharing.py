@@ -18,9 +18,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AttentionInterface
 
-from ipr.models.plug import lacks, own_config, pluggable, plugged_in
+from ipr.models.plug import own_config, pluggable, plugged_in, register
+from ipr.types import IprError
 
 
 def common(a: Tensor, b: Tensor) -> int:
@@ -150,7 +150,7 @@ def _shares(model: Any) -> bool:
             if not (packed[place.to(model.device)] - alone).abs().max() <= near:
                 return False
         return True
-    except NotImplementedError:
+    except IprError:
         return False
     finally:
         model.train(training)
@@ -160,22 +160,19 @@ _TRIAL = ([5, 6, 7, 8, 9, 10, 11, 12], [5, 6, 7, 8, 12, 9], [5, 6, 13, 9, 10, 5,
 
 
 def _attend(
-    module: Any,
+    layer: int,
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
+    scale: float | None,
+    window: int | None,
+    dropout: float,
     *,
     ipr_tree: Tree,
-    sliding_window: int | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """transformers' attention interface: query [1, heads, N, width] -> [1, N, heads, width]."""
-    if name := lacks(kwargs):
-        raise NotImplementedError(name)
-    return ipr_tree.attend(query, key, value, scaling, sliding_window, dropout).transpose(1, 2), None
+    **_: Any,
+) -> Tensor:
+    """See `plug.register`."""
+    return ipr_tree.attend(query, key, value, scale, window, dropout).transpose(1, 2)
 
 
-AttentionInterface.register("ipr_tree", _attend)
+register("ipr_tree", _attend)

@@ -6,7 +6,7 @@ Decided here:
 - Every process holds the whole model. Gradients are added up by hand, once an update, after the last micro batch: as
   each loss is already divided by the counts of the whole update, the sum is exact for any split over processes.
 - What the rows of a pass begin with in common is run once and nothing is padded, where the model allows it (`sharing`).
-- The output layer sees only the positions that are trained, for any causal model (see `_trained_positions_only`).
+- The output layer sees only the positions that are trained, for any causal model (`plug.logits_only_at`).
 - Reference log-probabilities are computed once, before the training (`reference_logps`), not in every update.
 
 Left out on purpose: sharded training (FSDP), saving on SIGTERM (SIGKILL is survived, so SIGTERM is), evaluation within
@@ -18,8 +18,7 @@ from __future__ import annotations
 import math
 import pickle
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -317,26 +316,9 @@ def _pair_logps(model: Any, examples: Sequence[Example], share: bool) -> tuple[T
 def _token_logps(model: Any, batch: Batch) -> Tensor:
     """log pi of the K tokens with a weight [K]."""
     inputs = batch.inputs
-    with _trained_positions_only(model, batch.before):
+    with plug.logits_only_at(model, batch.before):
         output = run(model, inputs) if isinstance(inputs, Tree) else model(input_ids=inputs, use_cache=False)
     return losses.token_logps(output.logits[0], batch.targets)
-
-
-@contextmanager
-def _trained_positions_only(model: Any, where: Tensor) -> Iterator[None]:
-    """Let the output layer see only the hidden states at `where` [K], of all rows in turn: logits become [1, K, V].
-
-    Done by a hook on the layer, so that whatever a model does to its logits (scaling, soft capping) stays in place and
-    adapters need no special case. Logits of untrained positions are most of the memory for large vocabularies.
-    """
-    # Not indexed: where a token is trained in several rows, the gradients are then added up in a fixed order.
-    hook = model.get_output_embeddings().register_forward_pre_hook(
-        lambda _, args: (args[0].flatten(0, 1).index_select(0, where)[None],)
-    )
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 def _precision(model: Any, config: TrainConfig) -> torch.autocast:

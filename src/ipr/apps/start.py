@@ -1,0 +1,84 @@
+"""Before a run: bad input is refused in seconds, what was named must answer, and it is told what the run will cost."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from ipr import config as configs
+from ipr import models
+from ipr.apps.chosen_model import check_room
+from ipr.apps.plan import plan
+from ipr.config import RunConfig
+from ipr.data import datasets, experts
+from ipr.runs.project import answers
+from ipr.tokens import ChatTokens
+from ipr.types import IprError
+
+STARTED_BY = "IPR_STARTED_BY"
+"""The process id of a run, in the environment of the Prefect server that it starts."""
+
+
+def check(config: RunConfig) -> None:
+    """Everything that can be refused in seconds: environment, games, model folder, tokenizer, context length."""
+    spec = experts.environment(config.env)
+    for split in ("train", "dev", *config.eval.splits):
+        if not spec.task_ids(split):
+            raise IprError(f"{config.env.name}: split '{split}' has no games; check env.data={config.env.data}")
+    spec.make().reset(spec.task_ids("train")[0])
+    experts.check(config.env, most=20)
+    path = config.model.path
+    if path == "champion":
+        return
+    models.check_model(path)
+    check_room(spec, "train", path, config)
+
+
+def check_servers(config: RunConfig, root: Path) -> None:
+    """What was named must be there: Prefect's server, without which no flow starts, and the DVC remote.
+
+    One that is known but down is another matter: data sets and figures wait for it.
+    """
+    if (api := os.environ.get("PREFECT_API_URL")) and not answers(f"{api.rstrip('/')}/health"):
+        raise IprError(f"no answer from the Prefect server {api}; start it, or: unset PREFECT_API_URL")
+    if config.data.publish and config.data.remote and (root / ".dvc").is_dir():
+        datasets.check_remote(root, config.data.remote)
+
+
+def check_schedules(config: RunConfig, root: Path) -> None:
+    """`check_servers` for schedules, which never fire without a Prefect server."""
+    if not os.environ.get("PREFECT_API_URL"):
+        raise IprError(
+            "schedules need a Prefect server; start one (.venv/bin/prefect server start) and set"
+            " PREFECT_API_URL=http://127.0.0.1:4200/api"
+        )
+    check_servers(config, root)
+
+
+def dry_run(config: RunConfig) -> dict[str, Any]:
+    """The plan of `ipr run --dry-run`."""
+    check(config)
+    spec = experts.environment(config.env)
+    path = configs.embedded("embedded", config.env.name) if config.model.path == "champion" else config.model.path
+    return plan(config, spec, ChatTokens(models.load_tokenizer(path)))
+
+
+def end_orphans() -> None:
+    """End the temporary Prefect servers of runs that are gone: one whose run was killed would stay, with its 200 MB.
+
+    Such a server has in its environment who started it; where that is no longer its parent, nobody uses it.
+    """
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            lines = (line.partition(b"=") for line in (process / "environ").read_bytes().split(b"\0"))
+            environment = {name: value for name, _, value in lines}
+            parent = (process / "stat").read_bytes().rpartition(b")")[2].split()[1]
+        except OSError:  # of another user, or gone
+            continue
+        started_by = environment.get(STARTED_BY.encode())
+        if environment.get(b"PREFECT__SERVER_EPHEMERAL") == b"1" and started_by not in (None, parent):
+            with contextlib.suppress(OSError):
+                os.kill(int(process.name), signal.SIGTERM)

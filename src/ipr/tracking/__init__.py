@@ -1,0 +1,30 @@
+"""What goes to MLflow, and the only place that imports it.
+
+`events`: the durable queue of what is to be sent, the truth about a run. `view`: what MLflow's pages show of it.
+`registry`: versions, the champion, lineage. `client`: talking with MLflow.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ipr.config import TrackConfig
+from ipr.tracking.events import Events
+from ipr.tracking.registry import champion_info, lineage, restore_data
+from ipr.tracking.view import links, sync
+
+__all__ = ["Tracker", "champion_info", "lineage", "links", "restore_data"]
+
+
+class Tracker(Events):
+    """Appends what happened in a run; `sync` sends it."""
+
+    def __init__(self, run_dir: Path, config: TrackConfig, root: Path):
+        super().__init__(run_dir, root)
+        self.config = config
+
+    def sync(self) -> bool:
+        """Make MLflow's view complete; False, with a warning, where it did not take everything. Never raises."""
+        if not self.config.enabled or not self.events:
+            return True
+        return sync(self.events, self.folder, self.config, self.root)
