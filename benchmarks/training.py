@@ -37,7 +37,7 @@ from ipr.envs.alfworld.prompt import prompt
 from ipr.envs.alfworld.world import Household
 from ipr.tokens import ChatTokens
 from ipr.training.batches import pair_example
-from ipr.training.trainer import reference_logps, train_preference
+from ipr.training.trainer import reference_logps, train
 from ipr.types import PreferencePair, Step, Trajectory
 
 STEPS = 20
@@ -132,9 +132,8 @@ def ours(pairs: list[PreferencePair], args: argparse.Namespace) -> dict[str, flo
     held, start = memory(), time.process_time()
     reference = reference_logps(model, chat, pairs, prompt(), settings, max_length=2048)
     with tempfile.TemporaryDirectory() as folder:
-        train_preference(
-            model, chat, pairs, prompt(), settings, reference=reference, max_length=2048, seed=0, out=Path(folder)
-        )
+        limits: dict[str, Any] = {"max_length": 2048, "seed": 0, "out": Path(folder)}
+        train(model, chat, pairs, prompt(), "ipr", settings, reference=reference, **limits)
     seconds = time.process_time() - start
     return {"seconds": seconds, "tokens": counted * args.epochs, "start": held, "peak": memory()}
 

@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ipr import algorithms, models, policies
 from ipr import config as configs
-from ipr import models, policies
 from ipr.apps import plan as plans
 from ipr.config import RunConfig
 from ipr.data import datasets, experts
@@ -21,6 +21,7 @@ from ipr.runs import workers
 from ipr.runs.project import answers, defaults, project_root
 from ipr.runs.run import Run, check_space, stage_name
 from ipr.tokens import ChatTokens
+from ipr.training import losses
 from ipr.types import EnvSpec, IprError
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ STARTED_BY = "IPR_STARTED_BY"
 
 
 def check(config: RunConfig) -> None:
-    """Everything that can be refused in seconds: environment, games, model folder, tokenizer, context length."""
+    """Everything that can be refused in seconds: loss, environment, games, model folder, tokenizer, context length."""
+    losses.get(algorithms.make(config.algorithm).training.loss)
     spec = experts.environment(config.env)
     for split in ("train", "dev", *config.eval.splits):
         if not spec.task_ids(split):
