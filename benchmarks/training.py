@@ -96,7 +96,7 @@ def main() -> None:
 
 
 def make_pairs(count: int) -> list[PreferencePair]:
-    rng, env, found = Random(0), Household(games, STEPS), []
+    rng, env, found = Random(0), Household(games), []
     for task_id in games.task_ids("train")[: -(-count // 2)]:
         best = expert.play(games.game(task_id), task_id, STEPS)
         for t in (0, rng.randrange(1, len(best.steps))):
@@ -107,7 +107,7 @@ def make_pairs(count: int) -> list[PreferencePair]:
             for step in play.wander(task_id, 0, STEPS - t).steps:
                 outcome = env.step(step.action)
                 steps.append(Step(step.action, outcome.observation))
-                if outcome.terminated or outcome.truncated:
+                if outcome.terminated:
                     break
             agent = Trajectory(task_id, best.first_observation, tuple(steps), 0.0, "truncated", start=t)
             found.append(pair("step" if t else "outcome", best, agent, t, 1.0, "expert"))

@@ -11,7 +11,7 @@ import difflib
 import hashlib
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -185,14 +185,14 @@ class Outcome:
     reward: float = 0.0
     terminated: bool = False
     """The episode reached an end of its own (success, purchase, submission)."""
-    truncated: bool = False
-    """The step limit was reached."""
+    _: KW_ONLY
     valid: bool = True
     """Whether the action was understood and possible; a malformed or impossible action is answered, never raised."""
 
 
 class Environment(Protocol):
-    """One episode's world. Deterministic given the task id. Never shared between threads."""
+    """One episode's world. Deterministic given the task id. Never shared between threads. It counts no steps: the
+    limit is `EnvSpec.max_steps`, which `ipr.rollout` keeps."""
 
     def reset(self, task_id: str) -> str:
         """Start a problem; returns the first observation. Raises IprError for an unknown task id or a broken file."""
@@ -222,6 +222,7 @@ class EnvSpec:
     prompt: tuple[Message, ...]
     """Instruction (and, where asked for, the in-context example), put before every conversation."""
     max_steps: int
+    """Step limit of an episode, kept by `ipr.rollout` alone."""
     expert: Callable[[str], Trajectory]
     """The expert's trajectory for a task id: with thoughts, from what the expert has seen only."""
     task_type: Callable[[str], str]
