@@ -8,13 +8,14 @@ from typing import Any
 
 from ipr import algorithms, models, store
 from ipr.algorithms import Training
+from ipr.data.experts import environment
 from ipr.profiling import timed
 from ipr.runs.progress import progress
 from ipr.runs.run import Run, stage_name
 from ipr.tokens import ChatTokens
 from ipr.training import losses, trainer
 from ipr.types import Demonstration, PreferencePair, derive_seed
-from tasks.common import SCORER, base_path, environment, log, stage_task, wait_for_all
+from tasks.common import SCORER, base_path, log, stage_task, wait_for_all
 
 ROWS = {"pairs": PreferencePair, "demonstrations": Demonstration}
 
@@ -43,7 +44,7 @@ def fit(
     run: Run, iteration: int, how: Training, rows: Sequence[Demonstration] | Sequence[PreferencePair]
 ) -> dict[str, Any]:
     """Train the stage's model on the rows; returns figures and the history."""
-    config, prompt = getattr(run.config, how.section), environment(run.config).prompt
+    config, prompt = getattr(run.config, how.section), environment(run.config.env).prompt
     start = base_path(run) if how.start == "base" else str(run.model(iteration - 1))
     tokenizer = models.load_tokenizer(start)
     chat = ChatTokens(tokenizer)
@@ -81,7 +82,7 @@ def _reference(
             model,
             chat,
             pairs,
-            environment(run.config).prompt,
+            environment(run.config.env).prompt,
             config,
             max_length=run.config.model.max_length,
         )

@@ -100,7 +100,7 @@ def plot(summary: dict[str, Any], write: Callable[[Any], Any]) -> None:
     write(figure)
 
 
-def write(run_dir: Path) -> Path:
+def write_html(run_dir: Path) -> Path:
     """report.html (self-contained) and plots/learning.{png,svg} of a run with a summary.json."""
     from jinja2 import Environment
 
