@@ -41,7 +41,7 @@ def main() -> None:
 
 def _ours(played: dict) -> float:
     """Steps a second through the environment: the model's raw text read, played, answered."""
-    env, steps, start = Household(games, 20), 0, time.perf_counter()
+    env, steps, start = Household(games), 0, time.perf_counter()
     for _ in range(20):
         for task_id, trajectory in played.items():
             env.reset(task_id)

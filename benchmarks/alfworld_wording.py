@@ -72,11 +72,11 @@ def main() -> None:
     for name, source, translated in rows:
         make = Translated if translated else Household
         if options.model:
-            won = _model(options.model, lambda s=source, m=make: m(s, options.steps), source, ids)
+            won = _model(options.model, lambda s=source, m=make: m(s), source, ids)
             print(f"model of the old wording in games of the {name} wording: {_share(won, ids, old)}")
         else:
             for words, said in (("old", OLD), ("new", NEW)) if name == "new" else (("old", OLD),):
-                won = {i: _expert(make(source, options.steps), source, i, said, options.steps) for i in ids}
+                won = {i: _expert(make(source), source, i, said, options.steps) for i in ids}
                 print(f"expert of the {words} wording in games of the {name} wording: {_share(won, ids, old)}")
 
 

@@ -37,7 +37,7 @@ from ipr.envs.alfworld.prompt import prompt
 from ipr.envs.alfworld.world import Household
 from ipr.tokens import ChatTokens
 from ipr.training.batches import pair_example
-from ipr.training.trainer import reference_logps, train_preference
+from ipr.training.trainer import reference_logps, train
 from ipr.types import PreferencePair, Step, Trajectory
 
 STEPS = 20
@@ -96,7 +96,7 @@ def main() -> None:
 
 
 def make_pairs(count: int) -> list[PreferencePair]:
-    rng, env, found = Random(0), Household(games, STEPS), []
+    rng, env, found = Random(0), Household(games), []
     for task_id in games.task_ids("train")[: -(-count // 2)]:
         best = expert.play(games.game(task_id), task_id, STEPS)
         for t in (0, rng.randrange(1, len(best.steps))):
@@ -107,7 +107,7 @@ def make_pairs(count: int) -> list[PreferencePair]:
             for step in play.wander(task_id, 0, STEPS - t).steps:
                 outcome = env.step(step.action)
                 steps.append(Step(step.action, outcome.observation))
-                if outcome.terminated or outcome.truncated:
+                if outcome.terminated:
                     break
             agent = Trajectory(task_id, best.first_observation, tuple(steps), 0.0, "truncated", start=t)
             found.append(pair("step" if t else "outcome", best, agent, t, 1.0, "expert"))
@@ -132,9 +132,8 @@ def ours(pairs: list[PreferencePair], args: argparse.Namespace) -> dict[str, flo
     held, start = memory(), time.process_time()
     reference = reference_logps(model, chat, pairs, prompt(), settings, max_length=2048)
     with tempfile.TemporaryDirectory() as folder:
-        train_preference(
-            model, chat, pairs, prompt(), settings, reference=reference, max_length=2048, seed=0, out=Path(folder)
-        )
+        limits: dict[str, Any] = {"max_length": 2048, "seed": 0, "out": Path(folder)}
+        train(model, chat, pairs, prompt(), "ipr", settings, reference=reference, **limits)
     seconds = time.process_time() - start
     return {"seconds": seconds, "tokens": counted * args.epochs, "start": held, "peak": memory()}
 

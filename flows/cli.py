@@ -14,9 +14,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ipr.runs import ITERATION
 from ipr.types import IprError
 
-STAGE_TASKS = ("sft", "explore", "reward", "pairs", "train")
+STAGE_TASKS = ("sft", *ITERATION)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

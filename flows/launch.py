@@ -13,7 +13,7 @@ from typing import Any
 from ipr.apps import start
 from ipr.apps.chosen_model import base_of
 from ipr.config import RunConfig
-from ipr.runs import workers
+from ipr.runs import ITERATION, workers
 from ipr.runs.project import defaults, project_root
 from ipr.runs.run import Run, check_space, stage_name
 from ipr.types import IprError
@@ -52,8 +52,7 @@ def one_task(folder: Path, name: str, iteration: int) -> dict[str, Any]:
     """One stage of a run, as plain Python: no flow, no server."""
     run = Run(folder)
     defaults(project_root())
-    needs = {"explore": [], "reward": ["explore"], "pairs": ["explore", "reward"], "train": ["pairs"]}.get(name, [])
-    for task in needs:
+    for task in ITERATION[: ITERATION.index(name)] if name in ITERATION else ():
         if run.record(iteration, task) is None:
             raise IprError(f"{stage_name(iteration)} has no {task} yet; first: ipr {task} --dir {folder}")
     if name == "explore" and run.record(iteration - 1, "train") is None:

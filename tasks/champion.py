@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ipr import evaluate as statistics
 from ipr import store
+from ipr.data.experts import environment
+from ipr.evaluate import better, compare
 from ipr.runs.project import project_root
 from ipr.runs.run import Run, stage_name
 from ipr.runs.summary import reported_iteration
 from ipr.tracking import Tracker, champion_info
 from ipr.types import IprError, Trajectory
-from tasks.common import environment, eval_file, play, stage_task, whole_episodes
+from tasks.common import eval_file, play, stage_task, whole_episodes
 
 
 @stage_task("champion")
@@ -50,7 +51,7 @@ def theirs_on(run: Run, iteration: int, present: Mapping[str, Any], ids: list[st
     """
     logged = store.load(present["dev"], Trajectory) if present["dev"] else []
     games = {t.task_id for t in logged}
-    if not games or games == set(ids) or not games <= set(environment(run.config).task_ids("dev")):
+    if not games or games == set(ids) or not games <= set(environment(run.config.env).task_ids("dev")):
         return logged
     playing = play(run, iteration, f"champion-{present['version']}", Path(present["folder"]), 0.0)
     return playing(whole_episodes(ids))
@@ -59,6 +60,6 @@ def theirs_on(run: Run, iteration: int, present: Mapping[str, Any], ids: list[st
 def _against(theirs: list[Trajectory], mine: list[Trajectory], resamples: int) -> dict:
     if {t.task_id for t in theirs} != {t.task_id for t in mine}:
         return {"promote": False, "why": "the champion is of other games; compare by hand: ipr compare"}
-    found = statistics.compare(theirs, mine, resamples, 0)
-    better = statistics.better(found)
-    return {"promote": better, "why": "better on dev" if better else "not better on dev", "comparison": found}
+    found = compare(theirs, mine, resamples, 0)
+    promote = better(found)
+    return {"promote": promote, "why": "better on dev" if promote else "not better on dev", "comparison": found}

@@ -10,8 +10,6 @@ from typing import Any
 from prefect import task
 
 from ipr import evaluate, models, store
-from ipr.config import RunConfig
-from ipr.data import experts as given
 from ipr.runs import workers
 from ipr.runs.progress import progress
 from ipr.runs.run import Run, stage_name
@@ -51,10 +49,6 @@ def _worth_a_retry(_task: Any, _run: Any, state: Any) -> bool:
     except Exception:
         return True
     return True
-
-
-def environment(config: RunConfig) -> EnvSpec:
-    return given.environment(config.env)
 
 
 def base_path(run: Run) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ipr import credit, store
-from ipr import evaluate as statistics
+from ipr.data.experts import environment
+from ipr.evaluate import average_step_reward, metrics
 from ipr.runs.run import Run
 from ipr.types import StepReward, Trajectory
-from tasks.common import SCORER, environment, eval_file, heldout, play, stage_task, whole_episodes
+from tasks.common import SCORER, eval_file, heldout, play, stage_task, whole_episodes
 
 
 @stage_task("evaluate")
@@ -18,7 +19,7 @@ def evaluate(run_dir: str, iteration: int) -> str:
     config = run.config.eval
 
     def work() -> dict:
-        spec = environment(run.config)
+        spec = environment(run.config.env)
         splits = heldout(run, spec)
         jobs = whole_episodes([task_id for ids in splits.values() for task_id in ids])
         played = iter(play(run, iteration, "evaluate", iteration, 0.0)(jobs))
@@ -27,9 +28,9 @@ def evaluate(run_dir: str, iteration: int) -> str:
         for split, ids in splits.items():
             episodes = [next(played) for _ in ids]
             store.save(eval_file(run, iteration, split), episodes, Trajectory)
-            facts[split] = statistics.metrics(episodes, task_type=spec.task_type, resamples=config.bootstrap)
+            facts[split] = metrics(episodes, task_type=spec.task_type, resamples=config.bootstrap)
             tests += episodes if split != "dev" else []
-        facts["test"] = statistics.metrics(tests, task_type=spec.task_type, resamples=config.bootstrap)
+        facts["test"] = metrics(tests, task_type=spec.task_type, resamples=config.bootstrap)
         facts["test"]["step_reward"] = _step_reward(run, iteration, tests[: config.step_reward_games])
         return facts
 
@@ -54,4 +55,4 @@ def _step_reward(run: Run, iteration: int, episodes: Sequence[Trajectory]) -> fl
         reuse={r.prefix: r for r in store.rows_of([p for p in earlier if p.exists()], StepReward)},
     )
     store.save(run.stage(iteration) / "eval" / "step_rewards.parquet", rewards.values(), StepReward)
-    return statistics.average_step_reward(episodes, {p: r.mean for p, r in rewards.items()})
+    return average_step_reward(episodes, {p: r.mean for p, r in rewards.items()})

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from ipr import store
 from ipr.data import datasets
-from ipr.data import experts as given
+from ipr.data.experts import check, environment
 from ipr.rollout import replay
 from ipr.runs.run import Run
 from ipr.types import IprError, Trajectory
-from tasks.common import environment, log, stage_task
+from tasks.common import log, stage_task
 
 
 @stage_task("experts")
@@ -23,8 +23,8 @@ def experts(run_dir: str, published: str | None, iteration: int = 0) -> str:
         published = None
 
     def work() -> dict:
-        spec = environment(run.config)
-        given.check(run.config.env)
+        spec = environment(run.config.env)
+        check(run.config.env)
         ids = spec.task_ids("train")[: run.config.env.tasks]
         known: dict[str, Trajectory] = {}
         if published and Path(published).is_file():

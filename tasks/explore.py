@@ -6,9 +6,10 @@ import random
 from collections import Counter
 
 from ipr import algorithms, store
+from ipr.data.experts import environment
 from ipr.runs.run import Run
 from ipr.types import Job, Trajectory, derive_seed
-from tasks.common import environment, experts, play, stage_task
+from tasks.common import experts, play, stage_task
 
 
 @stage_task("explore")
@@ -23,7 +24,7 @@ def explore(run_dir: str, iteration: int) -> str:
         few = run.config.algorithm.explore_tasks
         if few is not None and few < len(chosen):
             chosen = random.Random(derive_seed(run.config.seed, "explore", iteration)).sample(chosen, few)
-        limit = environment(run.config).max_steps
+        limit = environment(run.config.env).max_steps
         jobs = [
             Job(prefix, derive_seed(run.config.seed, "explore", iteration, prefix.key()))
             for prefix in method.explore(chosen)

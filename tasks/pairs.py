@@ -6,6 +6,7 @@ from collections import Counter
 
 from ipr import algorithms, store
 from ipr.runs.run import Run
+from ipr.training import losses
 from ipr.types import Demonstration, PreferencePair, StepReward, Trajectory
 from tasks.common import experts, stage_task
 
@@ -19,9 +20,10 @@ def pairs(run_dir: str, iteration: int) -> str:
     def work() -> dict:
         explored = store.load(stage / "explored.parquet", Trajectory)
         rewards = {r.prefix: r for r in store.load(stage / "step_rewards.parquet", StepReward)}
-        found = algorithms.make(run.config.algorithm).examples(experts(run), explored, rewards)
+        method = algorithms.make(run.config.algorithm)
+        found = method.examples(experts(run), explored, rewards)
         store.save(stage / "pairs.parquet", found.pairs, PreferencePair)
-        if found.demonstrations:
+        if losses.get(method.training.loss).on == "demonstrations":
             store.save(stage / "demonstrations.parquet", found.demonstrations, Demonstration)
         levels = Counter(pair.level for pair in found.pairs)
         return {

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from ipr import credit, rollout, store
-from ipr.credit import quality as figures
-from ipr.credit.quality import Candidate
+from ipr.credit.quality import Candidate, agreement, candidates, drawn_always, first, plot, rescored
+from ipr.data.experts import environment
 from ipr.runs.run import Run, stage_name
 from ipr.types import IprError, StepReward, Trajectory
-from tasks.common import SCORER, environment, experts, play
+from tasks.common import SCORER, experts, play
 
 
 def quality(run: Run, samples: Sequence[int], taus: Sequence[float], scorers: Sequence[str]) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def quality(run: Run, samples: Sequence[int], taus: Sequence[float], scorers: Se
     `samples` and `taus` may be empty: those that suit the run. Without `scorers` the run's own step rewards are taken;
     a stage's name makes its model the scorer, which plays what is not stored yet (`quality/<stage>.parquet`).
     """
-    settings, spec = run.config.algorithm, environment(run.config)
+    settings, spec = run.config.algorithm, environment(run.config.env)
     if spec.oracle is None:
         raise IprError(f"environment {spec.name} has no oracle to compare with; give EnvSpec.oracle")
     samples = sorted(set(samples)) or sorted(
@@ -36,21 +36,21 @@ def quality(run: Run, samples: Sequence[int], taus: Sequence[float], scorers: Se
     found, played = _candidates(run)
     values = rollout.values(spec, [r.prefix for c in found for r in (c.ahead, c.behind)])
     by_scorer = {
-        name: figures.rescored(found, _scored(run, _stage(run, name), found, played, max(*samples, settings.samples)))
+        name: rescored(found, _scored(run, _stage(run, name), found, played, max(*samples, settings.samples)))
         for name in scorers
     } or {stage_name(SCORER): found}
     resamples = run.config.eval.bootstrap
-    rows = [{"scorer": "-"} | figures.agreement(found, values, None, 0.0, resamples=resamples)]
+    rows = [{"scorer": "-"} | agreement(found, values, None, 0.0, resamples=resamples)]
     note = ""
     for name, few in by_scorer.items():
         curtailed = any("curtailed" in (c.ahead.source, c.behind.source) for c in few)
-        fair = figures.drawn_always(few) if curtailed else samples[-1]
+        fair = drawn_always(few) if curtailed else samples[-1]
         for tau, n in ((tau, n) for tau in taus for n in samples):
             if n <= fair:
-                of = figures.first(few, fair) if curtailed else few
-                rows.append({"scorer": name} | figures.agreement(of, values, n, tau, resamples=resamples))
+                of = first(few, fair) if curtailed else few
+                rows.append({"scorer": name} | agreement(of, values, n, tau, resamples=resamples))
             elif (n, tau) == (settings.samples, settings.tau):
-                whole = figures.agreement(few, values, n, tau, curtailed_at=tau, resamples=resamples)
+                whole = agreement(few, values, n, tau, curtailed_at=tau, resamples=resamples)
                 rows.append({"scorer": name} | whole)
             else:
                 note = (
@@ -61,7 +61,7 @@ def quality(run: Run, samples: Sequence[int], taus: Sequence[float], scorers: Se
     result = {"run": run.name, "env": spec.name, "env_version": spec.version, "note": note, "rows": rows}
     store.write_json(run.folder / "quality.json", result)
     picture = run.folder / "plots" / "quality.png"
-    figures.plot(
+    plot(
         rows,
         f"Step-reward quality: {spec.name}, run {run.name}",
         lambda figure: store.replace(picture, lambda p: figure.savefig(p, format="png", dpi=110)),
@@ -81,7 +81,7 @@ def _candidates(run: Run) -> tuple[list[Candidate], list[Trajectory]]:
         rewards = {r.prefix: r for r in store.load(run.stage(k) / "step_rewards.parquet", StepReward)}
         played += explored
         if rewards:
-            for candidate in figures.candidates(mine, explored, rewards, run.config.algorithm):
+            for candidate in candidates(mine, explored, rewards, run.config.algorithm):
                 found.setdefault((candidate.ahead.prefix, candidate.behind.prefix), candidate)
     if not found:
         raise IprError(

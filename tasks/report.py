@@ -10,8 +10,8 @@ from prefect.runtime import flow_run
 from ipr import store
 from ipr.config import flat
 from ipr.data import datasets
-from ipr.runs import report as reports
 from ipr.runs.project import project_root
+from ipr.runs.report import markdown, write_html
 from ipr.runs.run import Run, stage_name
 from ipr.runs.summary import profile, summarise
 from ipr.tracking import Tracker, links
@@ -26,7 +26,7 @@ def report(run_dir: str, iteration: int) -> str:
     track(run, iteration, summary)
     key = f"{run.name}-{stage_name(iteration)}".lower().replace("_", "-").replace(".", "-")
     text = f"{run.name} after {stage_name(iteration)}"
-    create_markdown_artifact(reports.markdown(summary), key=key, description=text)
+    create_markdown_artifact(markdown(summary), key=key, description=text)
     report_file = run.folder / "report.html"
     create_link_artifact(report_file.resolve().as_uri(), key=f"{key}-report", link_text="report.html")
     return str(report_file)
@@ -40,7 +40,7 @@ def write(run: Run, status: str) -> dict[str, Any]:
     _for_dvc(run, summary)
     if run.manifest.get("profile"):
         store.write_json(run.folder / "profile.json", profile(run))
-    reports.write(run.folder)
+    write_html(run.folder)
     return summary
 
 
@@ -94,7 +94,7 @@ def track(run: Run, iteration: int, summary: dict[str, Any]) -> None:
             "prefect.flow_run_id": flow_run.get_id(),
             "prefect.root_flow_run_id": flow_run.get_root_flow_run_id(),
             "mlflow.source.name": f"ipr run {manifest.get('preset', '')}".strip(),
-            "mlflow.note.content": reports.markdown(summary),
+            "mlflow.note.content": markdown(summary),
         },
     )
     stages = {stage["name"]: stage for stage in summary["stages"]}

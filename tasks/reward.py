@@ -8,10 +8,11 @@ from statistics import fmean
 from typing import Any
 
 from ipr import algorithms, credit, models, store
+from ipr.data.experts import environment
 from ipr.runs.project import project_root
 from ipr.runs.run import Run
 from ipr.types import Prefix, StepReward, Trajectory
-from tasks.common import SCORER, environment, experts, play, stage_task
+from tasks.common import SCORER, experts, play, stage_task
 
 
 @stage_task("reward")
@@ -51,7 +52,7 @@ def outcomes(run: Run) -> credit.Outcomes | None:
     config = run.config
     if config.algorithm.cache is None:
         return None
-    spec = environment(config)
+    spec = environment(config.env)
     deciding = [
         models.model_hash(run.model(SCORER)),
         *(spec.name, spec.version, spec.max_steps, config.env.data),

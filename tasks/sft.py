@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from ipr import models
+from ipr.algorithms import Training
 from ipr.algorithms.rft import demonstration
 from ipr.runs.run import Run
 from tasks.common import base_path, experts, stage_task
-from tasks.train import imitate
+from tasks.train import fit
+
+TRAINING = Training(loss="sft", start="base", section="sft")
 
 
 @stage_task("sft")
@@ -19,7 +22,7 @@ def sft(run_dir: str, iteration: int = 0) -> str:
         if run.config.sft.epochs == 0:
             models.save_model(models.load_model(base, run.config.model), models.load_tokenizer(base), run.model(0))
             return {"updates": 0}
-        return imitate(run, iteration, base, [demonstration(expert) for expert in experts(run)])
+        return fit(run, iteration, TRAINING, [demonstration(expert) for expert in experts(run)])
 
     run.once(iteration, "train", work)
     run.note(scorer=models.model_hash(run.model(0)))

@@ -1,98 +1,89 @@
-"""Train the next agent: L_outcome-DPO + L_step-DPO + L_SFT from the current agent, with the SFT agent as reference."""
+"""Train the next agent, in the way that the method says: with its loss, from its start, on its rows."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from ipr import algorithms, models, store
+from ipr.algorithms import Training
+from ipr.data.experts import environment
 from ipr.profiling import timed
 from ipr.runs.progress import progress
 from ipr.runs.run import Run, stage_name
 from ipr.tokens import ChatTokens
-from ipr.training.trainer import TrainResult, reference_logps, train_preference, train_sft
+from ipr.training import losses, trainer
 from ipr.types import Demonstration, PreferencePair, derive_seed
-from tasks.common import SCORER, base_path, environment, log, stage_task, wait_for_all
+from tasks.common import SCORER, base_path, log, stage_task, wait_for_all
+
+ROWS = {"pairs": PreferencePair, "demonstrations": Demonstration}
 
 
 @stage_task("train")
 def train(run_dir: str, iteration: int) -> str:
-    """Train `iteration-K/model` from the model of iteration K-1; returns its folder."""
+    """Train `iteration-K/model` from the rows that `pairs` wrote; returns its folder."""
     run = Run(run_dir)
-    loss = algorithms.make(run.config.algorithm).loss
 
     def work() -> dict:
-        if loss == "sft":
-            rows = store.load(run.stage(iteration) / "demonstrations.parquet", Demonstration)
-            return imitate(run, iteration, base_path(run), rows)
-        return prefer(run, iteration, store.load(run.stage(iteration) / "pairs.parquet", PreferencePair))
+        how = algorithms.make(run.config.algorithm).training
+        kind = losses.get(how.loss).on
+        if rows := store.load(run.stage(iteration) / f"{kind}.parquet", ROWS[kind]):
+            return fit(run, iteration, how, rows)
+        last, before = iteration - 1, run.model(iteration - 1)
+        log.warning("iteration %d: no %s, so the model of iteration %d goes on unchanged", iteration, kind, last)
+        if run.keeper:
+            store.replace_folder(run.model(iteration), lambda aside: shutil.copytree(before, aside, dirs_exist_ok=True))
+        return {"updates": 0}
 
     run.once(iteration, "train", work)
     return str(run.model(iteration))
 
 
-def imitate(run: Run, iteration: int, start: str, rows: Sequence[Demonstration]) -> dict[str, Any]:
-    """SFT from the model at `start` into the stage's model."""
+def fit(
+    run: Run, iteration: int, how: Training, rows: Sequence[Demonstration] | Sequence[PreferencePair]
+) -> dict[str, Any]:
+    """Train the stage's model on the rows; returns figures and the history."""
+    config, prompt = getattr(run.config, how.section), environment(run.config.env).prompt
+    start = base_path(run) if how.start == "base" else str(run.model(iteration - 1))
     tokenizer = models.load_tokenizer(start)
-    model = models.load_model(start, run.config.model, training=True)
-    result = timed("training")(train_sft)(
-        model,
-        ChatTokens(tokenizer),
-        rows,
-        environment(run.config).prompt,
-        run.config.sft,
-        max_length=run.config.model.max_length,
-        seed=derive_seed(run.config.seed, "sft", iteration),
-        out=run.stage(iteration) / "checkpoint",
-        progress=progress(f"{stage_name(iteration)} train", "updates"),
-    )
-    return _finish(run, iteration, model, tokenizer, result)
-
-
-def prefer(run: Run, iteration: int, pairs: Sequence[PreferencePair]) -> dict[str, Any]:
-    """Preference training from the model of the iteration before into the stage's model."""
-    start = run.model(iteration - 1)
-    if not pairs:
-        log.warning("iteration %d: no pairs, so the model of iteration %d goes on unchanged", iteration, iteration - 1)
-        if run.keeper:
-            store.replace_folder(run.model(iteration), lambda aside: shutil.copytree(start, aside, dirs_exist_ok=True))
-        return {"updates": 0}
-    config, prompt = run.config, environment(run.config).prompt
-    tokenizer = models.load_tokenizer(str(start))
     chat = ChatTokens(tokenizer)
-    reference = _reference(run, iteration, chat, pairs)
-    model = models.load_model(str(start), config.model, training=True)
-    result = timed("training")(train_preference)(
+    reference = _reference(run, iteration, chat, rows, config) if losses.get(how.loss).reference else None
+    model = models.load_model(start, run.config.model, training=True)
+    result = timed("training")(trainer.train)(
         model,
         chat,
-        pairs,
+        rows,
         prompt,
-        config.train,
+        how.loss,
+        config,
         reference=reference,
-        max_length=config.model.max_length,
-        seed=derive_seed(config.seed, "train", iteration),
+        max_length=run.config.model.max_length,
+        seed=derive_seed(run.config.seed, how.section, iteration),
         out=run.stage(iteration) / "checkpoint",
         progress=progress(f"{stage_name(iteration)} train", "updates"),
     )
-    return _finish(run, iteration, model, tokenizer, result)
+    if run.keeper:
+        models.save_model(model, tokenizer, run.model(iteration))
+        shutil.rmtree(run.stage(iteration) / "checkpoint", ignore_errors=True)
+    wait_for_all(run)
+    return result.facts() | {"history": result.history}
 
 
 def _reference(
-    run: Run, iteration: int, chat: ChatTokens, pairs: Sequence[PreferencePair]
+    run: Run, iteration: int, chat: ChatTokens, pairs: Sequence[Any], config: Any
 ) -> tuple[list[float], list[float]]:
     """log pi_ref of every pair's chosen and rejected remainder, computed once and kept beside the pairs."""
     path = run.stage(iteration) / "reference.json"
     if not path.exists():
         # Loaded and run as the policy will be, so that training starts at margin 0.
         model = models.load_model(str(run.model(SCORER)), run.config.model, training=True)
-        chosen, rejected = timed("training")(reference_logps)(
+        chosen, rejected = timed("training")(trainer.reference_logps)(
             model,
             chat,
             pairs,
-            environment(run.config).prompt,
-            run.config.train,
+            environment(run.config.env).prompt,
+            config,
             max_length=run.config.model.max_length,
         )
         wait_for_all(run)
@@ -101,11 +92,3 @@ def _reference(
         wait_for_all(run)
     logps = store.read_json(path)
     return logps["chosen"], logps["rejected"]
-
-
-def _finish(run: Run, iteration: int, model: Any, tokenizer: Any, result: TrainResult) -> dict[str, Any]:
-    if run.keeper:
-        models.save_model(model, tokenizer, run.model(iteration))
-        shutil.rmtree(Path(run.stage(iteration) / "checkpoint"), ignore_errors=True)
-    wait_for_all(run)
-    return result.facts() | {"history": result.history}

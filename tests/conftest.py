@@ -1,4 +1,4 @@
-"""What tests of several parts share: packages with environments, installed for real."""
+"""What tests of several parts share: packages that add something to ipr, installed for real."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Install = Callable[..., None]
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     """Installs a package in a folder of its own: its name, its entry points, its modules with their code."""
 
-    def write(package: str, points: dict[str, str], **modules: str) -> None:
+    def write(package: str, points: dict[str, str], group: str = envs.GROUP, **modules: str) -> None:
         folder = tmp_path / "site" / package
         about = folder / f"{package.replace('-', '_')}-1.dist-info"
         about.mkdir(parents=True)
         (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1\n")
         lines = [f"{name} = {value}" for name, value in points.items()]
-        (about / "entry_points.txt").write_text("\n".join([f"[{envs.GROUP}]", *lines]) + "\n")
+        (about / "entry_points.txt").write_text("\n".join([f"[{group}]", *lines]) + "\n")
         for name, code in modules.items():
             (folder / f"{name}.py").write_text(code)
         monkeypatch.syspath_prepend(folder)

@@ -8,7 +8,9 @@ import pytest
 
 from ipr.envs import checker
 from ipr.episode import Episode, Outcome, compose
-from ipr.types import IprError
+from ipr.policies.scripted import ScriptedPolicy
+from ipr.rollout import play
+from ipr.types import IprError, Job, Prefix, Sampling
 
 
 class Count(Episode):
@@ -64,10 +66,27 @@ def test_spec() -> None:
 
 
 def test_turns_that_do_nothing_count_to_the_limit() -> None:
-    env = Count.spec(max_steps=2).make()
+    spec, policy = Count.spec(max_steps=2), ScriptedPolicy({"Count to": ["1", "Action: 7", "Action: 1"]})
+    env = spec.make()
     env.reset("dev/0")
-    assert env.step("1") == Outcome("Nothing happens.", valid=False)
-    assert env.step("Action: 7") == Outcome("Nothing happens.", truncated=True, valid=False)
+    assert env.step("1") == env.step("Action: 7") == Outcome("Nothing happens.", valid=False)
+    (played,) = play(spec, policy, [Job(Prefix("dev/0"))], Sampling())
+    assert (played.ending, len(played.steps), played.invalid) == ("truncated", 2, 2)
+
+
+class Leaky(Count):
+    """Remembers in an attribute that `start` does not set."""
+
+    def act(self, action: str) -> Outcome | None:
+        self.tried = getattr(self, "tried", 0) + 1
+        return Outcome(f"try {self.tried}")
+
+
+def test_no_attribute_goes_from_one_episode_into_the_next() -> None:
+    env = Leaky.spec().make()
+    for _ in range(2):
+        env.reset("dev/0")
+        assert [env.step("Action: 1").observation for _ in range(2)] == ["try 1", "try 2"]
 
 
 def test_a_snapshot_is_a_copy_of_all_attributes() -> None:

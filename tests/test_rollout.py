@@ -22,7 +22,7 @@ def counted(spec: EnvSpec) -> tuple[EnvSpec, list[toy.ToyEnvironment]]:
     made: list[toy.ToyEnvironment] = []
 
     def make() -> toy.ToyEnvironment:
-        env = toy.ToyEnvironment(spec.max_steps)
+        env = toy.ToyEnvironment()
         made.append(env)
         return env
 
@@ -158,9 +158,6 @@ def test_the_step_limit_truncates_and_invalid_actions_count_from_the_start():
     policy = ScriptedPolicy({"room": [say("dance"), say("dance"), say("go to table"), "no action"]})
     (played,) = play(spec, policy, [Job(prefix)], GREEDY)
     assert (played.ending, played.reward, len(played.steps), played.invalid) == ("truncated", 0.0, 4, 2)
-    # Also where the environment itself knows no limit.
-    endless = replace(spec, make=lambda: toy.ToyEnvironment(max_steps=99))
-    assert play(endless, policy, [Job(prefix)], GREEDY) == [played]
 
 
 class FullPolicy(ScriptedPolicy):
@@ -207,7 +204,7 @@ def test_an_error_closes_sessions_and_environments():
 
     policy = ScriptedPolicy(fail)
     with pytest.raises(RuntimeError, match="no power"):
-        play(replace(spec, make=lambda: Closing(10)), policy, [Job(Prefix("train-0"), s) for s in range(3)], GREEDY)
+        play(replace(spec, make=Closing), policy, [Job(Prefix("train-0"), s) for s in range(3)], GREEDY)
     assert policy.closed == [0, 1, 2]
     assert len(closed) == 3 + 1
     assert not made

@@ -25,17 +25,15 @@ class ToyEnvironment:
     Reward 1 for the ring on the table, 0.5 for a "stop" with the ring in the hand, else 0.
     """
 
-    def __init__(self, max_steps: int):
-        self._max_steps = max_steps
+    def __init__(self):
         self.steps_played = 0
         """Of this instance, restored or not: shows how much was replayed."""
 
     def reset(self, task_id: str) -> str:
-        self._task_id, self._place, self._held, self._taken = task_id, "middle", False, 0
+        self._task_id, self._place, self._held = task_id, "middle", False
         return f"You are in a room with a table and boxes 1 to {BOXES}. This is room {task_id}. Find the ring."
 
     def step(self, action: str) -> Outcome:
-        self._taken += 1
         self.steps_played += 1
         words = react.action_of(action)
         answer, reward, terminated = NOTHING, 0.0, False
@@ -50,15 +48,13 @@ class ToyEnvironment:
             answer, reward, terminated = "The ring is on the table. Well done.", 1.0, True
         elif words == "stop":
             answer, reward, terminated = "You stop.", 0.5 * self._held, True
-        return Outcome(
-            answer, reward, terminated, not terminated and self._taken >= self._max_steps, valid=answer != NOTHING
-        )
+        return Outcome(answer, reward, terminated, valid=answer != NOTHING)
 
     def snapshot(self) -> Any:
-        return (self._task_id, self._place, self._held, self._taken)
+        return (self._task_id, self._place, self._held)
 
     def restore(self, state: Any) -> None:
-        self._task_id, self._place, self._held, self._taken = state
+        self._task_id, self._place, self._held = state
 
     def close(self) -> None:
         pass
@@ -84,7 +80,7 @@ def task_ids(split: str) -> list[str]:
 
 def expert(task_id: str) -> Trajectory:
     """Looks into the boxes in turn; `max_steps` of the default spec suffices always."""
-    env = ToyEnvironment(max_steps=99)
+    env = ToyEnvironment()
     first, steps, reward = env.reset(task_id), [], 0.0
     box = ring_box(task_id)
     plan = [(f"I look into box {i}.", f"go to box {i}") for i in range(1, box + 1)]
@@ -100,7 +96,7 @@ def expert(task_id: str) -> Trajectory:
 def spec(max_steps: int = 10) -> EnvSpec:
     return EnvSpec(
         name="toy",
-        make=lambda: ToyEnvironment(max_steps),
+        make=ToyEnvironment,
         task_ids=task_ids,
         prompt=PROMPT,
         max_steps=max_steps,

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from ipr import algorithms
 from ipr.types import IprError
 
 EMBEDDED = "embedded"
@@ -107,8 +108,8 @@ class PreferenceConfig(TrainConfig):
 
 
 class AlgorithmConfig(_Section):
-    name: Literal["ipr", "eto", "rft"] = "ipr"
-    """"ipr"; "eto": outcome pairs only; "rft": the agent's own successes are imitated, no pairs."""
+    name: str = "ipr"
+    """"ipr"; "eto": outcome pairs only; "rft": the agent's own successes are imitated; or an installed package's."""
     iterations: int = Field(default=4, ge=1)
     """Paper: at most 4, a 5th made it worse."""
     samples: int = Field(default=5, ge=1)
@@ -141,6 +142,12 @@ class AlgorithmConfig(_Section):
     """With `curtail`, stop too where the decision of all N differs with at most this probability; 0 is exact."""
     confidence: float = Field(default=0.0, ge=0, lt=1)
     """0: step pairs by the difference of means (paper). E.g. 0.95: by its lower confidence bound, fewer by chance."""
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        algorithms.get(value)
+        return value
 
     @field_validator("error", "confidence")
     @classmethod
@@ -267,9 +274,11 @@ class RunConfig(_Section):
 def load(source: str | Path | None = None, overrides: Iterable[str] = (), presets: Path | None = None) -> RunConfig:
     """The config of preset or YAML file `source` with dotted `overrides` ("train.beta=0.2").
 
-    Raises IprError naming the key or file and the fix.
+    Raises IprError naming the key or file and the fix, also for an override that the method has no use for. (A preset
+    serves every method, so its keys may be idle.)
     """
     tree: dict[str, Any] = {}
+    overridden: list[str] = []
     if source is not None:
         path = _find(str(source), presets)
         tree = read_yaml(path)
@@ -278,7 +287,12 @@ def load(source: str | Path | None = None, overrides: Iterable[str] = (), preset
         if not separator or not key:
             raise IprError(f"override '{override}' is not KEY=VALUE, e.g. train.learning_rate=1e-4")
         _set(tree, key, _parse(value))
-    return validate(tree, str(source or "defaults"))
+        overridden.append(key)
+    config = validate(tree, str(source or "defaults"))
+    for key in overridden:
+        if algorithms.ignores(config.algorithm.name, key):
+            raise IprError(f"override '{key}' has no effect with algorithm.name={config.algorithm.name}; leave it out")
+    return config
 
 
 def embedded(path: str, env: str) -> str:

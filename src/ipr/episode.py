@@ -1,7 +1,7 @@
 """An environment of one's own, less what is the same in all: a class with what is special about it.
 
-Decided here: a subclass says how an episode starts and what an action does. Splits, the step limit, snapshots (copies
-of the instance's attributes), turns without an action, and the expert's episodes (`rollout.play`) are done here. The
+Decided here: a subclass says how an episode starts and what an action does. Splits, snapshots (copies of the instance's
+attributes), turns without an action, and the expert's episodes (`rollout.play`) are done here. The
 built-in environments do not need it: each has a state of its own that is never changed, only replaced, beside an engine
 that all instances share, so that a snapshot copies nothing.
 """
@@ -38,7 +38,7 @@ class Episode:
     """The answer to a turn without an action, or with one that is not possible."""
 
     def start(self, seed: int) -> str:
-        """Sets the problem of this seed up; returns the first observation."""
+        """Sets the problem of this seed up, on an instance without attributes; returns the first observation."""
         raise NotImplementedError
 
     def act(self, action: str) -> Outcome | None:
@@ -70,12 +70,12 @@ class Episode:
         limit = cls.max_steps if max_steps is None else max_steps
 
         def expert(task_id: str) -> Trajectory:
-            policy = ScriptedPolicy(lambda conversation, seed: cls(limit).expert(conversation), "expert")
+            policy = ScriptedPolicy(lambda conversation, seed: cls().expert(conversation), "expert")
             return play(spec, policy, [Job(Prefix(task_id))], Sampling())[0]
 
         spec = EnvSpec(
             name=cls.name,
-            make=lambda: cls(limit),
+            make=cls,
             task_ids=cls.task_ids,
             prompt=(Message("user", cls.prompt), Message("assistant", "OK")),
             max_steps=limit,
@@ -88,24 +88,17 @@ class Episode:
 
     # The contract of `Environment`
 
-    def __init__(self, limit: int) -> None:
-        self._limit, self._taken = limit, 0
-
     def reset(self, task_id: str) -> str:
         split = task_id.partition("/")[0]
         if split not in self.splits or task_id not in self.task_ids(split):
             raise IprError(f"{self.name}: no problem '{task_id}'")
-        self.__init__(self._limit)
+        vars(self).clear()
         return self.start(derive_seed(self.name, task_id))
 
     def step(self, action: str) -> Outcome:
         command = action_of(action)
-        self._taken += 1
         outcome = None if command is None else self.act(command)
-        if outcome is None:
-            outcome = Outcome(self.nothing, valid=False)
-        truncated = not outcome.terminated and self._taken >= self._limit
-        return Outcome(outcome.observation, outcome.reward, outcome.terminated, truncated, outcome.valid)
+        return Outcome(self.nothing, valid=False) if outcome is None else outcome
 
     def snapshot(self) -> Any:
         return deepcopy(vars(self))

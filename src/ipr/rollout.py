@@ -2,8 +2,9 @@
 
 Exploring, Monte-Carlo scoring, rejection sampling and evaluating are this one loop. Decided here: a prefix is replayed
 once and its state forked by snapshot for every episode that starts there; replayed observations must equal the recorded
-ones; up to `slots` episodes are active, a finished one is replaced at once. Which of them a policy answers
-together follows from the jobs alone, so the same jobs give the same batches and the same trajectories to the last bit.
+ones; the step limit is kept here and nowhere else; up to `slots` episodes are active, a finished one is replaced at
+once. Which of them a policy answers together follows from the jobs alone, so the same jobs give the same batches and
+the same trajectories to the last bit.
 A greedy episode that comes to where another one starts would go on as that one does, so it is played once.
 Left out: files, shards and resuming (see `ipr.runs.run`).
 """
@@ -16,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ipr import profiling
+from ipr.envs.retrace import retrace
 from ipr.profiling import timed
 from ipr.types import (
     Completion,
@@ -164,14 +166,14 @@ def replay(spec: EnvSpec, trajectory: Trajectory) -> list[str]:
         first = env.reset(trajectory.task_id)
         if first != trajectory.first_observation:
             return [_difference("first observation", trajectory.first_observation, first)]
-        reward, ending, n = 0.0, None, len(trajectory.steps)
-        for t, step in enumerate(trajectory.steps, 1):
-            outcome = env.step(step.action)
-            if outcome.observation != step.observation:
-                return [_difference(f"step {t} of {n}", step.observation, outcome.observation)]
-            reward, ending = outcome.reward, _ending(outcome, t, spec.max_steps)
-            if ending is not None and t < n:
-                return [f"step {t} of {n}: the episode is {ending} here, the record goes on"]
+        outcomes, different = retrace(env, trajectory.steps[: spec.max_steps])
+        t, n = len(outcomes), len(trajectory.steps)
+        if different:
+            return [_difference(f"step {t} of {n}", *different)]
+        reward = outcomes[-1].reward if outcomes else 0.0
+        ending = _ending(outcomes[-1], t, spec.max_steps) if outcomes else None
+        if t < n:
+            return [f"step {t} of {n}: the episode is {ending} here, the record goes on"]
         if abs(reward - trajectory.reward) > 1e-9:
             return [_difference("reward", trajectory.reward, reward)]
         if ending != (None if trajectory.ending == "overflow" else trajectory.ending):
@@ -230,9 +232,9 @@ class _Starts:
             where = f"{prefix.task_id}, step {t} of a prefix of {n}"
             if start.ending is not None:
                 raise IprError(f"{where}: the episode is already {start.ending}; give a shorter prefix")
-            outcome = self.env.step(prefix.steps[t - 1].action)
-            if outcome.observation != prefix.steps[t - 1].observation:
-                told = _difference(where, prefix.steps[t - 1].observation, outcome.observation)
+            (outcome,), different = retrace(self.env, prefix.steps[t - 1 : t])
+            if different:
+                told = _difference(where, *different)
                 raise IprError(f"{told}; it was recorded in another version or data set of the environment")
             ending = _ending(outcome, t, self._max_steps)
             start = _Start(start.first_observation, self.env.snapshot(), outcome.reward, ending)
@@ -301,7 +303,7 @@ def _order(jobs: Sequence[Job]) -> list[int]:
 def _ending(outcome: Outcome, taken: int, max_steps: int) -> Ending | None:
     if outcome.terminated:
         return "terminated"
-    return "truncated" if outcome.truncated or taken >= max_steps else None
+    return "truncated" if taken >= max_steps else None
 
 
 def _difference(where: str, expected: object, got: object) -> str:

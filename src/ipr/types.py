@@ -7,10 +7,13 @@ a state. Left out on purpose: tokens (see `ipr.tokens`) and files (see `ipr.stor
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
 from typing import Any, Literal, Protocol, runtime_checkable
 
 Ending = Literal["terminated", "truncated", "overflow"]
@@ -19,6 +22,28 @@ Ending = Literal["terminated", "truncated", "overflow"]
 
 class IprError(Exception):
     """Bad input from outside (config, file, model, server). Its text names the thing and the fix, in one line."""
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """How an IprError about an unknown name ends: with the known name that is nearest, or with all of them."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean '{near[0]}'?" if near else f"there are {', '.join(known)}"
+
+
+def plugged(what: str, name: str, group: str, ours: Iterable[str]) -> Any:
+    """What a module of an installed package calls `what`; its entry point in `group` is NAME = "module".
+
+    Raises IprError, in one line, for an unknown name (`ours` are known too) and for a module that cannot be used.
+    """
+    modules = {point.name: point.value for point in entry_points(group=group)}
+    if name not in modules:
+        raise IprError(f"unknown {what} '{name}'; {suggestion(name, [*modules, *ours])}")
+    try:
+        return getattr(import_module(modules[name]), what)
+    except Exception as error:
+        told = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise IprError(f"{what} '{name}': module {modules[name]}: {told}; mend or uninstall its package") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,14 +185,14 @@ class Outcome:
     reward: float = 0.0
     terminated: bool = False
     """The episode reached an end of its own (success, purchase, submission)."""
-    truncated: bool = False
-    """The step limit was reached."""
+    _: KW_ONLY
     valid: bool = True
     """Whether the action was understood and possible; a malformed or impossible action is answered, never raised."""
 
 
 class Environment(Protocol):
-    """One episode's world. Deterministic given the task id. Never shared between threads."""
+    """One episode's world. Deterministic given the task id. Never shared between threads. It counts no steps: the
+    limit is `EnvSpec.max_steps`, which `ipr.rollout` keeps."""
 
     def reset(self, task_id: str) -> str:
         """Start a problem; returns the first observation. Raises IprError for an unknown task id or a broken file."""
@@ -197,6 +222,7 @@ class EnvSpec:
     prompt: tuple[Message, ...]
     """Instruction (and, where asked for, the in-context example), put before every conversation."""
     max_steps: int
+    """Step limit of an episode, kept by `ipr.rollout` alone."""
     expert: Callable[[str], Trajectory]
     """The expert's trajectory for a task id: with thoughts, from what the expert has seen only."""
     task_type: Callable[[str], str]

@@ -5,12 +5,16 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from ipr import algorithms, credit
+import flows
+from ipr import algorithms, config, credit
 from ipr.config import AlgorithmConfig
-from ipr.types import Job, Message, More, Prefix, Step, StepReward, Trajectory
+from ipr.training import losses
+from ipr.types import IprError, Job, Message, More, Prefix, Step, StepReward, Trajectory
+from tests.conftest import Install
 
 A, B, C, X, Y = (Step(f"do {c}", f"saw {c}") for c in "abcxy")
 
@@ -154,3 +158,39 @@ def test_curtailed_decisions_are_those_of_all_samples() -> None:
         assert (counts["curtailed"] == 0) == all(r.source != "curtailed" for r in short.values())
         saved += counts["curtailed"]
     assert saved > 0
+
+
+def test_an_unknown_method_and_a_knob_without_effect_are_refused() -> None:
+    with pytest.raises(IprError, match="unknown method 'etoo'; did you mean 'eto'"):
+        config.load(None, ["algorithm.name=etoo"])
+    with pytest.raises(IprError, match="unknown loss 'ipf'; did you mean 'ipr'"):
+        losses.get("ipf")
+    for name, key in (
+        ("rft", "train.epochs=2"),
+        ("rft", "algorithm.tau=0.1"),
+        ("eto", "train.step_dpo=0.5"),
+        ("ipr", "train.observation_weight=0.1"),
+    ):
+        with pytest.raises(IprError, match=f"override '{key.split('=')[0]}' has no effect with algorithm.name={name}"):
+            config.load(None, [f"algorithm.name={name}", key])
+    config.load(None, ["algorithm.name=rft", "sft.epochs=2", "algorithm.samples=3"])
+    presets = Path(flows.__path__[0]) / "configs"
+    assert config.load("smoke", ["algorithm.name=rft"], presets).algorithm.name == "rft"
+
+
+@pytest.mark.parametrize("name", ["eto", "ipr", "rft"])
+def test_a_method_says_all_of_itself(name: str) -> None:
+    method = algorithms.make(AlgorithmConfig(name=name))
+    assert losses.get(method.training.loss).on == ("demonstrations" if name == "rft" else "pairs")
+    assert method.scores == bool(method.score([EXPERT], [trajectory([X, Y], 0.0)]).prefixes)
+
+
+def test_a_package_adds_a_method_and_a_loss(install: Install) -> None:
+    code = "from ipr.algorithms.eto import ETO\nclass method(ETO): pass"
+    install("plug-method", {"mine": "plug_method", "broken": "plug_nothing"}, group=algorithms.GROUP, plug_method=code)
+    code = "from ipr.training.losses import Loss, imitation\nloss = Loss('demonstrations', imitation)"
+    install("plug-loss", {"mine": "plug_loss"}, group=losses.GROUP, plug_loss=code)
+    assert algorithms.make(AlgorithmConfig(name="mine", outcome_margin=0.5)).outcome_margin == 0.5  # type: ignore[attr-defined]
+    assert losses.get("mine").on == "demonstrations"
+    with pytest.raises(IprError, match="method 'broken': module plug_nothing: ModuleNotFoundError"):
+        AlgorithmConfig(name="broken")

@@ -41,7 +41,7 @@ def test_a_recipe_makes_a_model_that_a_run_can_start_from(tmp_path, env):
 
 def test_a_build_that_was_killed_goes_on_and_ends_with_the_same_weights(tmp_path, monkeypatch):
     whole = recipe.build("alfworld", tmp_path / "whole", SMALL)
-    real, calls = trainer.train_sft, []
+    real, calls = trainer.train, []
 
     def dies_the_second_time(*args, **kwargs):
         calls.append(kwargs["out"].name)
@@ -49,7 +49,7 @@ def test_a_build_that_was_killed_goes_on_and_ends_with_the_same_weights(tmp_path
             raise KeyboardInterrupt
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(recipe, "train_sft", dies_the_second_time)
+    monkeypatch.setattr(recipe, "train", dies_the_second_time)
     with pytest.raises(KeyboardInterrupt):
         recipe.build("alfworld", tmp_path / "again", SMALL)
     again = recipe.build("alfworld", tmp_path / "again", SMALL)

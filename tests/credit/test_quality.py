@@ -96,7 +96,7 @@ def run(install: Install, tmp_path: Path) -> Run:
     tree |= {"rollout": {"max_new_tokens": 4}, "model": {"max_length": 512, "device": "cpu"}}
     run = Run.open(tmp_path / "run", validate(tree, "test"))
     spec = ipr_guess.spec()
-    env = ipr_guess.Guess(6)
+    env = ipr_guess.Guess()
     secrets = {i: env.secret for i in spec.task_ids("train") if env.reset(i)}
     few = [i for i, secret in secrets.items() if secret == 15][:1]
     few += [i for i, secret in secrets.items() if secret not in (8, 15)][:2]

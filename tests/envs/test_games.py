@@ -12,8 +12,9 @@ import pytest
 from ipr.envs.alfworld import expert, games, play, rooms
 from ipr.envs.alfworld.engine import NOTHING, Game
 from ipr.envs.alfworld.real import Folder, read
-from ipr.envs.react import action_of, thought_of
+from ipr.envs.react import action_of
 from ipr.types import IprError
+from tests.envs.thoughts import thought_of
 
 SPLITS = ("train", "dev", "seen", "unseen", "pretrain")
 

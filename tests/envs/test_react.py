@@ -1,6 +1,7 @@
 import pytest
 
-from ipr.envs.react import action_of, compose, one_line, thought_of
+from ipr.envs.react import action_of, compose, one_line
+from tests.envs.thoughts import thought_of
 
 
 @pytest.mark.parametrize(

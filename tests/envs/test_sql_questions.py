@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from ipr.envs.react import action_of, thought_of
+from ipr.envs.react import action_of
 from ipr.envs.sql import databases, expert, questions
 from ipr.types import IprError
+from tests.envs.thoughts import thought_of
 
 SPLITS = ("train", "dev", "seen", "unseen", "pretrain")
 

@@ -10,7 +10,6 @@ from dataclasses import astuple, replace
 
 import pytest
 
-from ipr.envs.react import thought_of
 from ipr.envs.webshop import expert, generate, nouns
 from ipr.envs.webshop.generate import FAMILIES, LEAST, MEMBERS, catalogue, goal, goal_kind, products, task_ids
 from ipr.envs.webshop.goods import Goal
@@ -18,6 +17,7 @@ from ipr.envs.webshop.pages import MOST_RESULTS
 from ipr.envs.webshop.reward import similar
 from ipr.envs.webshop.wares import kinds
 from ipr.types import Trajectory
+from tests.envs.thoughts import thought_of
 
 SPLITS = ("train", "dev", "seen", "unseen", "pretrain")
 

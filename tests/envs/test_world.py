@@ -16,7 +16,9 @@ from ipr.envs.alfworld import games
 from ipr.envs.alfworld.engine import Game
 from ipr.envs.alfworld.oracle import steps_to_goal
 from ipr.envs.alfworld.world import Household
-from ipr.types import EnvSpec, IprError, Outcome
+from ipr.policies.scripted import ScriptedPolicy
+from ipr.rollout import play
+from ipr.types import EnvSpec, IprError, Job, Outcome, Prefix, Sampling
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +64,10 @@ def test_the_contract_holds_for_real_games(real: Path) -> None:
     assert report["problems"] == []
 
 
-def test_step_limit_and_the_time_after_it(spec: EnvSpec) -> None:
-    env = envs.get("alfworld", max_steps=3).make()
-    env.reset("train/000000")
-    outcomes = [env.step("Thought: x\nAction: look") for _ in range(4)]
-    assert [o.truncated for o in outcomes] == [False, False, True, True]
-    assert outcomes[3] == Outcome("Nothing happens.", 0.0, False, True, False)
+def test_step_limit() -> None:
+    policy = ScriptedPolicy(lambda conversation, seed: "Thought: x\nAction: look")
+    (played,) = play(envs.get("alfworld", max_steps=3), policy, [Job(Prefix("train/000000"))], Sampling())
+    assert (played.ending, len(played.steps), played.invalid) == ("truncated", 3, 0)
 
 
 def test_the_goal_ends_the_episode_with_reward(spec: EnvSpec) -> None:
@@ -75,7 +75,7 @@ def test_the_goal_ends_the_episode_with_reward(spec: EnvSpec) -> None:
     env.reset("train/000000")
     outcomes = [env.step(s.action) for s in expert.steps]
     assert [(o.reward, o.terminated) for o in outcomes[:-1]] == [(0.0, False)] * (len(outcomes) - 1)
-    assert (outcomes[-1].reward, outcomes[-1].terminated, outcomes[-1].truncated) == (1.0, True, False)
+    assert (outcomes[-1].reward, outcomes[-1].terminated) == (1.0, True)
     after = env.step("Thought: x\nAction: look")
     assert (after.reward, after.terminated, after.valid) == (1.0, True, False)
 
@@ -83,7 +83,7 @@ def test_the_goal_ends_the_episode_with_reward(spec: EnvSpec) -> None:
 def test_an_action_without_the_mark_is_malformed(spec: EnvSpec) -> None:
     env = spec.make()
     env.reset("train/000000")
-    assert env.step("inventory") == Outcome("Nothing happens.", 0.0, False, False, False)
+    assert env.step("inventory") == Outcome("Nothing happens.", 0.0, False, valid=False)
     assert env.step("Action: INVENTORY.").observation == "You are not carrying anything."
 
 
@@ -94,7 +94,7 @@ def test_reset_comes_first(spec: EnvSpec) -> None:
 
 def test_snapshots_equal_replays_on_random_walks(spec: EnvSpec) -> None:
     rng = random.Random(5)
-    env, other = Household(games, 40), Household(games, 40)
+    env, other = Household(games), Household(games)
     for task_id in spec.task_ids("dev")[:12]:
         env.reset(task_id)
         walk, states, seen = [], [env.snapshot()], []
@@ -200,10 +200,8 @@ class Broken(Household):
         match self.fault:
             case "rich":
                 return replace(outcome, reward=5.0)
-            case "endless":
-                return replace(outcome, truncated=False)
             case "early":
-                return replace(outcome, truncated=not outcome.terminated)
+                return replace(outcome, terminated=True)
             case "credulous":
                 return replace(outcome, valid=True)
             case "random":
@@ -211,7 +209,8 @@ class Broken(Household):
         return outcome
 
     def restore(self, state: Any) -> None:
-        super().restore((state[0], state[1], 0) if self.fault == "forgetful" and state[2] else state)
+        begun = (state[0], self._games.game(state[0]).start, True)
+        super().restore(begun if self.fault == "forgetful" and state[2] else state)
 
 
 @pytest.mark.parametrize(
@@ -220,8 +219,7 @@ class Broken(Household):
         ("moody", "first observation"),
         ("raises", "raised ValueError"),
         ("rich", "reward of 5.0"),
-        ("endless", "truncated is False"),
-        ("early", "truncated is True"),
+        ("early", "ends the episode"),
         ("credulous", "counts as valid"),
         ("random", "observed"),
         ("forgetful", "continues in another way"),
@@ -229,7 +227,7 @@ class Broken(Household):
 )
 def test_the_checker_finds_a_broken_environment(spec: EnvSpec, fault: str, found: str) -> None:
     def make() -> Household:
-        env = Broken(games, 20)
+        env = Broken(games)
         env.fault = fault
         return env
 

@@ -239,13 +239,14 @@ def test_the_reference_of_an_adapter_is_base_and_sft_adapter(chat, sft_folder, t
     own = reference_logps(policy, chat, pairs, tiny.PROMPT, config, max_length=512)
     assert torch.equal(chosen, own[0])
     assert torch.equal(rejected, own[1])
-    from ipr.training.trainer import train_preference
+    from ipr.training.trainer import train
 
-    result = train_preference(
+    result = train(
         policy,
         chat,
         pairs,
         tiny.PROMPT,
+        "ipr",
         config,
         reference=(chosen, rejected),
         max_length=512,

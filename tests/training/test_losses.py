@@ -27,11 +27,11 @@ def test_sequence_logps_by_hand():
     mask = torch.tensor([[0, 1, 1, 0], [1, 1, 1, 1]])
     # Row 0: tokens 0 and 1. Row 1: three times 0; the first token is never predicted.
     expected = [math.log(3 / 4) + math.log(1 / 4), 3 * math.log(3 / 4)]
-    assert losses.sequence_logps(logits, ids, mask).tolist() == pytest.approx(expected)
+    assert tiny.sequence_logps(logits, ids, mask).tolist() == pytest.approx(expected)
 
 
 def test_a_row_without_agent_tokens_is_zero():
-    found = losses.sequence_logps(torch.randn(2, 3, 5), torch.zeros(2, 3, dtype=torch.long), torch.zeros(2, 3))
+    found = tiny.sequence_logps(torch.randn(2, 3, 5), torch.zeros(2, 3, dtype=torch.long), torch.zeros(2, 3))
     assert found.tolist() == [0.0, 0.0]
 
 
@@ -40,7 +40,7 @@ def test_only_the_agents_tokens_contribute():
     logits, ids = torch.randn(3, 8, 11), torch.randint(11, (3, 8))
     mask = torch.rand(3, 8) < 0.5
     other = torch.where(mask, ids, (ids + 1) % 11)
-    assert torch.equal(losses.sequence_logps(logits, ids, mask), losses.sequence_logps(logits, other, mask))
+    assert torch.equal(tiny.sequence_logps(logits, ids, mask), tiny.sequence_logps(logits, other, mask))
 
 
 def test_preference_loss_closed_form():

@@ -21,7 +21,7 @@ from ipr.models import load_model, save_model
 from ipr.training import losses, trainer
 from ipr.training.batches import pair_example
 from ipr.training.sharing import shared_rows
-from ipr.training.trainer import CHECKPOINT, learning_rate, reference_logps, train_sft
+from ipr.training.trainer import CHECKPOINT, learning_rate, reference_logps, train
 from ipr.types import IprError
 from tests.training import tiny
 
@@ -44,7 +44,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 def sft(model, chat, out, config, demonstrations=None, **more):
     more = {"max_length": 512, "seed": 3, **more}
     demonstrations = demonstrations or tiny.make_demonstrations()
-    return train_sft(model, chat, demonstrations, tiny.PROMPT, config, out=out, **more)
+    return train(model, chat, demonstrations, tiny.PROMPT, "sft", config, out=out, **more)
 
 
 # The loss --------------------------------------------------------------------------------------------------------
@@ -62,7 +62,7 @@ def test_logps_are_those_of_the_whole_logits(chat, share):
             for found, row in zip((chosen[i], rejected[i]), example.rows, strict=True):
                 ids = row.ids[None]
                 logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-                whole = losses.sequence_logps(logits, ids, row.agent[None])
+                whole = tiny.sequence_logps(logits, ids, row.agent[None])
                 assert found.item() == pytest.approx(whole.item(), rel=1e-5)
     assert model(torch.arange(5)[None]).logits.shape == (1, 5, len(chat.tokenizer)), "the hook is gone"
 
@@ -169,11 +169,12 @@ def test_too_long_is_dropped_on_both_sides_and_counted(chat, tmp_path):
     limit = sorted(e.length for e in pairs)[6]
     chat_, reference = tiny.make_chat(), tiny.make_model(chat)
     logps = reference_logps(reference, chat_, tiny.make_pairs(), tiny.PROMPT, tiny.CONFIG, max_length=limit)
-    result = trainer.train_preference(
+    result = train(
         tiny.make_model(chat),
         chat,
         tiny.make_pairs(),
         tiny.PROMPT,
+        "ipr",
         tiny.CONFIG,
         reference=logps,
         max_length=limit,

@@ -14,7 +14,8 @@ import torch
 from ipr import models
 from ipr.config import PreferenceConfig
 from ipr.tokens import ChatTokens
-from ipr.training.trainer import TrainResult, reference_logps, train_preference
+from ipr.training.losses import sum_by_row, token_logps
+from ipr.training.trainer import TrainResult, reference_logps, train
 from ipr.types import Demonstration, Message, PreferencePair
 
 torch.set_num_threads(1)  # products this small lose by threads, and much where the cores are shared
@@ -69,9 +70,19 @@ def prefer(model: Any, out: Path, config: PreferenceConfig = CONFIG, **more: Any
     """Preference training on the toy pairs, the untrained model (seed 0) as reference."""
     chat = make_chat()
     reference = reference_logps(make_model(chat), chat, make_pairs(), PROMPT, config, max_length=512)
-    return train_preference(
-        model, chat, make_pairs(), PROMPT, config, reference=reference, max_length=512, seed=5, out=out, **more
+    return train(
+        model, chat, make_pairs(), PROMPT, "ipr", config, reference=reference, max_length=512, seed=5, out=out, **more
     )
+
+
+def sequence_logps(logits: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """log pi of the tokens with mask 1, summed by row, from whole logits: what the trainer must come to.
+
+    logits [B, T, V] (position t predicts token t + 1), ids [B, T], mask [B, T] -> [B].
+    """
+    where = mask[:, 1:] > 0
+    logps = token_logps(logits[:, :-1][where], ids[:, 1:][where])
+    return sum_by_row(logps, where.nonzero()[:, 0], len(ids))
 
 
 def main(out: str, weights: str) -> None:

@@ -1,34 +1,36 @@
-"""A method is three pure functions around the rollout engine, and the name of a loss. Methods import only `ipr.types`.
+"""A method: three pure functions around the rollout engine, and how it trains. Methods import only `ipr.types`.
 
-To add one: a module with a class like these, and a line in `make`.
+A method is a dataclass. Its fields are the knobs that it reads, by their names in `ipr.config.AlgorithmConfig`, where
+they are explained. To add one: a module here that calls its class `method`, and a line in `_BUILT_IN`; or a module in a
+package of yours, named by an entry point of the group `ipr.methods` (CONTRIBUTING.md).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from dataclasses import dataclass, field, fields
+from importlib import import_module
+from typing import Any, ClassVar, Literal, Protocol
 
-from ipr.types import Demonstration, PreferencePair, Prefix, StepReward, Trajectory
+from ipr.types import Demonstration, PreferencePair, Prefix, StepReward, Trajectory, plugged
+
+GROUP = "ipr.methods"
+_BUILT_IN = {"eto": "ipr.algorithms.eto", "ipr": "ipr.algorithms.ipr", "rft": "ipr.algorithms.rft"}
+"""Method -> the module whose `method` it is."""
 
 
-class Settings(Protocol):
-    """The knobs a method may read (`ipr.config.AlgorithmConfig`, where they are explained)."""
+@dataclass(frozen=True)
+class Training:
+    """How the next agent is made of a method's examples."""
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def tau(self) -> float: ...
-    @property
-    def outcome_margin(self) -> float: ...
-    @property
-    def confidence(self) -> float: ...
-    @property
-    def agent_wins(self) -> bool: ...
-    @property
-    def gate(self) -> bool: ...
-    @property
-    def skip_equal(self) -> bool: ...
+    loss: str
+    """A name of `ipr.training.losses`, which says too whether it is on pairs or on demonstrations."""
+    start: Literal["base", "agent"]
+    """From which weights: the base model's, or those of the agent of the iteration before."""
+    section: Literal["sft", "train"]
+    """Of the config: its knobs are those of this training."""
+    ignores: tuple[str, ...] = ()
+    """Knobs of that section that have no effect here; whoever sets one is told."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,9 @@ class Examples:
 
 
 class Algorithm(Protocol):
-    loss: Literal["preference", "sft"]
+    training: ClassVar[Training]
+    scores: ClassVar[bool]
+    """Whether `score` asks for step rewards; without, none is planned for."""
 
     def explore(self, experts: Sequence[Trajectory]) -> list[Prefix]:
         """Prefixes from which the agent plays to the end."""
@@ -88,10 +92,28 @@ class Algorithm(Protocol):
         ...
 
 
-def make(settings: Settings) -> Algorithm:
-    """The method of that name (one of `AlgorithmConfig.name`)."""
-    from ipr.algorithms.eto import ETO
-    from ipr.algorithms.ipr import IPR
-    from ipr.algorithms.rft import RFT
+def get(name: str) -> Any:
+    """The class of a method: one of ours, else of an installed package. Raises IprError, in one line."""
+    if name in _BUILT_IN:
+        return import_module(_BUILT_IN[name]).method
+    return plugged("method", name, GROUP, _BUILT_IN)
 
-    return {"ipr": IPR, "eto": ETO, "rft": RFT}[settings.name](settings)
+
+def make(settings: Any) -> Algorithm:
+    """The method that `settings` (`ipr.config.AlgorithmConfig`) name, with the knobs that it reads."""
+    method = get(settings.name)
+    return method(**{knob: getattr(settings, knob) for knob in _knobs(method)})
+
+
+def ignores(name: str, key: str) -> bool:
+    """Whether a key of the config, e.g. "train.beta", has no effect with the method `name` and has with others."""
+    method = get(name)
+    section, _, knob = key.partition(".")
+    if section == "train":
+        return method.training.section != "train" or knob in method.training.ignores
+    others = (get(other) for other in _BUILT_IN)
+    return section == "algorithm" and knob not in _knobs(method) and any(knob in _knobs(other) for other in others)
+
+
+def _knobs(method: Any) -> list[str]:
+    return [f.name for f in fields(method)]

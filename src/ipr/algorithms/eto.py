@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from dataclasses import dataclass
+from typing import ClassVar
 
-from ipr.algorithms import Examples, Settings, Wanted
+from ipr.algorithms import Examples, Training, Wanted
 from ipr.algorithms.pairs import outcome_pairs
 from ipr.types import Prefix, StepReward, Trajectory
 
 
+@dataclass(frozen=True)
 class ETO:
-    loss: Literal["preference", "sft"] = "preference"
+    outcome_margin: float
+    agent_wins: bool
 
-    def __init__(self, settings: Settings):
-        self.settings = settings
+    training: ClassVar[Training] = Training("ipr", "agent", "train", ignores=("observation_weight", "step_dpo"))
+    scores: ClassVar[bool] = False
 
     def explore(self, experts: Sequence[Trajectory]) -> list[Prefix]:
         """Every problem from its start."""
@@ -31,4 +34,7 @@ class ETO:
         rewards: Mapping[Prefix, StepReward],
     ) -> Examples:
         """D_t."""
-        return outcome_pairs(experts, explored, self.settings)
+        return outcome_pairs(experts, explored, self.outcome_margin, self.agent_wins)
+
+
+method = ETO

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
-from ipr.algorithms import Contrast, Examples, Settings, Wanted
+from ipr.algorithms import Contrast, Examples, Training, Wanted
 from ipr.algorithms.pairs import difference, has_action, outcome_pairs, pair, together, winner_by_outcome
 from ipr.types import Prefix, StepReward, Trajectory
 
 
+@dataclass(frozen=True)
 class IPR:
-    loss: Literal["preference", "sft"] = "preference"
+    tau: float
+    outcome_margin: float
+    confidence: float
+    agent_wins: bool
+    gate: bool
+    skip_equal: bool
 
-    def __init__(self, settings: Settings):
-        self.settings = settings
+    training: ClassVar[Training] = Training("ipr", "agent", "train", ignores=("observation_weight",))
+    scores: ClassVar[bool] = True
 
     def explore(self, experts: Sequence[Trajectory]) -> list[Prefix]:
         """e_{t-1} for every expert trajectory and every t."""
@@ -31,13 +38,13 @@ class IPR:
             t = agent.start
             if not has_action(agent):
                 continue
-            if self.settings.skip_equal and agent.steps[t].action == expert.steps[t].action:
+            if self.skip_equal and agent.steps[t].action == expert.steps[t].action:
                 wanted.saved["equal"] = wanted.saved.get("equal", 0) + 1
-            elif self.settings.gate and winner_by_outcome(expert, agent, self.settings) is None:
+            elif self.gate and self._winner(expert, agent) is None:
                 wanted.saved["gated"] = wanted.saved.get("gated", 0) + 1
             else:
                 a, a_hat = expert.prefix(t + 1), agent.prefix(t + 1)
-                ahead_is_agent = winner_by_outcome(expert, agent, self.settings) == "agent"
+                ahead_is_agent = self._winner(expert, agent) == "agent"
                 wanted.contrasts.append(Contrast(a_hat, a) if ahead_is_agent else Contrast(a, a_hat))
         return wanted
 
@@ -48,22 +55,28 @@ class IPR:
         rewards: Mapping[Prefix, StepReward],
     ) -> Examples:
         """D_t and D_s (paper, section 3.4)."""
-        found = outcome_pairs(experts, explored, self.settings)
+        found = outcome_pairs(experts, explored, self.outcome_margin, self.agent_wins)
         for expert, agent in together(experts, explored):
             t = agent.start
             if not has_action(agent):
                 found.drop("step: context was full")
             elif agent.steps[t].action == expert.steps[t].action:
                 found.drop("step: same action")
-            elif (winner := winner_by_outcome(expert, agent, self.settings)) is None:
+            elif (winner := self._winner(expert, agent)) is None:
                 found.drop("step: no outcome margin")
             else:
                 # r_s(s_t, a_t) - r_s(s_t, â_t) > tau, and the other way round where the agent wins.
                 ahead, behind = rewards[expert.prefix(t + 1)], rewards[agent.prefix(t + 1)]
                 if winner == "agent":
                     ahead, behind = behind, ahead
-                if difference(ahead, behind, self.settings.confidence) > self.settings.tau:
+                if difference(ahead, behind, self.confidence) > self.tau:
                     found.pairs.append(pair("step", expert, agent, t, ahead.mean - behind.mean, winner))
                 else:
                     found.drop("step: no step-reward margin")
         return found
+
+    def _winner(self, expert: Trajectory, agent: Trajectory) -> Literal["expert", "agent"] | None:
+        return winner_by_outcome(expert, agent, self.outcome_margin, self.agent_wins)
+
+
+method = IPR

@@ -6,11 +6,13 @@ from collections.abc import Iterator, Sequence
 from statistics import NormalDist
 from typing import Literal
 
-from ipr.algorithms import Examples, Settings
+from ipr.algorithms import Examples
 from ipr.types import PreferencePair, StepReward, Trajectory
 
 
-def outcome_pairs(experts: Sequence[Trajectory], explored: Sequence[Trajectory], settings: Settings) -> Examples:
+def outcome_pairs(
+    experts: Sequence[Trajectory], explored: Sequence[Trajectory], margin: float, agent_wins: bool
+) -> Examples:
     """D_t: from t = 1, whole trajectories, ordered by r_o."""
     found = Examples()
     for expert, agent in together(experts, explored):
@@ -18,18 +20,20 @@ def outcome_pairs(experts: Sequence[Trajectory], explored: Sequence[Trajectory],
             continue
         if not has_action(agent):
             found.drop("outcome: context was full")
-        elif (winner := winner_by_outcome(expert, agent, settings)) is None:
+        elif (winner := winner_by_outcome(expert, agent, margin, agent_wins)) is None:
             found.drop("outcome: no margin")
         else:
             found.pairs.append(pair("outcome", expert, agent, 0, abs(expert.reward - agent.reward), winner))
     return found
 
 
-def winner_by_outcome(expert: Trajectory, agent: Trajectory, settings: Settings) -> Literal["expert", "agent"] | None:
-    """Who is ahead in outcome reward by more than the margin; the agent counts only where the settings let it win."""
-    if expert.reward - agent.reward > settings.outcome_margin:
+def winner_by_outcome(
+    expert: Trajectory, agent: Trajectory, margin: float, agent_wins: bool
+) -> Literal["expert", "agent"] | None:
+    """Who is ahead in outcome reward by more than the margin; the agent counts only where it may win."""
+    if expert.reward - agent.reward > margin:
         return "expert"
-    if settings.agent_wins and agent.reward - expert.reward > settings.outcome_margin:
+    if agent_wins and agent.reward - expert.reward > margin:
         return "agent"
     return None
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from dataclasses import dataclass
+from typing import ClassVar
 
-from ipr.algorithms import Examples, Settings, Wanted
+from ipr.algorithms import Examples, Training, Wanted
 from ipr.types import Demonstration, Prefix, StepReward, Trajectory
 
 
+@dataclass(frozen=True)
 class RFT:
-    loss: Literal["preference", "sft"] = "sft"
-
-    def __init__(self, settings: Settings):
-        self.settings = settings
+    training: ClassVar[Training] = Training("sft", "base", "sft")
+    scores: ClassVar[bool] = False
 
     def explore(self, experts: Sequence[Trajectory]) -> list[Prefix]:
         """Every problem from its start."""
@@ -44,3 +44,6 @@ def demonstration(trajectory: Trajectory) -> Demonstration:
     """The whole trajectory as a conversation to imitate."""
     turns = (*trajectory.history(0), *trajectory.continuation(0))
     return Demonstration(trajectory.task_id, turns, trajectory.policy)
+
+
+method = RFT

@@ -18,7 +18,7 @@ from ipr import envs, models, store
 from ipr.config import TrainConfig
 from ipr.runs.progress import progress
 from ipr.tokens import ChatTokens
-from ipr.training.trainer import train_sft
+from ipr.training.trainer import train
 from ipr.types import Demonstration, IprError, Message
 
 
@@ -148,11 +148,12 @@ def _read(
         mixed_precision="bf16",
         checkpoint_every=100,
     )
-    facts = train_sft(
+    facts = train(
         model,
         chat,
         texts,
         given,
+        "sft",
         config,
         max_length=recipe.max_length,
         seed=recipe.seed,

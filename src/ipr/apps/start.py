@@ -8,14 +8,15 @@ import signal
 from pathlib import Path
 from typing import Any
 
+from ipr import algorithms, models
 from ipr import config as configs
-from ipr import models
 from ipr.apps.chosen_model import check_room
 from ipr.apps.plan import plan
 from ipr.config import RunConfig
 from ipr.data import datasets, experts
 from ipr.runs.project import answers
 from ipr.tokens import ChatTokens
+from ipr.training import losses
 from ipr.types import IprError
 
 STARTED_BY = "IPR_STARTED_BY"
@@ -23,7 +24,8 @@ STARTED_BY = "IPR_STARTED_BY"
 
 
 def check(config: RunConfig) -> None:
-    """Everything that can be refused in seconds: environment, games, model folder, tokenizer, context length."""
+    """Everything that can be refused in seconds: loss, environment, games, model folder, tokenizer, context length."""
+    losses.get(algorithms.make(config.algorithm).training.loss)
     spec = experts.environment(config.env)
     for split in ("train", "dev", *config.eval.splits):
         if not spec.task_ids(split):

@@ -18,6 +18,20 @@ def sample_jobs(prefix: Prefix, seed: int, indices: Iterable[int]) -> list[Job]:
     return [Job(prefix, derive_seed(seed, "step-reward", key, i)) for i in indices]
 
 
+@dataclass(frozen=True)
+class Rule:
+    """When the samples of an action are enough."""
+
+    samples: int
+    """N."""
+    seed: int
+    """The run's; with prefix and index it decides a sample."""
+    tau: float | None = None
+    """Samples stop where it is decided whether a difference is above it; None draws all N of every prefix."""
+    error: float = 0.0
+    """They stop too where the decision of all N differs with at most this probability."""
+
+
 class Draws:
     """Which rollouts of the scorer are wanted, by what is known of the others; `ipr.types.More` while they are played.
 
@@ -31,15 +45,12 @@ class Draws:
         prefixes: Iterable[Prefix],
         contrasts: Sequence[Contrast],
         settled: Mapping[Prefix, float],
-        rule: tuple[int, int, float | None, float],
+        rule: Rule,
         outcomes: Mapping[Job, float],
     ):
-        """Of the prefixes' last actions; `settled` are means of others, `outcomes` known ones.
-
-        rule: samples, seed, tau and error of `estimate`. Without tau all samples are wanted of every prefix.
-        """
-        samples, _, tau, _ = self._rule = rule
-        self.counts = dict.fromkeys(prefixes, samples if tau is None else 0)
+        """Of the prefixes' last actions; `settled` are means of others, `outcomes` known ones."""
+        self._rule = rule
+        self.counts = dict.fromkeys(prefixes, rule.samples if rule.tau is None else 0)
         """By prefix: how many samples are wanted so far."""
         self.outcomes = dict(outcomes)
         self._settled = settled
@@ -66,21 +77,21 @@ class Draws:
         prefixes = [p for group in groups for p in group.prefixes]
         contrasts = [c for group in groups for c in group.contrasts]
         settled = {p: self._settled[p] for c in contrasts for p in (c.ahead, c.behind) if p in self._settled}
-        n, seed, *_ = self._rule
-        known = {j: self.outcomes[j] for p in prefixes for j in sample_jobs(p, seed, range(n)) if j in self.outcomes}
+        every = [job for p in prefixes for job in sample_jobs(p, self._rule.seed, range(self._rule.samples))]
+        known = {job: self.outcomes[job] for job in every if job in self.outcomes}
         part = Draws(prefixes, contrasts, settled, self._rule, known)
         part.counts = {p: self.counts[p] for p in prefixes}
         return part
 
     def _jobs(self, prefix: Prefix) -> list[Job]:
-        return sample_jobs(prefix, self._rule[1], range(self.counts[prefix]))
+        return sample_jobs(prefix, self._rule.seed, range(self.counts[prefix]))
 
     def _lacking(self, group: _Group) -> list[Job]:
         return [job for p in group.prefixes for job in self._jobs(p) if job not in self.outcomes]
 
     def _next(self, group: _Group) -> list[Job]:
         """All that was wanted is there: what is wanted now."""
-        n, _, tau, error = self._rule
+        n, tau, error = self._rule.samples, self._rule.tau, self._rule.error
         while tau is not None:
             values = {p: self.samples(p) for p in group.prefixes}
             values |= {

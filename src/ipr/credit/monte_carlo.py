@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 
 from ipr.algorithms import Contrast
-from ipr.credit.draws import Draws, sample_jobs
+from ipr.credit.draws import Draws, Rule, sample_jobs
 from ipr.credit.outcomes import Outcomes
 from ipr.types import Job, More, Prefix, StepReward, Trajectory
 
@@ -58,7 +58,7 @@ def estimate(
     left = [p for p in wanted if p not in done]
     cached = cache.find([job for p in left for job in sample_jobs(p, seed, range(samples))]) if cache and left else {}
     settled = {p: r.mean for p, r in done.items()}
-    draws = Draws(left, contrasts, settled, (samples, seed, curtail_at, error), cached)
+    draws = Draws(left, contrasts, settled, Rule(samples, seed, curtail_at, error), cached)
     while jobs := draws.wanted():
         played = {t.job: t.reward for t in play(jobs, None if curtail_at is None else draws)}
         assert played.keys() >= set(jobs)

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from ipr.algorithms import Settings
 from ipr.algorithms.pairs import has_action, together, winner_by_outcome
+from ipr.config import AlgorithmConfig
 from ipr.types import Prefix, StepReward, Trajectory
 
 
@@ -36,13 +36,13 @@ def candidates(
     experts: Sequence[Trajectory],
     explored: Sequence[Trajectory],
     rewards: Mapping[Prefix, StepReward],
-    settings: Settings,
+    settings: AlgorithmConfig,
 ) -> list[Candidate]:
     """What needs only the step rewards' margin to become a step pair, each once."""
     found: dict[tuple[Prefix, Prefix], Candidate] = {}
     for expert, agent in together(experts, explored):
         t = agent.start
-        winner = winner_by_outcome(expert, agent, settings)
+        winner = winner_by_outcome(expert, agent, settings.outcome_margin, settings.agent_wins)
         if winner is None or not has_action(agent) or agent.steps[t].action == expert.steps[t].action:
             continue
         ahead, behind = expert.prefix(t + 1), agent.prefix(t + 1)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ipr import envs, store
+from ipr.envs.retrace import retrace
 from ipr.types import Ending, EnvSpec, IprError, Message, Step, Trajectory, messages
 
 FORMATS = ("messages", "conversations", "parquet")
@@ -68,10 +69,7 @@ def load(kind: str, file: Path, env: str, data: Path | None = None) -> tuple[lis
     """
     records, differences = read(kind, file)
     spec = envs.get(env, data)
-    longest = max((sum(m.role == "assistant" for m in r.messages) for r in records), default=0)
-    # Experts of real games may be longer than an episode of the agent.
-    roomy = envs.get(env, data, longest) if longest > spec.max_steps else spec
-    player, played = _Player(roomy, spec.max_steps), []
+    player, played = _Player(spec), []
     for record in records:
         found = player.play(record)
         (differences if isinstance(found, Difference) else played).append(found)  # type: ignore[arg-type]
@@ -157,10 +155,8 @@ def _ends(text: str) -> Iterator[str]:
 class _Player:
     """An environment's tasks, found by id or by what is said first, and records played on them."""
 
-    def __init__(self, spec: EnvSpec, limit: int) -> None:
-        """`limit` is the step limit of an agent's episode; that of `spec` may be higher."""
+    def __init__(self, spec: EnvSpec) -> None:
         self._spec = spec
-        self._limit = limit
         self._env = spec.make()
         self._ids = {split: spec.task_ids(split) for split in SPLITS}
         self._known = {task_id for ids in self._ids.values() for task_id in ids}
@@ -208,27 +204,24 @@ class _Player:
     def _replay(self, record: Record, task_id: str, place: int) -> Trajectory | Difference:
         """The record from its message `place` on, as an episode of the task."""
         turns = record.messages[place + 1 :]
-        first, steps, n = self._env.reset(task_id), [], (len(turns) + 1) // 2
+        first, n = self._env.reset(task_id), (len(turns) + 1) // 2
 
         def differ(turn: int, expected: object, got: object) -> Difference:
             return Difference(record.name, task_id, turn, expected, got)
 
         if any(m.role != ("user" if k % 2 else "assistant") for k, m in enumerate(turns)) or not turns:
             return differ(0, "agent and environment by turns", [m.role for m in turns])
-        invalid, outcome, ending = 0, None, None
-        for t in range(1, n + 1):
-            action = self._spec.reword(turns[2 * t - 2].content)
-            outcome = self._env.step(action)
-            if 2 * t - 1 < len(turns):
-                expected = _plain(self._spec.reword(turns[2 * t - 1].content))
-                if expected != (got := _plain(self._spec.reword(outcome.observation))):
-                    return differ(t, expected, got)
-            if outcome.terminated and t < n:
-                return differ(t, "the episode goes on", "it is over")
-            steps.append(Step(action, outcome.observation))
-            invalid += not outcome.valid and t > record.start
-        assert outcome is not None
-        ending = _ending(outcome.terminated, n >= self._limit, record.ending)
+        actions = [self._spec.reword(m.content) for m in turns[::2]]
+        answers = [m.content for m in turns[1::2]]
+        outcomes, different = retrace(self._env, [*map(Step, actions, answers)], lambda x: _plain(self._spec.reword(x)))
+        t = len(outcomes)
+        if different:
+            return differ(t, *different)
+        if t < n and outcomes and outcomes[-1].terminated:
+            return differ(t, "the episode goes on", "it is over")
+        outcomes += [self._env.step(action) for action in actions[t:]]  # a last action without an answer
+        outcome = outcomes[-1]
+        ending = _ending(outcome.terminated, n >= self._spec.max_steps, record.ending)
         if ending is None:
             return differ(n, "the end of the episode", "it is not over")
         if record.reward is not None and abs(record.reward - outcome.reward) > 1e-6:
@@ -236,13 +229,13 @@ class _Player:
         return Trajectory(
             task_id,
             first,
-            tuple(steps),
+            tuple(Step(action, o.observation) for action, o in zip(actions, outcomes, strict=True)),
             outcome.reward,
             ending,
             record.policy,
             record.seed,
             record.start,
-            invalid,
+            sum(not o.valid for o in outcomes[record.start :]),
         )
 
 

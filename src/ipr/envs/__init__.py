@@ -9,7 +9,6 @@ cannot take one of their names.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
@@ -18,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ipr.types import EnvSpec, IprError, Message
+from ipr.types import EnvSpec, IprError, Message, suggestion
 
 GROUP = "ipr.environments"
 _BUILT_IN = {"alfworld": "ipr.envs.alfworld", "sql": "ipr.envs.sql", "webshop": "ipr.envs.webshop"}
@@ -123,10 +122,7 @@ def _module(name: str) -> ModuleType:
         return import_module(_BUILT_IN[name])
     points = _named_by_packages().get(name, [])
     if not points:
-        known = names()
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(known)}"
-        raise IprError(f"unknown environment '{name}'; {hint}")
+        raise IprError(f"unknown environment '{name}'; {suggestion(name, names())}")
     if len(points) > 1:
         raise IprError(f"environment '{name}' is in packages {origin(name)}; uninstall one of them: pip uninstall")
     try:

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ipr.envs import get
+from ipr.envs.retrace import retrace
 from ipr.types import Environment, EnvSpec, IprError, Outcome, Trajectory, derive_seed
 
 SPLITS = ("train", "dev", "seen", "unseen")
@@ -127,7 +128,7 @@ def digests(spec: EnvSpec, task_ids: Sequence[str]) -> dict[str, str]:
         for action in walk:
             outcome = env.step(action)
             outcomes += [outcome, _value(spec, env)]
-            if outcome.terminated or outcome.truncated:
+            if outcome.terminated:
                 break
         values[task_id] = expert, spec.task_type(task_id), first, outcomes
     env.close()
@@ -210,7 +211,7 @@ def _one(spec: EnvSpec, env: Environment, task_id: str, expert: Trajectory, prob
     if not isinstance(spec.task_type(task_id), str):
         problems.append(f"task_type gives {spec.task_type(task_id)!r}, no text")
     problems += _replays(env, expert, spec.max_steps)
-    problems += _limits(env, spec, task_id)
+    problems += _idle(env, spec, task_id)
     problems += _odd(env, task_id)
     walk, rng = _walk(spec, task_id, expert)
     if not problems:  # else what follows only says it again
@@ -219,27 +220,26 @@ def _one(spec: EnvSpec, env: Environment, task_id: str, expert: Trajectory, prob
 
 
 def _walk(spec: EnvSpec, task_id: str, expert: Trajectory) -> tuple[list[str], random.Random]:
-    """Random turns, of the expert's and of nonsense."""
+    """Random turns, half of them the expert's, half nonsense."""
     rng = random.Random(derive_seed("checker", task_id))
-    actions = [*(s.action for s in expert.steps), *MALFORMED]
-    return [rng.choice(actions) for _ in range(spec.max_steps)], rng
+    kinds = ([s.action for s in expert.steps] or MALFORMED, MALFORMED)
+    return [rng.choice(rng.choice(kinds)) for _ in range(spec.max_steps)], rng
 
 
 def _replays(env: Environment, expert: Trajectory, max_steps: int) -> list[str]:
     """The expert's trajectory gives its recorded observations and reward (as far as the step limit lets it)."""
     if env.reset(expert.task_id) != expert.first_observation:
         return ["the expert's first observation is another"]
-    outcome, problems = None, []
-    for t, step in enumerate(expert.steps[:max_steps]):
-        outcome = env.step(step.action)
-        problems += _sane(outcome)
-        if outcome.observation != step.observation:
-            return [f"step {t} of the expert: observed {outcome.observation!r}, recorded {step.observation!r}"]
-        if outcome.terminated and t + 1 < len(expert.steps):
-            return [f"the expert's trajectory ends after step {t} of {len(expert.steps)}"]
-    if outcome is None:
+    outcomes, different = retrace(env, expert.steps[:max_steps])
+    t, n = len(outcomes) - 1, len(expert.steps)
+    if different:
+        return [f"step {t} of the expert: observed {different[1]!r}, recorded {different[0]!r}"]
+    if not outcomes:
         return ["the expert's trajectory is empty"]
-    if len(expert.steps) > max_steps:
+    outcome, problems = outcomes[-1], [problem for outcome in outcomes for problem in _sane(outcome)]
+    if outcome.terminated and t + 1 < n:
+        return [f"the expert's trajectory ends after step {t} of {n}"]
+    if n > max_steps:
         return problems
     if outcome.reward != expert.reward:
         problems.append(f"the expert's reward is {outcome.reward}, recorded {expert.reward}")
@@ -248,8 +248,8 @@ def _replays(env: Environment, expert: Trajectory, max_steps: int) -> list[str]:
     return problems
 
 
-def _limits(env: Environment, spec: EnvSpec, task_id: str) -> list[str]:
-    """Turns without an action are answered, marked invalid, counted, and end the episode at the step limit."""
+def _idle(env: Environment, spec: EnvSpec, task_id: str) -> list[str]:
+    """Turns without an action are answered, marked invalid, and end nothing."""
     problems = []
     env.reset(task_id)
     for t in range(spec.max_steps):
@@ -261,8 +261,6 @@ def _limits(env: Environment, spec: EnvSpec, task_id: str) -> list[str]:
             problems.append(f"the malformed {text[:30]!r} counts as valid")
         if outcome.terminated:
             return [*problems, f"the malformed {text[:30]!r} ends the episode"]
-        if outcome.truncated != (t + 1 == spec.max_steps):
-            return [*problems, f"truncated is {outcome.truncated} after {t + 1} of {spec.max_steps} steps"]
     return problems
 
 
@@ -300,7 +298,7 @@ def _apart(spec: EnvSpec, env: Environment, expert: Trajectory, walk: list[str])
             for ahead in (turn, step.action):  # the expert's own turn, a step before it is taken
                 if not over:
                     outcome = other.step(ahead)
-                    over = outcome.terminated or outcome.truncated
+                    over = outcome.terminated
             if env.step(step.action).observation != step.observation:
                 return ["another instance that is played meanwhile changes what is observed"]
         return []
@@ -317,7 +315,7 @@ def _restores(spec: EnvSpec, env: Environment, task_id: str, walk: list[str], rn
         states.append(env.snapshot())
         if not isinstance(value := _value(spec, env), int | float) or math.isnan(value):
             problems.append(f"the oracle's value is {value!r}, no number")
-        if outcomes[-1].terminated or outcomes[-1].truncated:
+        if outcomes[-1].terminated:
             break
     problems += [p for outcome in outcomes for p in _sane(outcome)]
     env.reset(task_id)
@@ -347,8 +345,6 @@ def _sane(outcome: Outcome) -> list[str]:
         problems.append(f"an observation is no text: {outcome.observation!r}")
     if not LOWEST <= outcome.reward <= HIGHEST:
         problems.append(f"a reward of {outcome.reward}, not from {LOWEST:g} to {HIGHEST:g}")
-    if outcome.terminated and outcome.truncated:
-        problems.append("terminated and truncated at once")
     return problems
 
 

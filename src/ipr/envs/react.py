@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 
 _ACTION = re.compile(r"\baction\s*:", re.IGNORECASE)
-_THOUGHT = re.compile(r"^\s*thought\s*:", re.IGNORECASE)
 
 
 def compose(thought: str, action: str) -> str:
@@ -21,13 +20,6 @@ def action_of(text: str) -> str | None:
     """The action of a turn, stripped; None when the turn is malformed."""
     parts = _ACTION.split(text)
     return (parts[-1].strip() or None) if len(parts) > 1 else None
-
-
-def thought_of(text: str) -> str:
-    """The thought of a turn, stripped; "" when there is none."""
-    head = _ACTION.split(text, maxsplit=1)[0]
-    found = _THOUGHT.match(head)
-    return head[found.end() :].strip() if found else ""
 
 
 def one_line(action: str) -> str:

@@ -53,26 +53,6 @@ def markdown(summary: dict[str, Any]) -> str:
     return "\n".join([_markdown([list(COLUMNS), *rows(summary)]), "", *sentences(summary)])
 
 
-def several(summaries: Sequence[dict[str, Any]]) -> str:
-    """One Markdown table over runs that differ in their seed: mean reward on test, the mean, and the gain over SFT."""
-    names = [stage["name"] for stage in summaries[0]["stages"]]
-    head = ["stage", *(f"seed {s['seed']}" for s in summaries), "mean", "difference to SFT, by seed"]
-    body: list[list[str]] = []
-    for name in names:
-        stages = [next((s for s in summary["stages"] if s["name"] == name), None) for summary in summaries]
-        found = [s["test"]["reward"] for s in stages if s]
-        gains = [c for summary in summaries for c in summary["comparisons"] if c["b"] == name]
-        body.append(
-            [
-                name,
-                *(_with_interval(s["test"]) if s else "" for s in stages),
-                f"{100 * sum(found) / len(found):.1f}",
-                "; ".join(f"{100 * c['difference']:+.1f} {_interval(c['interval'])}" for c in gains),
-            ]
-        )
-    return _markdown([head, *body])
-
-
 def sentences(summary: dict[str, Any]) -> list[str]:
     """The paired comparisons in words."""
     return [
@@ -120,7 +100,7 @@ def plot(summary: dict[str, Any], write: Callable[[Any], Any]) -> None:
     write(figure)
 
 
-def write(run_dir: Path) -> Path:
+def write_html(run_dir: Path) -> Path:
     """report.html (self-contained) and plots/learning.{png,svg} of a run with a summary.json."""
     from jinja2 import Environment
 

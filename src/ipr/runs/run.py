@@ -20,9 +20,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ipr import config as configs
 from ipr import models, profiling, store
-from ipr.config import RunConfig
+from ipr.config import RunConfig, difference, read_yaml, validate
 from ipr.types import IprError, Job, Trajectory
 
 
@@ -35,8 +34,8 @@ class Run:
         self.keeper = int(os.environ.get("RANK", "0")) == 0
         if not (self.folder / "config.yaml").is_file():
             raise IprError(f"{self.folder} is no run folder (no config.yaml); start one: ipr run quick --dir {folder}")
-        tree = configs.read_yaml(self.folder / "config.yaml")
-        self.config: RunConfig = configs.validate(tree, str(self.folder / "config.yaml"))
+        tree = read_yaml(self.folder / "config.yaml")
+        self.config: RunConfig = validate(tree, str(self.folder / "config.yaml"))
 
     @classmethod
     def open(cls, folder: str | Path, config: RunConfig, preset: str = "") -> Run:
@@ -44,7 +43,7 @@ class Run:
         folder = Path(folder)
         if (folder / "config.yaml").is_file():
             run = cls(folder)
-            changed = configs.difference(run.config, config)
+            changed = difference(run.config, config)
             if changed:
                 raise IprError(
                     f"{folder} holds a run with another config ({'; '.join(changed)}); use another --dir, or remove it"

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from ipr import evaluate, store
+from ipr.runs import ITERATION
 from ipr.runs.run import Run, stage_name
 from ipr.types import Trajectory
 
-TASKS = ("experts", "train", "explore", "reward", "pairs", "evaluate")
+TASKS = ("experts", *ITERATION, "evaluate")
 
 
 def summarise(run: Run, status: str, links: dict[str, str] | None = None) -> dict[str, Any]:

@@ -78,6 +78,19 @@ class Batch:
     """[K]"""
 
 
+def example(
+    chat: ChatTokens,
+    prompt: Sequence[Message],
+    row: Demonstration | PreferencePair,
+    reference: tuple[float, float] = (0.0, 0.0),
+    observation_weight: float = 0.0,
+) -> Example:
+    """A row of training as numbers, by what it is."""
+    if isinstance(row, PreferencePair):
+        return pair_example(chat, prompt, row, reference)
+    return demonstration_example(chat, prompt, row, observation_weight)
+
+
 def demonstration_example(
     chat: ChatTokens, prompt: Sequence[Message], demonstration: Demonstration, observation_weight: float = 0.0
 ) -> Example:
@@ -162,7 +175,7 @@ def collate(rows: Sequence[Row], share: bool, device: torch.device | str = "cpu"
     else:
         inputs = pad_sequence(read, batch_first=True).to(device)
         places = [i * inputs.shape[1] + torch.arange(len(ids)) for i, ids in enumerate(read)]
-    where = [row.weights[1:] > 0 for row in rows]
+    where = [row.weights[1:] != 0 for row in rows]
 
     def chosen(values: Iterable[Tensor]) -> Tensor:
         return torch.cat([value[w] for value, w in zip(values, where, strict=True)]).to(device)

@@ -1,4 +1,7 @@
-"""The losses: pure functions of tensors.
+"""The losses: pure functions of tensors, and `LOSSES`, which says by name what each is on.
+
+To add one: a function of a `Part` and the `Whole` here, and a line in `LOSSES`; or a module in a package of yours that
+calls its `Loss` `loss`, named by an entry point of the group `ipr.losses` (CONTRIBUTING.md).
 
 Decided here: each term of L = L_outcome-DPO(D_t) + L_step-DPO(D_s) + L_SFT is the paper's expectation, so a mean over
 *its own* pairs, not over the mixed batch (else the term with fewer pairs would count less). A micro batch holds both
@@ -9,11 +12,60 @@ Left out on purpose: label smoothing, length normalisation, other preference los
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ipr.config import PreferenceConfig
+from ipr.config import PreferenceConfig, TrainConfig
+from ipr.types import PreferencePair, plugged
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a micro batch of n examples gives a loss: K tokens with a weight, row by row."""
+
+    logps: Tensor
+    """[K] float32: log pi of each token in nats, with its gradient."""
+    rows: Tensor
+    """[K]: the token's row. A demonstration is a row; of n pairs come the n chosen first, then the n rejected."""
+    agent: Tensor
+    """[K] bool: the agent's token."""
+    weights: Tensor
+    """[K] float32: the token's weight, any number but 0 (negative ones make a token less likely)."""
+    reference: Tensor
+    """[n, 2]: log pi_ref of chosen and rejected; 0 where the loss asks for no reference."""
+    step: Tensor
+    """[n] bool: a pair of D_s (step level)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """The update that a micro batch is a part of. A loss divides by these counts, so that the parts add up to it."""
+
+    weight: float
+    """Sum of all tokens' weights."""
+    agent_tokens: int
+    outcome: int
+    """Examples of outcome level, demonstrations among them."""
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A loss by name: what it is on and how it is computed."""
+
+    on: Literal["pairs", "demonstrations"]
+    of: Callable[[Part, Whole, Any], tuple[Tensor, dict[str, Tensor]]]
+    """Of a part, the whole and the training's section of the config: the loss, and figures without gradient. Both add
+    up over the parts."""
+    reference: bool = False
+    """Whether it needs log pi_ref, of the SFT agent, of every pair's chosen and rejected remainder."""
+    takes: Callable[[Any, Any], bool] = lambda row, config: True
+    """Whether a row has a part in it at all under a config; others are left out."""
 
 
 def token_logps(logits: Tensor, targets: Tensor) -> Tensor:
@@ -26,15 +78,11 @@ def sum_by_row(values: Tensor, rows: Tensor, n: int) -> Tensor:
     return values.new_zeros(n).index_add(0, rows, values)
 
 
-def sequence_logps(logits: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-    """log pi(agent's words) = sum of log-probabilities over the tokens with mask 1.
-
-    logits [B, T, V] (position t predicts token t + 1), ids [B, T], mask [B, T] -> [B].
-    The trainer does the same with the hidden states selected before the output layer.
-    """
-    where = mask[:, 1:] > 0
-    logps = token_logps(logits[:, :-1][where], ids[:, 1:][where])
-    return sum_by_row(logps, where.nonzero()[:, 0], len(ids))
+def pair_logps(part: Part) -> tuple[Tensor, Tensor]:
+    """log pi of the chosen and of the rejected remainders of a part's n pairs: [n], [n]."""
+    n = len(part.step)
+    sums = sum_by_row(part.logps, part.rows, 2 * n)
+    return sums[:n], sums[n:]
 
 
 def sft_loss(logps: Tensor, weights: Tensor, total: float | Tensor | None = None) -> Tensor:
@@ -97,3 +145,33 @@ def ipr_loss(
         "rejected_logps": policy_rejected_logps.detach().sum() / n,
     }
     return loss, parts
+
+
+def imitation(part: Part, whole: Whole, config: TrainConfig) -> tuple[Tensor, dict[str, Tensor]]:
+    """SFT: -log pi, mean over the update's agent tokens (and the environment's, by `config.observation_weight`)."""
+    loss = sft_loss(part.logps, part.weights, whole.weight)
+    return loss, {"agent_nll": -part.logps.detach()[part.agent].sum() / max(1, whole.agent_tokens)}
+
+
+def refinement(part: Part, whole: Whole, config: PreferenceConfig) -> tuple[Tensor, dict[str, Tensor]]:
+    """The paper's third stage, see `ipr_loss`."""
+    chosen, rejected = pair_logps(part)
+    reference = part.reference
+    return ipr_loss(chosen, rejected, reference[:, 0], reference[:, 1], part.step, config, whole.outcome, whole.step)
+
+
+def _has_a_term(pair: PreferencePair, config: PreferenceConfig) -> bool:
+    dpo = config.step_dpo if pair.level == "step" else config.outcome_dpo
+    return bool(dpo or (config.sft and (config.sft_on == "every" or pair.level == "outcome")))
+
+
+GROUP = "ipr.losses"
+LOSSES = {
+    "ipr": Loss("pairs", refinement, reference=True, takes=_has_a_term),
+    "sft": Loss("demonstrations", imitation),
+}
+
+
+def get(name: str) -> Loss:
+    """A loss: one of ours, else of an installed package. Raises IprError, in one line."""
+    return LOSSES.get(name) or plugged("loss", name, GROUP, LOSSES)

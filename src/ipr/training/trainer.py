@@ -1,4 +1,4 @@
-"""One training loop, for imitation (SFT) and for preferences (the paper's third stage).
+"""One training loop for every loss, on demonstrations or on preference pairs.
 
 Decided here:
 - Everything that varies is a pure function of the seed and the update's number (order of the examples, learning rate,
@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from ipr import models, store
-from ipr.config import PreferenceConfig, TrainConfig
+from ipr.config import TrainConfig
 from ipr.models import plug
 from ipr.tokens import ChatTokens
 from ipr.training import losses
@@ -35,8 +35,8 @@ from ipr.training.batches import (
     Batch,
     Example,
     collate,
-    demonstration_example,
     digest,
+    example,
     micro_batches,
     pair_example,
     updates,
@@ -74,78 +74,47 @@ class TrainResult:
         return numbers | self.final
 
 
-def train_sft(
+def train(
     model: Any,
     chat: ChatTokens,
-    demonstrations: Sequence[Demonstration],
+    rows: Sequence[Demonstration | PreferencePair],
     prompt: Sequence[Message],
+    loss: str,
     config: TrainConfig,
     *,
+    reference: tuple[Sequence[float] | Tensor, Sequence[float] | Tensor] | None = None,
     max_length: int,
     seed: int,
     out: Path,
     log: Log | None = None,
     progress: Progress | None = None,
 ) -> TrainResult:
-    """Imitate: -log pi, mean over the update's agent tokens (and the environment's, by `config.observation_weight`).
+    """Minimise the loss of that name (`losses.get`) on rows of the kind that it is on.
 
-    `model` is trained in place (its parameters that require gradients). `out` holds the checkpoint while it lasts: the
-    same call goes on from there. Raises IprError where nothing fits max_length, the checkpoint is of another training,
-    or the loss is no longer finite.
+    `reference` is what `reference_logps` gave for these pairs, where the loss needs it. Rows that the loss does not
+    take under this config are left out. `model` is trained in place (its parameters that require gradients). `out`
+    holds the checkpoint while it lasts: the same call goes on from there. Raises IprError where nothing fits
+    max_length, the checkpoint is of another training, or the loss is no longer finite.
     """
-    examples = [demonstration_example(chat, prompt, d, config.observation_weight) for d in demonstrations]
-
-    with shared_rows(model) as share:
-
-        def objective(micro: list[Example], batch: list[Example]) -> tuple[Tensor, dict[str, Tensor]]:
-            rows = collate([example.rows[0] for example in micro], share, model.device)
-            logps = _token_logps(model, rows)
-            loss = losses.sft_loss(logps, rows.weights, sum(float(e.rows[0].weights.sum()) for e in batch))
-            return loss, {"agent_nll": -logps.detach()[rows.agent].sum() / max(1, sum(e.agent_tokens for e in batch))}
-
-        return _train(model, examples, objective, share, config, max_length, seed, out, log, progress)
-
-
-def train_preference(
-    model: Any,
-    chat: ChatTokens,
-    pairs: Sequence[PreferencePair],
-    prompt: Sequence[Message],
-    config: PreferenceConfig,
-    *,
-    reference: tuple[Sequence[float] | Tensor, Sequence[float] | Tensor],
-    max_length: int,
-    seed: int,
-    out: Path,
-    log: Log | None = None,
-    progress: Progress | None = None,
-) -> TrainResult:
-    """The paper's third stage, see `losses.ipr_loss`; `reference` is what `reference_logps` gave for these pairs.
-
-    Pairs that no term of the loss is on (weight 0) are left out. Otherwise as `train_sft`.
-    """
-    references = list(zip((float(x) for x in reference[0]), (float(x) for x in reference[1]), strict=True))
-    if len(references) != len(pairs):
-        raise ValueError(f"{len(references)} reference log-probabilities for {len(pairs)} pairs")
+    chosen = losses.get(loss)
+    references = [(0.0, 0.0)] * len(rows)
+    if chosen.reference:
+        of_chosen, of_rejected = reference or ((), ())
+        references = list(zip((float(x) for x in of_chosen), (float(x) for x in of_rejected), strict=True))
+    if len(references) != len(rows):
+        raise ValueError(f"{len(references)} reference log-probabilities for {len(rows)} pairs")
     examples = [
-        pair_example(chat, prompt, pair, logps)
-        for pair, logps in zip(pairs, references, strict=True)
-        if (config.step_dpo if pair.level == "step" else config.outcome_dpo)
-        or (config.sft and (config.sft_on == "every" or pair.level == "outcome"))
+        example(chat, prompt, row, logps, config.observation_weight)
+        for row, logps in zip(rows, references, strict=True)
+        if chosen.takes(row, config)
     ]
 
     with shared_rows(model) as share:
 
         def objective(micro: list[Example], batch: list[Example]) -> tuple[Tensor, dict[str, Tensor]]:
-            chosen, rejected = _pair_logps(model, micro, share)
-            reference = torch.tensor([e.reference for e in micro], device=chosen.device)
-            step = torch.tensor([e.step for e in micro], device=chosen.device)
-            n_step = sum(e.step for e in batch)
-            return losses.ipr_loss(
-                chosen, rejected, reference[:, 0], reference[:, 1], step, config, len(batch) - n_step, n_step
-            )
+            return chosen.of(_part(model, micro, share), _whole(batch), config)
 
-        return _train(model, examples, objective, share, config, max_length, seed, out, log, progress)
+        return _train(model, examples, objective, share, loss, config, max_length, seed, out, log, progress)
 
 
 def reference_logps(
@@ -153,7 +122,7 @@ def reference_logps(
     chat: ChatTokens,
     pairs: Sequence[PreferencePair],
     prompt: Sequence[Message],
-    config: PreferenceConfig,
+    config: TrainConfig,
     *,
     max_length: int,
     progress: Progress | None = None,
@@ -201,6 +170,7 @@ def _train(
     examples: list[Example],
     objective: Callable[[list[Example], list[Example]], tuple[Tensor, dict[str, Tensor]]],
     share: bool,
+    loss: str,
     config: TrainConfig,
     max_length: int,
     seed: int,
@@ -229,7 +199,7 @@ def _train(
         agent_tokens=config.epochs * sum(e.agent_tokens for e in kept),
         seconds=0.0,
     )
-    checkpoint = _Checkpoint(Path(out), digest(kept, config.model_dump(), seed), parameters, optimizers, result)
+    checkpoint = _Checkpoint(Path(out), digest(kept, loss, config.model_dump(), seed), parameters, optimizers, result)
     first = checkpoint.load()
     start = time.monotonic() - result.seconds
     model.train()
@@ -248,9 +218,9 @@ def _train(
         found: list[dict[str, Tensor]] = []
         for indices in micro_batches(batch, mine, config.micro_batch_tokens, share):
             with _precision(model, config):
-                loss, parts = objective([batch[i] for i in indices], batch)
-            loss.backward()
-            found.append({"loss": loss.detach(), **parts})
+                value, parts = objective([batch[i] for i in indices], batch)
+            value.backward()
+            found.append({"loss": value.detach(), **parts})
         metrics = _sum_over_processes(found, parameters.values(), state)
         norm = float(nn.utils.clip_grad_norm_(parameters.values(), config.max_grad_norm))
         if not math.isfinite(norm):
@@ -307,10 +277,27 @@ def _optimizers(model: Any, parameters: dict[str, nn.Parameter], config: TrainCo
 
 def _pair_logps(model: Any, examples: Sequence[Example], share: bool) -> tuple[Tensor, Tensor]:
     """log pi of the chosen and of the rejected remainders, each [n], summed over the agent's tokens."""
-    n = len(examples)
-    batch = collate([e.rows[0] for e in examples] + [e.rows[1] for e in examples], share, model.device)
-    sums = losses.sum_by_row(_token_logps(model, batch), batch.rows, 2 * n)
-    return sums[:n], sums[n:]
+    return losses.pair_logps(_part(model, examples, share))
+
+
+def _part(model: Any, examples: Sequence[Example], share: bool) -> losses.Part:
+    """The examples as the model scores them in one pass: all first rows, then all second ones."""
+    rows = [row for place in zip(*(e.rows for e in examples), strict=True) for row in place]
+    batch = collate(rows, share, model.device)
+    return losses.Part(
+        _token_logps(model, batch),
+        batch.rows,
+        batch.agent,
+        batch.weights,
+        torch.tensor([e.reference for e in examples], device=model.device),
+        torch.tensor([e.step for e in examples], device=model.device),
+    )
+
+
+def _whole(batch: Sequence[Example]) -> losses.Whole:
+    weight = sum(float(row.weights.sum()) for e in batch for row in e.rows)
+    step = sum(e.step for e in batch)
+    return losses.Whole(weight, sum(e.agent_tokens for e in batch), len(batch) - step, step)
 
 
 def _token_logps(model: Any, batch: Batch) -> Tensor:

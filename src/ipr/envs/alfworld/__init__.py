@@ -36,7 +36,7 @@ def spec(data: Path | None = None, max_steps: int | None = None) -> EnvSpec:
 
     return EnvSpec(
         name="alfworld",
-        make=lambda: Household(source, limit),
+        make=lambda: Household(source),
         task_ids=source.task_ids,
         prompt=prompt(put),
         max_steps=limit,

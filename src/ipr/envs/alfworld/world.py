@@ -20,20 +20,19 @@ class Games(Protocol):
     def task_type(self, task_id: str) -> str: ...
 
 
-Snapshot = tuple[str, int, int]
-"""Task id, state, steps taken."""
+Snapshot = tuple[str, int, bool]
+"""Task id, state, whether a step was taken."""
 
 
 class Household:
     """One episode's world (see `ipr.types.Environment`)."""
 
-    def __init__(self, games: Games, max_steps: int) -> None:
+    def __init__(self, games: Games) -> None:
         self._games = games
-        self._max_steps = max_steps
         self._task_id = ""
 
     def reset(self, task_id: str) -> str:
-        self.restore((task_id, self._games.game(task_id).start, 0))
+        self.restore((task_id, self._games.game(task_id).start, False))
         return self._game.first
 
     def step(self, action: str) -> Outcome:
@@ -46,21 +45,17 @@ class Household:
         if not self._task_id:
             raise IprError("alfworld: reset(task_id) comes before the first step")
         answer = None
-        if not self._over():
+        if not (self._begun and self._game.won(self._state)):
             self._state, answer = self._game.play(self._state, text)
-            self._steps += 1
+            self._begun = True
         won = self._game.won(self._state)
-        truncated = not won and self._steps >= self._max_steps
-        return Outcome(NOTHING if answer is None else answer, float(won), won, truncated, answer is not None)
-
-    def _over(self) -> bool:
-        return self._steps >= self._max_steps or (self._steps > 0 and self._game.won(self._state))
+        return Outcome(NOTHING if answer is None else answer, float(won), won, valid=answer is not None)
 
     def snapshot(self) -> Snapshot:
-        return self._task_id, self._state, self._steps
+        return self._task_id, self._state, self._begun
 
     def restore(self, state: Snapshot) -> None:
-        task_id, self._state, self._steps = state
+        task_id, self._state, self._begun = state
         if task_id != self._task_id:
             self._game = self._games.game(task_id)
             self._task_id = task_id

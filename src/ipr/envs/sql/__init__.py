@@ -17,8 +17,8 @@ MAX_STEPS = 10
 """Step limit."""
 
 
-def spec(data: Path | None = None, max_steps: int | None = None, parity: bool = False) -> EnvSpec:
-    """The environment: generated questions, or those of Spider's folder. `parity`: read as the published wrapper."""
+def spec(data: Path | None = None, max_steps: int | None = None) -> EnvSpec:
+    """The environment: generated questions, or those of Spider's folder."""
     limit = MAX_STEPS if max_steps is None else max_steps
     source: Questions = questions
     if data is not None:
@@ -26,7 +26,7 @@ def spec(data: Path | None = None, max_steps: int | None = None, parity: bool = 
         source.check()
 
     def play_expert(task_id: str) -> Trajectory:
-        return expert.play(source, task_id, limit, parity)
+        return expert.play(source, task_id, limit)
 
     def oracle(env: Environment) -> float:
         """What submitting the last result now brings; 0 before the first query."""
@@ -35,14 +35,14 @@ def spec(data: Path | None = None, max_steps: int | None = None, parity: bool = 
 
     return EnvSpec(
         name="sql",
-        make=lambda: Console(source, limit, parity),
+        make=lambda: Console(source),
         task_ids=source.task_ids,
         prompt=prompt(),
         max_steps=limit,
         expert=play_expert,
         task_type=source.task_type,
         oracle=oracle,
-        version=("generated-1" if data is None else "real-1") + ("-parity" if parity else ""),
+        version="generated-1" if data is None else "real-1",
     )
 
 
@@ -53,7 +53,7 @@ def check_data(folder: Path) -> dict[str, Any]:
     names each, or its file, with its fix.
     """
     source = Folder(folder)
-    console = Console(source, MAX_STEPS)
+    console = Console(source)
     played = full = steps = broken = 0
     messages: dict[str, None] = {}
     start = time.process_time()

@@ -25,9 +25,9 @@ ERRS = 5
 """One episode in so many may begin with an error, where the query gives occasion for one."""
 
 
-def play(questions: Questions, task_id: str, max_steps: int, parity: bool = False) -> Trajectory:
-    """The expert's trajectory."""
-    console = Console(questions, max_steps, parity)
+def play(questions: Questions, task_id: str, max_steps: int) -> Trajectory:
+    """The expert's trajectory, of at most `max_steps` steps."""
+    console = Console(questions)
     first = console.reset(task_id)
     question = questions.question(task_id)
     plan = _plan(question, questions.database(question), task_id, max_steps)
@@ -39,7 +39,7 @@ def play(questions: Questions, task_id: str, max_steps: int, parity: bool = Fals
         outcome = console.step(turn)
         steps.append(Step(turn, outcome.observation))
         invalid += not outcome.valid
-        if outcome.terminated or outcome.truncated:
+        if outcome.terminated or len(steps) == max_steps:
             ending = "terminated" if outcome.terminated else "truncated"
             return Trajectory(task_id, first, tuple(steps), outcome.reward, ending, policy="expert", invalid=invalid)
         turn = plan.send(outcome)
@@ -84,7 +84,7 @@ def _quoted(name: str) -> str:
 
 
 def _seen(outcome: Outcome) -> str:
-    text = outcome.observation.removeprefix("Observation: ")
+    text = outcome.observation
     if text == "[]":
         return "No row fits."
     if text.endswith("..."):

@@ -2,8 +2,7 @@
 
 Decided here: an action is a whole ```sql block, a bare statement, or `submit` as an action of its own; a turn without
 an action runs nothing and leaves the last result as it was. The reward comes with `submit`: the last statement's rows,
-all of them, against the gold rows. `parity` reads turns as the published wrapper does: the first line of a block only,
-no bare statements, "submit" anywhere in the action; its observations begin with "Observation: ".
+all of them, against the gold rows.
 """
 
 from __future__ import annotations
@@ -43,8 +42,8 @@ class Questions(Protocol):
     def database(self, question: Question) -> Database: ...
 
 
-Snapshot = tuple[str, int, str | None, bool]
-"""Task id, steps taken, the statement whose result stands (None: none yet), whether it was submitted."""
+Snapshot = tuple[str, str | None, bool]
+"""Task id, the statement whose result stands (None: none yet), whether it was submitted."""
 
 SUBMIT = "submit"
 _BLOCK = re.compile(r"```[ \t]*(?:(?:my)?sql(?:ite)?\b)?(.*?)(?:```|$)", re.DOTALL | re.IGNORECASE)
@@ -68,51 +67,32 @@ def read(turn: str) -> str | None:
     return action if _BARE.match(action) else None
 
 
-def read_as_published(turn: str) -> str | None:
-    """The published wrapper's reading."""
-    action = action_of(turn)
-    if action is None:
-        return None
-    if SUBMIT in action.lower():
-        return SUBMIT
-    block = _BLOCK.search(action)
-    lines = block[1].strip().splitlines() if block else []
-    return lines[0] if lines else None
-
-
 class Console:
     """One episode's world (see `ipr.types.Environment`)."""
 
-    def __init__(self, questions: Questions, max_steps: int, parity: bool = False) -> None:
+    def __init__(self, questions: Questions) -> None:
         self._questions = questions
-        self._max_steps = max_steps
-        self._parity = parity
-        self._read = read_as_published if parity else read
         self._task_id = ""
 
     def reset(self, task_id: str) -> str:
-        self.restore((task_id, 0, None, False))
+        self.restore((task_id, None, False))
         return f"Question: {self._question.text}"
 
     def step(self, action: str) -> Outcome:
         """Plays a turn in ReAct form. After the end of the episode nothing is run any more."""
         if not self._task_id:
             raise IprError("sql: reset(task_id) comes before the first step")
-        over = self._submitted or self._steps >= self._max_steps
-        statement = None if over else self._read(action)
+        statement = None if self._submitted else read(action)
         text, valid = HELP, False
-        if over:
+        if self._submitted:
             text = self._last_text()
         elif statement == SUBMIT:
             self._submitted, text, valid = True, self._last_text(), True
         elif statement is not None:
             result = self._run(statement)
-            if not (self._parity and result.kind == "nothing"):
-                self._last, text, valid = statement, result.text, result.kind == "rows"
-        self._steps += not over
-        truncated = not self._submitted and self._steps >= self._max_steps
+            self._last, text, valid = statement, result.text, result.kind == "rows"
         earned = self.value() if self._submitted else 0.0
-        return Outcome(f"Observation: {text}" if self._parity else text, earned, self._submitted, truncated, valid)
+        return Outcome(text, earned, self._submitted, valid=valid)
 
     def value(self) -> float:
         """What submitting the last result now brings, or has brought."""
@@ -129,16 +109,16 @@ class Console:
         return "None" if self._last is None else self._run(self._last).text
 
     def snapshot(self) -> Snapshot:
-        return self._task_id, self._steps, self._last, self._submitted
+        return self._task_id, self._last, self._submitted
 
     def restore(self, state: Snapshot) -> None:
-        task_id, steps, last, submitted = state
+        task_id, last, submitted = state
         if task_id != self._task_id:
             self._task_id = ""  # until all of it is there
             self._question = self._questions.question(task_id)
             self._gold = self._gold_rows(task_id)
             self._task_id = task_id
-        self._steps, self._last, self._submitted = steps, last, submitted
+        self._last, self._submitted = last, submitted
 
     def _gold_rows(self, task_id: str) -> tuple[tuple[object, ...], ...]:
         result = self._run(self._question.gold)

@@ -16,19 +16,8 @@ MAX_STEPS = 10
 """Step limit."""
 
 
-def spec(
-    data: Path | None = None,
-    max_steps: int | None = None,
-    *,
-    mean_on_results: bool = False,
-    last_page_stands: bool = False,
-) -> EnvSpec:
-    """The environment: the generated shop, or the catalogue in a folder of published files.
-
-    Two readings of the published code can be asked for. `mean_on_results`: the oracle values a product on a results
-    page at the mean over its combinations of options, not at the best. `last_page_stands`: an episode that reaches the
-    step limit is worth its last page's score (mean over options on a results page), not 0.
-    """
+def spec(data: Path | None = None, max_steps: int | None = None) -> EnvSpec:
+    """The environment: the generated shop, or the catalogue in a folder of published files."""
     limit = MAX_STEPS if max_steps is None else max_steps
     source: Goals = generate if data is None else Folder(data)
 
@@ -40,17 +29,16 @@ def spec(
 
     def oracle(env: Environment) -> float:
         assert isinstance(env, Shop)
-        return env.page_score(mean=mean_on_results)
+        return env.page_score()
 
-    version = "generated-1" if not isinstance(source, Folder) else f"real-1-{source.key}"
     return EnvSpec(
         name="webshop",
-        make=lambda: Shop(source, limit, last_page_stands=last_page_stands),
+        make=lambda: Shop(source),
         task_ids=source.task_ids,
         prompt=prompt(),
         max_steps=limit,
         expert=play_expert,
         task_type=source.task_type,
         oracle=oracle,
-        version=f"{version}-last-page" if last_page_stands else version,
+        version=f"real-1-{source.key}" if isinstance(source, Folder) else "generated-1",
     )

@@ -6,28 +6,24 @@
     start page         0
 
 Decided here: no combination of options is tried. The reward is linear in the number of goal options matched, so only
-which goal options a value matches matters, and sets of those are few. `mean` is the published code's reading: on the
-results page a product counts with the mean over its combinations of options.
+which goal options a value matches matters, and sets of those are few.
 """
 
 from __future__ import annotations
-
-from math import prod
 
 from ipr.envs.webshop.goods import Goal, Product
 from ipr.envs.webshop.pages import Catalogue, State, on_page
 from ipr.envs.webshop.reward import attribute_matches, option_matches, score, total, type_score
 
 
-def page_score(catalogue: Catalogue, goal: Goal, state: State, mean: bool = False) -> float:
+def page_score(catalogue: Catalogue, goal: Goal, state: State) -> float:
     """The value of a state for a goal, in [0, 1]."""
     match state.page:
         case "start":
             return 0.0
         case "results":
             listed = (catalogue.product(row) for row in on_page(catalogue, state))
-            value = mean_score if mean else best_score
-            return max((value(product, goal, dict(state.chosen)) for product in listed), default=0.0)
+            return max((best_score(product, goal, dict(state.chosen)) for product in listed), default=0.0)
         case "done":
             return score(catalogue.product(state.row), goal, dict(state.chosen)).reward
     return best_score(catalogue.product(state.row), goal, dict(state.chosen))
@@ -42,22 +38,11 @@ def best_score(product: Product, goal: Goal, chosen: dict[str, str]) -> float:
     return _reward(product, goal, max(mask.bit_count() for mask in reached))
 
 
-def mean_score(product: Product, goal: Goal, chosen: dict[str, str]) -> float:
-    """The mean reward over all combinations of the product's options."""
-    kept = [v for name, v in chosen.items() if name not in dict(product.options)]
-    groups = [*(values for _, values in product.options if values), *([value] for value in kept)]
-    matched = 0.0
-    for wanted in goal.options:  # P(some value matches) = 1 - P(none of the groups' values does)
-        misses = (1 - sum(option_matches(value, wanted) for value in values) / len(values) for values in groups)
-        matched += 1 - prod(misses)
-    return _reward(product, goal, matched)
-
-
 def _matched(goal: Goal, values: list[str]) -> int:
     """The goal's options that some of the values match, as a set of bits."""
     return sum(1 << i for i, wanted in enumerate(goal.options) if any(option_matches(v, wanted) for v in values))
 
 
-def _reward(product: Product, goal: Goal, options: float) -> float:
+def _reward(product: Product, goal: Goal, options: int) -> float:
     attributes = sum(attribute_matches(product, a) for a in goal.attributes)
     return total(goal, type_score(product, goal)[0], attributes, options, product.price <= goal.price_upper)

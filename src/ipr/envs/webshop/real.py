@@ -363,7 +363,7 @@ def check_data(
     data, tell = Folder(folder, cache), say or (lambda _: None)
     tell(f"catalogue {data.key}")
     size, ids = len(data.catalogue()), [i for split in ("test", "dev", "train") for i in data.task_ids(split)]
-    env, rewards, steps, seconds, messages = Shop(data, 10), [], 0, 0.0, []
+    env, rewards, steps, seconds, messages = Shop(data), [], 0, 0.0, []
     for task_id in ids[:most]:
         played = data.expert(task_id, 10)
         rewards.append(played.reward)

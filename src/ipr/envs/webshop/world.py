@@ -26,8 +26,8 @@ class Goals(Protocol):
     def catalogue(self) -> Catalogue: ...
 
 
-Snapshot = tuple[str, State, int]
-"""Task id, state, steps taken."""
+Snapshot = tuple[str, State]
+"""Task id, state."""
 
 _ACTION = re.compile(r"(search|click)\[(.+)\]")
 
@@ -35,19 +35,14 @@ _ACTION = re.compile(r"(search|click)\[(.+)\]")
 class Shop:
     """One episode's world (see `ipr.types.Environment`)."""
 
-    def __init__(
-        self, goals: Goals, max_steps: int, *, attributes: bool = False, last_page_stands: bool = False
-    ) -> None:
-        """`attributes` shows the Attributes sub-page. `last_page_stands` is the published code's reading of an episode
-        that reaches the step limit: it is worth the last page's score (mean over options), instead of nothing."""
+    def __init__(self, goals: Goals, *, attributes: bool = False) -> None:
+        """`attributes` shows the Attributes sub-page."""
         self._goals = goals
-        self._max_steps = max_steps
         self._attributes = attributes
-        self._last_page_stands = last_page_stands
         self._task_id = ""
 
     def reset(self, task_id: str) -> str:
-        self.restore((task_id, START, 0))
+        self.restore((task_id, START))
         return text(self._catalogue, self._goal, START)
 
     def step(self, action: str) -> Outcome:
@@ -65,31 +60,26 @@ class Shop:
             found = _ACTION.match(command)
             after = found and act(self._catalogue, self._state, found[1], found[2], self._attributes)
             self._state = after or self._state
-            self._steps += 1
-        done = self._state.page == "done"
-        truncated = not done and self._steps >= self._max_steps
-        reward = self._reward(done, truncated)
+        reward = self._reward() if self.over() else 0.0
         page = text(self._catalogue, self._goal, self._state, reward, self._attributes)
-        return Outcome(page, reward, done, truncated, after is not None)
+        return Outcome(page, reward, self.over(), valid=after is not None)
 
-    def _reward(self, done: bool, truncated: bool) -> float:
-        if done:
-            product = self._catalogue.product(self._state.row)
-            return score(product, self._goal, dict(self._state.chosen)).reward
-        return self.page_score(mean=True) if truncated and self._last_page_stands else 0.0
+    def _reward(self) -> float:
+        product = self._catalogue.product(self._state.row)
+        return score(product, self._goal, dict(self._state.chosen)).reward
 
     def over(self) -> bool:
-        return self._state.page == "done" or self._steps >= self._max_steps
+        return self._state.page == "done"
 
     def snapshot(self) -> Snapshot:
-        return self._task_id, self._state, self._steps
+        return self._task_id, self._state
 
     def restore(self, state: Snapshot) -> None:
         task_id = state[0]
         if task_id != self._task_id or not task_id:
             self._goal = self._goals.goal(task_id)
             self._catalogue = self._goals.catalogue()
-        self._task_id, self._state, self._steps = state
+        self._task_id, self._state = state
 
     def close(self) -> None:
         self._task_id = ""
@@ -98,6 +88,6 @@ class Shop:
         """What can be clicked now, in lower case, as the original lists it."""
         return list(buttons(self._catalogue, self._state, self._attributes))
 
-    def page_score(self, mean: bool = False) -> float:
+    def page_score(self) -> float:
         """The value of the present page (see `oracle`)."""
-        return page_score(self._catalogue, self._goal, self._state, mean)
+        return page_score(self._catalogue, self._goal, self._state)

@@ -1,0 +1,17 @@
+"""The order of an iteration's tasks is told in `ipr.runs.ITERATION`; the flow keeps to it."""
+
+from __future__ import annotations
+
+import pytest
+
+from ipr.runs import ITERATION
+
+
+def test_the_flow_runs_an_iteration_in_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows import refine
+
+    done: list[str] = []
+    for task in (*ITERATION, "evaluate", "publish", "report"):
+        monkeypatch.setattr(refine, task, lambda run_dir, iteration, task=task: done.append(task))
+    refine.iterate.fn("run", 1)
+    assert tuple(done) == (*ITERATION, "evaluate", "publish", "report")
