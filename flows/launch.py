@@ -47,7 +47,7 @@ def check(config: RunConfig) -> None:
 
 def _check_room(spec: EnvSpec, split: str, path: str, config: RunConfig) -> None:
     """Raises IprError where most of the expert's episodes do not fit into the model's context; notes it where some."""
-    chat = ChatTokens(models.load_tokenizer(path))
+    chat = ChatTokens(models.load_tokenizer(path, config.model.date))
     lengths = [len(chat.conversation(talk).ids) for talk in experts.conversations(spec, split)]
     context = models.context_length(path)
     limit = min(config.model.max_length, context)
@@ -78,7 +78,7 @@ def plan(config: RunConfig) -> dict[str, Any]:
     check(config)
     spec = experts.environment(config.env)
     path = configs.embedded("embedded", config.env.name) if config.model.path == "champion" else config.model.path
-    return plans.plan(config, spec, ChatTokens(models.load_tokenizer(path)))
+    return plans.plan(config, spec, ChatTokens(models.load_tokenizer(path, config.model.date)))
 
 
 def refine(folder: Path, config: RunConfig, preset: str, profile: bool = False) -> dict[str, Any]:

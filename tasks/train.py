@@ -35,7 +35,7 @@ def train(run_dir: str, iteration: int) -> str:
 
 def imitate(run: Run, iteration: int, start: str, rows: Sequence[Demonstration]) -> dict[str, Any]:
     """SFT from the model at `start` into the stage's model."""
-    tokenizer = models.load_tokenizer(start)
+    tokenizer = models.load_tokenizer(start, run.config.model.date)
     model = models.load_model(start, run.config.model, training=True)
     result = timed("training")(train_sft)(
         model,
