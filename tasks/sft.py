@@ -20,7 +20,8 @@ def sft(run_dir: str, iteration: int = 0) -> str:
     def work() -> dict:
         base = base_path(run)
         if run.config.sft.epochs == 0:
-            models.save_model(models.load_model(base, run.config.model), models.load_tokenizer(base), run.model(0))
+            config = run.config.model
+            models.save_model(models.load_model(base, config), models.load_tokenizer(base, config.date), run.model(0))
             return {"updates": 0}
         return fit(run, iteration, TRAINING, [demonstration(expert) for expert in experts(run)])
 

@@ -46,7 +46,7 @@ def fit(
     """Train the stage's model on the rows; returns figures and the history."""
     config, prompt = getattr(run.config, how.section), environment(run.config.env).prompt
     start = base_path(run) if how.start == "base" else str(run.model(iteration - 1))
-    tokenizer = models.load_tokenizer(start)
+    tokenizer = models.load_tokenizer(start, run.config.model.date)
     chat = ChatTokens(tokenizer)
     reference = _reference(run, iteration, chat, rows, config) if losses.get(how.loss).reference else None
     model = models.load_model(start, run.config.model, training=True)

@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Iterable
+from datetime import date as Date
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,8 @@ from ipr import algorithms
 from ipr.types import IprError
 
 EMBEDDED = "embedded"
+DATE = "2024-07-26"
+"""The day that Llama-3.1's template falls back to where it has no clock."""
 REGISTERED = "ipr-agent"
 BASES = Path(__file__).parent / "models" / "embedded"
 """The small base models shipped with the package, each in a folder named after its environment."""
@@ -65,6 +68,14 @@ class ModelConfig(_Section):
     max_length: int = Field(default=4096, ge=64)
     """Longest conversation in tokens, playing and training; the model's own limit where that is smaller."""
     lora: LoraConfig = LoraConfig()
+    date: str = DATE
+    """Today (year-month-day) for a chat template that shows the date: Llama-3.2, Granite, SmolLM3. It is kept in the
+    trained model's template, so that servers show the date that the agent was trained with."""
+
+    @field_validator("date", mode="before")
+    @classmethod
+    def _a_day(cls, value: Any) -> str:
+        return str(Date.fromisoformat(str(value)))
 
 
 class TrainConfig(_Section):
@@ -352,7 +363,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file that holds a mapping. Raises IprError naming the file."""
     try:
         tree = yaml.safe_load(path.read_text()) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise IprError(f"config {path}: {' '.join(str(error).split())}; fix the file") from None
     if not isinstance(tree, dict):
         raise IprError(f"config {path}: holds {type(tree).__name__}, not sections such as 'train:'; fix the file")
@@ -379,7 +390,7 @@ def _parse(value: str) -> Any:
     # YAML 1.1 reads 1e-4 as a string; Python's float reads it as everyone means it.
     try:
         parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # the latter for a date that does not exist
         return value
     if isinstance(parsed, str):
         try:

@@ -1,17 +1,21 @@
 """Text becomes tokens here and nowhere else: conversation -> (ids, mask).
 
-Decided here: every chat message is tokenized on its own, between the markers of the tokenizer's chat template. So the
-ids of a history are a prefix of the ids of every longer one (key-value caches of a prefix are exact), and the mask is
-known without searching: the agent's words and its end-of-turn token are 1, everything else is 0.
+Decided here: every turn is tokenized on its own, with what the tokenizer's chat template puts around it. So the ids of
+a history are a prefix of the ids of every longer one (key-value caches of a prefix are exact), and the mask is known
+without searching: the agent's words and its end-of-turn token are 1, everything else is 0.
 
-The markers are learned from the chat template once and checked against it; a template whose rendering of a turn
-depends on what comes later (some strip earlier thoughts) is refused, because a rollout would then not be append-only.
+What stands around a turn is learned once, from prompts as a server renders them: conversations that end with a user
+message, up to where the agent begins to write. A template whose prompts are not the beginnings of later ones is
+refused, because a rollout would then not be append-only; so is one that changes the words of a message. One that trims
+a message, or drops an agent's `<think>` block, is asked what it prints of each: what is played and trained is what a
+server with this template reads. Nothing that is said becomes a marker.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +23,35 @@ from ipr.types import IprError, Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+_SAID = (
+    "You are in a room and see a  desk 1.\n\nYour task is to: look\tat it.",
+    "Thought: I see a  desk 1.\n\nAction: look\tat desk 1",
+    "Error 1054: Unknown column 'b' in \"field list\"\n  at line 2",
+    "Thought: I ask again.\nAction: SELECT a -- all\n  FROM desk WHERE b < 1 & c > 2",
+    "Nothing happens.",
+    "Thought: I am done.\nAction: stop",
+    "OK.",
+)
+"""What is said in an episode, user and agent in turn: every kind of blank inside, none at the ends."""
+
+_ODD = (
+    "\n a \n",
+    " a\t",
+    "<think>\na\n</think>\n\nb",
+    "a</think>b",
+    "<tool_response>\na\n</tool_response>",
+    "a /think",
+    "a /no_think",
+)
+"""What some templates print otherwise."""
+
+_GUIDE = " (docs/your-model.md)"
+_DEPENDS = ("renders a turn depending on other turns", "use one that prints each turn alike, whatever follows")
+
+_DATED = "{% macro strftime_now(format) %}"
+_CODES = ("-d", "-m", *"aAbBcdDeFHIjmMpSTxXyY")
+"""Of strftime's formats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,31 +62,40 @@ class Tokenized:
     mask: list[int]
 
 
-class ChatTokens:
-    """Renders conversations for one tokenizer.
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """What a template puts around the words of a message: open + words + close."""
 
-    A conversation is bos, then per message: opening marker, content, closing marker. The agent's turn ends with
-    `end_ids` (the first token of its closing marker, e.g. <|im_end|>), which the agent itself writes.
-    """
+    before: str
+    """What comes before, as far as it can decide how the text after it is cut into tokens."""
+    open: str
+    close: str
+
+
+class ChatTokens:
+    """Renders conversations for one tokenizer. Raises IprError where it, or its chat template, cannot be used."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self.tokenizer: Any = tokenizer
         self.name = str(tokenizer.name_or_path)
         if not tokenizer.chat_template:
-            raise IprError(f"tokenizer of {self.name} has no chat template; use a chat model or set one")
-        marks = _learn_marks(tokenizer)
-        self._user_open, self._user_close, self._agent_open, agent_close, self._bos = marks
-        close_ids = self._encode(agent_close)
-        special = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
-        ends = [i for i, token in enumerate(close_ids) if token in special]
-        if not ends:
-            raise IprError(f"chat template of {self.name} has no special token at the end of the agent's turn")
-        self.end_id: int = close_ids[ends[0]]
-        """The token that ends the agent's turn; generation stops at it."""
-        self._before_end, self._after_end = close_ids[: ends[0]], close_ids[ends[0] + 1 :]
+            raise IprError(f"tokenizer of {self.name} has no chat template; use a chat model or set one{_GUIDE}")
+        # Runs of blanks are text (GPT-NeoX), and so is what stands for letters that the tokenizer lacks.
+        unknown = tokenizer.unk_token if tokenizer.unk_token != tokenizer.eos_token else None
+        self._markers = {
+            i: token.content
+            for i, token in self.tokenizer.added_tokens_decoder.items()
+            if len(token.content) > 1 and not token.content.isspace() and token.content != unknown
+        }
+        self._known = lru_cache(maxsize=8)(self._encode)
+        self._expected = lru_cache(maxsize=4)(self._markers_of)
+        end = self._learn()
+        self.end_id: int = self._encode(end)[0]
+        """The token that ends the agent's turn (e.g. <|im_end|>), which it writes itself; generation stops at it."""
+        self._verbatim = all(self._printed(text, agent) == text for text in _ODD for agent in (False, True))
         self._user = lru_cache(maxsize=65536)(self._user_uncached)
-        self._agent = lru_cache(maxsize=65536)(self._words)
-        self._check_template()
+        self._agent = lru_cache(maxsize=65536)(self._agent_uncached)
+        self._check()
 
     def prompt(self, conversation: Sequence[Message]) -> list[int]:
         """ids of a conversation that ends with a user message, up to where the agent begins to write."""
@@ -63,23 +105,24 @@ class ChatTokens:
 
     def observation(self, text: str) -> list[int]:
         """ids between the agent's end-of-turn token and where it writes again, for the environment's answer `text`."""
-        return self._after_end + list(self._user(text))
+        return list(self._user(text, False))
 
     def agent(self, text: str) -> list[int]:
         """ids of the agent's words, with the end-of-turn token."""
-        return [*self._agent(text), *self._before_end, self.end_id]
+        return list(self._agent(text))
 
     def conversation(self, conversation: Sequence[Message]) -> Tokenized:
         """ids and mask of a whole conversation: user and agent in turn, user first."""
-        ids, mask = list(self._bos), [0] * len(self._bos)
+        ids: list[int] = []
+        mask: list[int] = []
         for i, message in enumerate(conversation):
             if message.role == "system" or (message.role == "user") != (i % 2 == 0):
                 raise ValueError("a conversation is user and assistant in turn, user first")
             if message.role == "user":
-                new = list(self._user(message.content)) if i == 0 else self.observation(message.content)
+                new = self._user(message.content, i == 0)
                 mask += [0] * len(new)
             else:
-                new = self.agent(message.content)
+                new = self._agent(message.content)
                 mask += [1] * len(new)
             ids += new
         return Tokenized(ids, mask)
@@ -89,29 +132,135 @@ class ChatTokens:
         words = [i for i in ids if i != self.end_id]
         return self.tokenizer.decode(words, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
 
-    def _user_uncached(self, text: str) -> list[int]:
-        return self._encode(self._user_open) + self._words(text) + self._encode(self._user_close + self._agent_open)
+    def _user_uncached(self, text: str, first: bool) -> list[int]:
+        return self._turn(self._first if first else self._next, self._said(text, agent=False))
 
-    def _words(self, text: str) -> list[int]:
+    def _agent_uncached(self, text: str) -> list[int]:
+        return self._turn(self._answer, self._said(text, agent=True))
+
+    def _said(self, text: str, agent: bool) -> str:
+        """`text` as the template prints it; what it does not take (some refuse an empty answer) as it is."""
+        printed = None if self._verbatim else self._printed(text, agent)
+        return text if printed is None else printed
+
+    def _turn(self, frame: _Frame, words: str) -> list[int]:
+        ids = self._after(frame.before, frame.open + words + frame.close)
+        if [i for i in ids if i in self._markers] == self._expected(frame):
+            return ids
         # A marker in an environment's answer, or quoted by the agent, is text: it must not end a turn.
-        return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True) if text else []
+        opened, closed = self._after(frame.before, frame.open), self._after("\n", frame.close)
+        return [*opened, *self._without_markers(words), *closed]
+
+    def _without_markers(self, text: str) -> list[int]:
+        """ids of a text in which markers, special or not, are cut after their first letter until none is read."""
+        ids = self._after("\n", text)
+        marker = next((self._markers[i] for i in ids if i in self._markers), None)
+        if marker is None or len(text) < 2:
+            return ids
+        first, *others = text.split(marker)
+        if not others:  # read after the tokenizer's normalization only
+            middle = len(text) // 2
+            return self._without_markers(text[:middle]) + self._without_markers(text[middle:])
+        pieces = [first + marker[0], *(marker[1:] + other + marker[0] for other in others)]
+        pieces[-1] = pieces[-1][:-1]
+        return [i for piece in pieces for i in self._without_markers(piece)]
+
+    def _markers_of(self, frame: _Frame) -> list[int]:
+        return [i for i in self._after(frame.before, frame.open + frame.close) if i in self._markers]
+
+    def _after(self, before: str, text: str) -> list[int]:
+        """ids of `text` behind `before`: no blank that sentencepiece puts before a text, no line break of a marker."""
+        given, ids = self._known(before), self._encode(before + text)
+        return ids[len(given) :] if ids[: len(given)] == given else self._encode(text)
 
     def _encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False) if text else []
 
-    def _check_template(self) -> None:
-        turns = [("user", "first words"), ("assistant", "Thought: a\nAction: b 1"), ("user", "ok"), ("assistant", "c")]
-        official = _render(self.tokenizer, [*turns, ("user", "bye")], generate=True)
-        decoded = self.tokenizer.decode(
-            self.prompt([Message(r, c) for r, c in [*turns, ("user", "bye")]]),  # type: ignore[arg-type]
-            clean_up_tokenization_spaces=False,
-        )
-        # Sentencepiece tokenizers put a space before every piece of text, which is harmless.
-        if "".join(decoded.split()) != "".join(official.split()):
-            raise IprError(
-                f"chat template of {self.name} renders a turn depending on other turns or the"
-                f" tokenizer loses text (got {decoded!r}, the template says {official!r}); use another template"
+    def _learn(self) -> str:
+        """Set what stands around a first message, an answer and a next message; returns the end-of-turn token's text.
+
+        A prompt of one message is FIRST ask; with an answer and another message, FIRST ask lead ANSWER close NEXT ask.
+        """
+        first, answer, following = _SAID[:3]
+        one, two = self._render([first]), self._render([first, answer, following])
+        if one.count(first) != 1 or two.count(answer) != 1 or two.count(following) != 1:
+            raise self._refused(
+                "changes the words of a message, or repeats them, and line breaks and blanks are part of what is said",
+                "use one that prints messages as they are",
             )
+        head, ask = one.split(first)
+        same = _same(one, two)
+        if len(head + first) <= same < len(one):
+            raise self._refused(
+                f"shows {one[same:]!r} before the agent writes and leaves it out of the turn once it is written",
+                "take it out of the template's prompt for an answer, or keep it in every turn",
+            )
+        lead, rest = two[len(one) :].split(answer) if same == len(one) else ("", "")
+        if not rest.endswith(following + ask):
+            raise self._refused(*_DEPENDS)
+        if lead.strip():
+            raise self._refused(
+                f"puts {lead!r} before the agent's words once they are written, which the agent was not shown",
+                "put it into the template's prompt for an answer, or leave it out of every turn",
+            )
+        close = rest.removesuffix(following + ask)
+        # With nothing after it the turn ends with the same token: the next message's marker is no end.
+        last = self._render([first, answer], generate=False).rpartition(answer)[2]
+        ends = [self._markers[i] for i in self._encode(close[: _same(close, last)]) if i in self._markers]
+        if not ends:
+            raise self._refused("has no special token at the end of the agent's turn", "put one there")
+        before, end, after = close.partition(ends[0])
+        self._first = _Frame("", head, ask)
+        self._answer = _Frame(ask, lead, before + end)
+        self._next = _Frame(end, after, ask)
+        return end
+
+    def _printed(self, text: str, agent: bool) -> str | None:
+        """What the template prints of a message; None where it refuses it or prints something else around it."""
+        first, _, following = _SAID[:3]
+        start, stop = self._first.open, self._first.close
+        said = [text]
+        if agent:
+            start += first + stop + self._answer.open
+            stop = self._answer.close + self._next.open + following + stop
+            said = [first, text, following]
+        try:
+            whole = self._render(said)
+        except IprError:
+            return None
+        room = len(whole) - len(start) - len(stop)
+        fits = room >= 0 and whole.startswith(start) and whole.endswith(stop)
+        return whole[len(start) : len(start) + room] if fits else None
+
+    def _check(self) -> None:
+        """The template's prompts of an episode are ours, and the tokenizer gives back what it reads."""
+        ours = ""
+        for i, text in enumerate(_SAID):
+            if i % 2:
+                ours += self._answer.open + text + self._answer.close
+            else:
+                frame = self._next if i else self._first
+                ours += frame.open + text + frame.close
+                if self._render(_SAID[: i + 1]) != ours:
+                    raise self._refused(*_DEPENDS)
+            if (read := self.text(self.agent(text))) != text:
+                raise IprError(
+                    f"tokenizer of {self.name} loses text ({text!r} becomes {read!r}); use a model whose tokenizer"
+                    f" keeps blanks and line breaks{_GUIDE}"
+                )
+
+    def _render(self, said: Sequence[str], generate: bool = True) -> str:
+        """The template's text of what is said, user first; with `generate` up to where the agent writes."""
+        from jinja2 import TemplateError
+
+        turns = [{"role": "assistant" if i % 2 else "user", "content": text} for i, text in enumerate(said)]
+        try:
+            return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generate))
+        except TemplateError as error:
+            raise self._refused(f"refuses a user and an agent in turn ({error})", "use another one") from None
+
+    def _refused(self, why: str, fix: str) -> IprError:
+        return IprError(f"chat template of {self.name} {why}; {fix}{_GUIDE}")
 
 
 def coloured(chat: ChatTokens, conversation: Sequence[Message]) -> str:
@@ -124,25 +273,20 @@ def coloured(chat: ChatTokens, conversation: Sequence[Message]) -> str:
     )
 
 
-def _render(tokenizer: Any, turns: Sequence[tuple[str, str]], generate: bool) -> str:
-    conversation = [{"role": role, "content": content} for role, content in turns]
-    return str(tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=generate))
+def with_date(template: str, today: str) -> str:
+    """A chat template in which today is `today` (year-month-day), wherever and whenever it is rendered.
+
+    A template asks for the date by `strftime_now(FORMAT)`; a macro of that name goes before what is built in. One that
+    has a date already keeps it.
+    """
+    if "strftime_now" not in template or template.startswith(_DATED):
+        return template
+    day = datetime.fromisoformat(today)
+    filled = "".join(f"|replace('%{code}', '{day.strftime('%' + code)}')" for code in _CODES)
+    # The line break is not printed: chat templates are read with trim_blocks.
+    return f"{_DATED}{{{{ format{filled} }}}}{{% endmacro %}}\n{template}"
 
 
-def _learn_marks(tokenizer: Any) -> tuple[str, str, str, str, list[int]]:
-    """The text that the template puts around a user's and an agent's message, and the ids before everything."""
-    u, v, a = "UUUU", "VVVV", "AAAA"
-    one = _render(tokenizer, [("user", u)], generate=False)
-    one_open = _render(tokenizer, [("user", u)], generate=True)
-    two = _render(tokenizer, [("user", u), ("assistant", a)], generate=False)
-    three = _render(tokenizer, [("user", u), ("assistant", a), ("user", v)], generate=False)
-    try:
-        before, user_close = one.split(u)
-        agent_open = one_open.removeprefix(one)
-        agent_close = two.split(a)[1]
-        user_open = three.removeprefix(two).split(v)[0]
-    except (ValueError, IndexError):
-        raise IprError(f"chat template of {tokenizer.name_or_path} changes or repeats the messages' text") from None
-    # bos, or a default system prompt, which stands before the first user message only.
-    head = before.removesuffix(user_open)
-    return user_open, user_close, agent_open, agent_close, tokenizer.encode(head, add_special_tokens=False)
+def _same(a: str, b: str) -> int:
+    """Length of the longest common beginning."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

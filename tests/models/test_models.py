@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from ipr.models import loading
 from ipr.tokens import ChatTokens
 from ipr.training.trainer import reference_logps
 from ipr.types import IprError, Message
+from tests import families
 from tests.training import tiny
 
 FULL, LORA = ModelConfig(device="cpu"), ModelConfig(device="cpu", lora=LoraConfig(rank=4))
@@ -113,6 +115,37 @@ def test_weights_that_lack_a_tensor_are_refused(copy):
     (copy / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
     with pytest.raises(IprError, match="lack 9 tensors"):
         models.load_model(copy, FULL)
+
+
+def test_a_template_shows_the_same_day_always_and_a_saved_one_its_own(tmp_path, monkeypatch):
+    def shown(folder: Path, *date: str) -> str:
+        return ChatTokens(models.load_tokenizer(folder, *date)).text(
+            ChatTokens(models.load_tokenizer(folder, *date)).prompt([Message("user", "Hi.")])
+        )
+
+    families.RIGHT["llama-3.2"]().save_pretrained(tmp_path / "base")
+    assert "Today Date: 26 Jul 2024" in shown(tmp_path / "base")
+    prompts = []
+    for zone in ("Pacific/Kiritimati", "Pacific/Niue"):  # never on the same day
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        prompts.append(shown(tmp_path / "base", "2026-01-02"))
+    monkeypatch.undo()
+    time.tzset()
+    assert prompts[0] == prompts[1]
+    assert "Today Date: 02 Jan 2026" in prompts[0]
+    models.load_tokenizer(tmp_path / "base", "2026-01-02").save_pretrained(tmp_path / "trained")
+    assert shown(tmp_path / "trained") == shown(tmp_path / "trained", "2030-01-01") == prompts[0]
+
+
+@pytest.mark.parametrize("name", families.REFUSED)
+def test_a_folder_with_a_template_that_cannot_be_used_is_refused(copy, name):
+    make, told = families.REFUSED[name]
+    (copy / "chat_template.jinja").unlink()
+    make().save_pretrained(copy)
+    with pytest.raises(IprError, match=told) as error:
+        models.check_model(copy)
+    assert str(copy) in str(error.value)
 
 
 # Saving and loading ----------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ipr import config as configs
 from ipr import store
@@ -56,11 +57,20 @@ def test_overrides_and_their_numbers() -> None:
     assert config.env.data is None
 
 
+def test_the_date_that_templates_show_is_part_of_the_config() -> None:
+    config = configs.load("quick", ["model.date=2026-01-02"], PRESETS)  # a date to YAML
+    assert config.model.date == "2026-01-02"
+    assert configs.validate(yaml.safe_load(config.to_yaml()), "here") == config
+    assert config.hash() != configs.load("quick", [], PRESETS).hash()
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [
         ("train.learning_rat=1", "did you mean 'train.learning_rate'"),
         ("train.beta=-1", "train.beta"),
+        ("model.date=2026-02-30", "model.date"),
+        ("model.date=today", "model.date"),
         ("nonsense", "is not KEY=VALUE"),
         ("seed.x=1", "seed"),
     ],

@@ -39,7 +39,7 @@ def base_of(run: Run) -> str:
 
 def check_room(spec: EnvSpec, split: str, path: str, config: RunConfig) -> None:
     """Raises IprError where most of the expert's episodes do not fit into the model's context; notes it where some."""
-    chat = ChatTokens(models.load_tokenizer(path))
+    chat = ChatTokens(models.load_tokenizer(path, config.model.date))
     lengths = [len(chat.conversation(talk).ids) for talk in experts.conversations(spec, split)]
     context = models.context_length(path)
     limit = min(config.model.max_length, context)

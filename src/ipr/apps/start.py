@@ -65,7 +65,7 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
     check(config)
     spec = experts.environment(config.env)
     path = configs.embedded("embedded", config.env.name) if config.model.path == "champion" else config.model.path
-    return plan(config, spec, ChatTokens(models.load_tokenizer(path)))
+    return plan(config, spec, ChatTokens(models.load_tokenizer(path, config.model.date)))
 
 
 def end_orphans() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipr import store
-from ipr.config import ModelConfig
+from ipr.config import DATE, ModelConfig
 from ipr.models.folders import (
     base_of,
     check_config,
@@ -27,7 +27,7 @@ from ipr.models.folders import (
     resolve,
 )
 from ipr.profiling import timed
-from ipr.tokens import ChatTokens
+from ipr.tokens import ChatTokens, with_date
 from ipr.types import IprError
 
 if TYPE_CHECKING:
@@ -61,13 +61,23 @@ def check_model(path: str | Path) -> None:
         )
 
 
-def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(path: str | Path, date: str = DATE) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or hub name. Raises IprError where there is none.
+
+    A chat template that shows the date shows `date`, or the one that it was saved with.
+    """
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(resolve(path))
+        tokenizer = AutoTokenizer.from_pretrained(resolve(path))
     except (OSError, ValueError, KeyError) as error:
         raise IprError(f"no tokenizer in {path} ({first_line(error)}); copy the base model's there") from None
+    template = tokenizer.chat_template
+    if isinstance(template, dict):  # several, by name
+        tokenizer.chat_template = {name: with_date(each, date) for name, each in template.items()}
+    elif template:
+        tokenizer.chat_template = with_date(template, date)
+    return tokenizer
 
 
 @timed("io")

@@ -345,7 +345,7 @@ def load(path: str, name: str, model: ModelConfig, rollout: RolloutConfig) -> Tr
     """The model of a folder or hub name as a policy called `name`. Raises IprError as `models.load_model` does."""
     return TransformersPolicy(
         models.load_model(path, model),
-        models.load_tokenizer(path),
+        models.load_tokenizer(path, model.date),
         name,
         max_length=model.max_length,
         slots=rollout.slots,

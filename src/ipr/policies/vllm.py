@@ -148,7 +148,7 @@ def load(path: str, name: str, config: RunConfig) -> VllmPolicy:
     except OSError:
         generation_config = None  # not every model has one
     form = _Remote(need) if config.rollout.endpoint else _engine(need)
-    write, tokenizer = form.writer(named), models.load_tokenizer(path)
+    write, tokenizer = form.writer(named), models.load_tokenizer(path, config.model.date)
     options = {"max_length": need.max_length, "generation_config": generation_config}
     if isinstance(form, _Remote):
         return ServedPolicy(write, tokenizer, name, most=config.rollout.slots, **options)
