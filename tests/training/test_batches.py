@@ -93,3 +93,12 @@ def test_collate_pads_on_the_right_without_weight():
     assert batch.before.tolist() == [0, 1, 4, 5, 6, 7]
     assert batch.targets.tolist() == [1, 2, 1, 2, 3, 4]
     assert batch.rows.tolist() == [0, 0, 1, 1, 1, 1]
+
+
+def test_a_negative_weight_stays_and_a_weight_of_zero_goes():
+    """A policy gradient makes tokens less likely: a weight is an advantage there."""
+    ids = torch.arange(6)
+    row = Row(ids, torch.tensor([0, 0, 1, 1, 0, 1]).bool(), torch.tensor([0, 0, -0.5, 1, 0, 2.0]))
+    batch = collate([row], share=False)
+    assert batch.targets.tolist() == [2, 3, 5]
+    assert batch.weights.tolist() == [-0.5, 1.0, 2.0]
