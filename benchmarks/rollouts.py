@@ -200,7 +200,7 @@ def ours(label: str, setup: Setup, settings: AlgorithmConfig) -> Iteration:
         tokens[name] = int(profiling.since(moment)["tokens"])
 
     first = start, moment = setup.now(), profiling.now()
-    jobs = [Job(prefix, derive_seed(0, "explore", 1, prefix.key())) for prefix in method.explore(experts)]
+    jobs = [Job(prefix, derive_seed(0, "explore", 1, prefix.key())) for prefix in method.explore(experts, [])]
     explored = played(jobs, settings.explore_temperature)
     stage("explore", start, moment)
     start, moment = setup.now(), profiling.now()

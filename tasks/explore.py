@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 
 from ipr import algorithms, store
-from ipr.data.experts import environment
+from ipr.data.experts import environment, without_expert
+from ipr.rollout import UntilSolved
 from ipr.runs.run import Run
 from ipr.types import Job, Trajectory, derive_seed
 from tasks.common import experts, play, stage_task
@@ -19,19 +21,20 @@ def explore(run_dir: str, iteration: int) -> str:
     target = run.stage(iteration) / "explored.parquet"
 
     def work() -> dict:
-        method = algorithms.make(run.config.algorithm)
-        chosen = experts(run)
-        few = run.config.algorithm.explore_tasks
-        if few is not None and few < len(chosen):
-            chosen = random.Random(derive_seed(run.config.seed, "explore", iteration)).sample(chosen, few)
+        settings = run.config.algorithm
+        method = algorithms.make(settings)
+        chosen = every = experts(run)
+        few = settings.explore_tasks
+        if few is not None and few < len(every):
+            chosen = random.Random(derive_seed(run.config.seed, "explore", iteration)).sample(every, few)
         limit = environment(run.config.env).max_steps
         jobs = [
             Job(prefix, derive_seed(run.config.seed, "explore", iteration, prefix.key()))
-            for prefix in method.explore(chosen)
+            for prefix in method.explore(chosen, _new_problems(run, iteration, every))
             if len(prefix.steps) < limit  # an expert of a real game may be longer than an agent's episode
         ]
-        settings = run.config.algorithm
-        explored = play(run, iteration, "explore", iteration - 1, settings.explore_temperature)(jobs)
+        more = UntilSolved(settings.draws, settings.success) if settings.draws > 1 else None
+        explored = play(run, iteration, "explore", iteration - 1, settings.explore_temperature)(jobs, more)
         store.save(target, explored, Trajectory)
         whole = [t.reward for t in explored if t.start == 0]
         starts = {job.prefix for job in jobs} if settings.join and settings.explore_temperature == 0 else set()
@@ -44,3 +47,12 @@ def explore(run_dir: str, iteration: int) -> str:
 
     run.once(iteration, "explore", work)
     return str(target)
+
+
+def _new_problems(run: Run, iteration: int, known: Sequence[Trajectory]) -> list[str]:
+    """As many train problems without an expert as are explored, others in each iteration while there are enough."""
+    ids = without_expert(run.config.env, {expert.task_id for expert in known})
+    random.Random(derive_seed(run.config.seed, "problems")).shuffle(ids)
+    few = min(run.config.algorithm.explore_tasks or len(ids), len(ids))
+    first = (iteration - 1) * few % max(len(ids), 1)
+    return (ids[first:] + ids[:first])[:few]

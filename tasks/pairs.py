@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 from ipr import algorithms, store
+from ipr.data.experts import environment
+from ipr.rollout import shortened
 from ipr.runs.run import Run
 from ipr.training import losses
 from ipr.types import Demonstration, PreferencePair, StepReward, Trajectory
@@ -21,6 +23,9 @@ def pairs(run_dir: str, iteration: int) -> str:
         explored = store.load(stage / "explored.parquet", Trajectory)
         rewards = {r.prefix: r for r in store.load(stage / "step_rewards.parquet", StepReward)}
         method = algorithms.make(run.config.algorithm)
+        if method.shortens:
+            spec = environment(run.config.env)
+            explored = [shortened(spec, t) if t.reward >= run.config.algorithm.success else t for t in explored]
         found = method.examples(experts(run), explored, rewards)
         store.save(stage / "pairs.parquet", found.pairs, PreferencePair)
         if losses.get(method.training.loss).on == "demonstrations":

@@ -6,7 +6,7 @@ import pytest
 
 from ipr.envs import react
 from ipr.policies.scripted import ScriptedPolicy
-from ipr.rollout import play, replay
+from ipr.rollout import UntilSolved, play, replay, shortened
 from ipr.types import Completion, EnvSpec, IprError, Job, Prefix, Sampling, Step, Trajectory, derive_seed
 from tests import toy
 
@@ -289,3 +289,41 @@ def test_actions_that_fail_count_for_both_who_joined():
     played = play(spec, policy, jobs, GREEDY)
     assert [t.invalid for t in played] == [len(first.steps) - t for t in (0, 2, 3)]
     assert played == play(spec, ScriptedPolicy({"": [bad] * 50}), jobs, GREEDY, join=False)
+
+
+def test_until_solved_draws_again_with_other_seeds_until_it_is_solved():
+    spec = toy.spec()
+    tries: dict[str, list[int]] = {}
+
+    def answer(conversation, seed):
+        room = conversation[-1].content.rsplit("room ", 1)[-1].split(".")[0]
+        if len(conversation) == len(spec.prompt) + 1:
+            tries.setdefault(room, []).append(seed)
+        return say("stop")
+
+    jobs = [Job(Prefix(task_id), 7) for task_id in spec.task_ids("train")[:3]]
+    played = play(spec, ScriptedPolicy(answer), jobs, Sampling(1.0), more=UntilSolved(3, 0.5))
+    assert [len(seeds) for seeds in tries.values()] == [3, 3, 3]
+    assert all(len(set(seeds)) == 3 for seeds in tries.values())
+    assert len(played) == 9
+    solved = UntilSolved(3, 0.5)
+    assert solved.after(jobs[0], 0.5) == []
+    assert [len(solved.after(jobs[1], 0.0)) for _ in range(4)] == [1, 1, 0, 0]
+    assert solved.part(jobs).after(jobs[1], 0.0)  # another process counts anew
+
+
+def test_a_success_is_shortened_to_what_its_end_needed():
+    spec = toy.spec()
+    task_id = spec.task_ids("train")[0]
+    ring = toy.ring_box(task_id)
+    other = next(k for k in range(1, toy.BOXES + 1) if k != ring)
+    words = ["dance", f"go to box {other}", f"go to box {other}", f"go to box {ring}"]
+    words += ["take ring", "go to table", "put ring"]
+    policy = ScriptedPolicy(lambda conversation, seed: say(words[(len(conversation) - len(spec.prompt)) // 2]))
+    (long,) = play(spec, policy, [Job(Prefix(task_id))], GREEDY)
+    assert (long.reward, long.invalid, len(long.steps)) == (1.0, 1, 7)
+    short = shortened(spec, long)
+    # The box without the ring showed something new, once.
+    assert [s.action for s in short.steps] == [say(w) for w in (words[1], *words[3:])]
+    assert not replay(spec, short)
+    assert short.invalid == 0

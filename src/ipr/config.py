@@ -120,7 +120,8 @@ class PreferenceConfig(TrainConfig):
 
 class AlgorithmConfig(_Section):
     name: str = "ipr"
-    """"ipr"; "eto": outcome pairs only; "rft": the agent's own successes are imitated; or an installed package's."""
+    """"ipr"; "eto": outcome pairs only; "rft": the agent's own successes are imitated; "best": on new
+    problems, on from the agent; or an installed package's."""
     iterations: int = Field(default=4, ge=1)
     """Paper: at most 4, a 5th made it worse."""
     samples: int = Field(default=5, ge=1)
@@ -129,6 +130,10 @@ class AlgorithmConfig(_Section):
     """Of the scorer's rollouts."""
     explore_tasks: int | None = Field(default=None, ge=1)
     """Problems explored in an iteration, another seeded choice in each; null explores all (paper)."""
+    draws: int = Field(default=1, ge=1)
+    """Episodes from each explored prefix at most, until one earns `success`; more than 1 need a temperature above 0."""
+    success: float = 1.0
+    """Outcome reward from which on an episode is a success (WebShop's experts have more than 0.7)."""
     explore_temperature: float = Field(default=0.0, ge=0)
     """Of the exploring agent; the paper explores greedily."""
     tau: float = Field(default=0.5, ge=0)

@@ -159,6 +159,27 @@ def _answers(policy: Policy, turns: deque[Turn], sampling: Sampling) -> Iterator
         yield from zip(asked, policy.generate(asked, sampling), strict=True)
 
 
+@dataclass
+class UntilSolved:
+    """`ipr.types.More` for rejection sampling: from the same prefix again, with another seed, until it is solved."""
+
+    draws: int
+    """Episodes from a prefix, at most."""
+    success: float
+    """The outcome reward from which on it is solved."""
+
+    def __post_init__(self) -> None:
+        self._drawn: dict[Prefix, int] = {}
+
+    def part(self, jobs: Sequence[Job]) -> UntilSolved:
+        return UntilSolved(self.draws, self.success)
+
+    def after(self, job: Job, reward: float) -> list[Job]:
+        drawn = self._drawn[job.prefix] = self._drawn.get(job.prefix, 0) + 1
+        again = reward < self.success and drawn < self.draws
+        return [Job(job.prefix, derive_seed(job.seed, "again"))] if again else []
+
+
 def replay(spec: EnvSpec, trajectory: Trajectory) -> list[str]:
     """Play a recorded trajectory's actions: the first difference from the record, in one line, or an empty list."""
     env = spec.make()
@@ -181,6 +202,34 @@ def replay(spec: EnvSpec, trajectory: Trajectory) -> list[str]:
         return []
     finally:
         env.close()
+
+
+def shortened(spec: EnvSpec, trajectory: Trajectory) -> Trajectory:
+    """The same without steps that its end did not need: the environment could not carry them out, or they showed
+    nothing new and what follows is still answered in the same words and with the same reward. From `start` on."""
+    env = spec.make()
+    env.reset(trajectory.task_id)
+    outcomes, _ = retrace(env, trajectory.steps)
+    env.close()
+
+    def of(steps: list[Step]) -> Trajectory:
+        return replace(trajectory, steps=tuple(steps), invalid=0)
+
+    valid = [outcome.valid or t < trajectory.start for t, outcome in enumerate(outcomes)]
+    steps = [step for step, kept in zip(trajectory.steps, valid, strict=False) if kept]
+    if not steps or replay(spec, of(steps)):
+        return trajectory
+    at = trajectory.start
+    while at < len(steps):
+        seen = {step.observation for step in steps[:at]}
+        new = next((t for t in range(at, len(steps)) if steps[t].observation not in seen), len(steps))
+        # The longest stretch first.
+        for end in range(new, at, -1):
+            if not replay(spec, of(steps[:at] + steps[end:])):
+                del steps[at:end]
+                break
+        at += 1
+    return of(steps)
 
 
 def values(spec: EnvSpec, prefixes: Sequence[Prefix]) -> dict[Prefix, float]:

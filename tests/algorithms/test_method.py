@@ -36,7 +36,7 @@ def ipr(**settings: object) -> algorithms.Algorithm:
 
 
 def test_explores_every_prefix_of_the_expert() -> None:
-    assert ipr().explore([EXPERT]) == [Prefix("task", steps) for steps in ((), (A,), (A, B))]
+    assert ipr().explore([EXPERT], []) == [Prefix("task", steps) for steps in ((), (A,), (A, B))]
 
 
 def test_step_pair_holds_the_two_remainders() -> None:
@@ -178,10 +178,10 @@ def test_an_unknown_method_and_a_knob_without_effect_are_refused() -> None:
     assert config.load("smoke", ["algorithm.name=rft"], presets).algorithm.name == "rft"
 
 
-@pytest.mark.parametrize("name", ["eto", "ipr", "rft"])
+@pytest.mark.parametrize("name", ["best", "eto", "ipr", "rft"])
 def test_a_method_says_all_of_itself(name: str) -> None:
     method = algorithms.make(AlgorithmConfig(name=name))
-    assert losses.get(method.training.loss).on == ("demonstrations" if name == "rft" else "pairs")
+    assert losses.get(method.training.loss).on == ("demonstrations" if name in ("best", "rft") else "pairs")
     assert method.scores == bool(method.score([EXPERT], [trajectory([X, Y], 0.0)]).prefixes)
 
 
@@ -194,3 +194,16 @@ def test_a_package_adds_a_method_and_a_loss(install: Install) -> None:
     assert losses.get("mine").on == "demonstrations"
     with pytest.raises(IprError, match="method 'broken': module plug_nothing: ModuleNotFoundError"):
         AlgorithmConfig(name="broken")
+
+
+def test_best_imitates_experts_and_the_shortest_success_of_each_new_problem() -> None:
+    best = algorithms.make(AlgorithmConfig.model_validate({"name": "best"}))
+    assert best.explore([EXPERT], ["new", "other"]) == [Prefix("new"), Prefix("other")]
+    assert best.explore([EXPERT], []) == [Prefix("task")]
+    played = (([A, B, C], 1.0), ([A, C], 1.0), ([C], 0.0))
+    new = [replace(trajectory(steps, reward), task_id="new") for steps, reward in played]
+    found = best.examples([EXPERT], [*new, trajectory([A, C], 1)], {})
+    assert [d.task_id for d in found.demonstrations] == ["task", "new"]
+    assert found.demonstrations[0].source == "expert"
+    assert [m.content for m in found.demonstrations[1].messages if m.role == "assistant"] == ["do a", "do c"]
+    assert found.dropped == {"demonstration: no success": 1}

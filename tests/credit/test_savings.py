@@ -67,7 +67,7 @@ def two_iterations(savings: Mapping[str, bool]) -> tuple[list[set[Any]], Counter
     scorer, earlier = player(0.6, sampled=True), {}
     decided, counts, explored = [], Counter(), []
     for skill in (0.6, 0.7):
-        jobs = [Job(p, derive_seed(0, "explore", p.key())) for p in method.explore(experts)]
+        jobs = [Job(p, derive_seed(0, "explore", p.key())) for p in method.explore(experts, [])]
         agent = player(skill, sampled=False)
         explored.append(play(spec, agent, jobs, Sampling(0.0), join=settings.join))
         counts["explored turns"] += sum(map(len, agent.batches))

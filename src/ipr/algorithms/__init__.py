@@ -15,7 +15,12 @@ from typing import Any, ClassVar, Literal, Protocol
 from ipr.types import Demonstration, PreferencePair, Prefix, StepReward, Trajectory, plugged
 
 GROUP = "ipr.methods"
-_BUILT_IN = {"eto": "ipr.algorithms.eto", "ipr": "ipr.algorithms.ipr", "rft": "ipr.algorithms.rft"}
+_BUILT_IN = {
+    "best": "ipr.algorithms.best",
+    "eto": "ipr.algorithms.eto",
+    "ipr": "ipr.algorithms.ipr",
+    "rft": "ipr.algorithms.rft",
+}
 """Method -> the module whose `method` it is."""
 
 
@@ -73,9 +78,12 @@ class Algorithm(Protocol):
     training: ClassVar[Training]
     scores: ClassVar[bool]
     """Whether `score` asks for step rewards; without, none is planned for."""
+    shortens: ClassVar[bool]
+    """Whether `examples` is given what was explored without the stretches that its end did not need."""
 
-    def explore(self, experts: Sequence[Trajectory]) -> list[Prefix]:
-        """Prefixes from which the agent plays to the end."""
+    def explore(self, experts: Sequence[Trajectory], problems: Sequence[str]) -> list[Prefix]:
+        """Prefixes from which the agent plays to the end; `problems` are train problems without an expert, new in each
+        iteration while there are some."""
         ...
 
     def score(self, experts: Sequence[Trajectory], explored: Sequence[Trajectory]) -> Wanted:

@@ -18,8 +18,9 @@ class ETO:
 
     training: ClassVar[Training] = Training("ipr", "agent", "train", ignores=("observation_weight", "step_dpo"))
     scores: ClassVar[bool] = False
+    shortens: ClassVar[bool] = False
 
-    def explore(self, experts: Sequence[Trajectory]) -> list[Prefix]:
+    def explore(self, experts: Sequence[Trajectory], problems: Sequence[str]) -> list[Prefix]:
         """Every problem from its start."""
         return [expert.prefix(0) for expert in experts]
 

@@ -22,8 +22,9 @@ class IPR:
 
     training: ClassVar[Training] = Training("ipr", "agent", "train", ignores=("observation_weight",))
     scores: ClassVar[bool] = True
+    shortens: ClassVar[bool] = False
 
-    def explore(self, experts: Sequence[Trajectory]) -> list[Prefix]:
+    def explore(self, experts: Sequence[Trajectory], problems: Sequence[str]) -> list[Prefix]:
         """e_{t-1} for every expert trajectory and every t."""
         return [expert.prefix(t) for expert in experts for t in range(len(expert.steps))]
 

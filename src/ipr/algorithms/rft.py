@@ -14,8 +14,9 @@ from ipr.types import Demonstration, Prefix, StepReward, Trajectory
 class RFT:
     training: ClassVar[Training] = Training("sft", "base", "sft")
     scores: ClassVar[bool] = False
+    shortens: ClassVar[bool] = False
 
-    def explore(self, experts: Sequence[Trajectory]) -> list[Prefix]:
+    def explore(self, experts: Sequence[Trajectory], problems: Sequence[str]) -> list[Prefix]:
         """Every problem from its start."""
         return [expert.prefix(0) for expert in experts]
 

@@ -26,7 +26,7 @@ def plan(config: RunConfig, spec: EnvSpec, chat: ChatTokens) -> dict[str, Any]:
 
     method = algorithms.make(config.algorithm)
     explored = min(len(ids), config.algorithm.explore_tasks or len(ids))
-    episodes = round(len(method.explore(sample)) / len(sample) * explored)
+    episodes = round(len(method.explore(sample, ids[: len(sample)])) / len(sample) * explored)
     rollouts = 2 * config.algorithm.samples * episodes if method.scores else 0
     # Half of the step limit is what an episode from the middle of a trajectory takes, failures included.
     remaining = spec.max_steps / 2

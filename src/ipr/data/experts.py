@@ -7,6 +7,7 @@ other splits are left out: what a run is measured on is never trained on.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,6 +43,12 @@ def environment(config: EnvConfig) -> EnvSpec:
         return best[task_id] if task_id in best else spec.expert(task_id)
 
     return replace(spec, task_ids=task_ids, expert=expert)
+
+
+def without_expert(config: EnvConfig, known: Collection[str]) -> list[str]:
+    """The train problems that no expert in `known` has shown, whatever file the experts are of."""
+    ids = envs.get(config.name, data=config.data, max_steps=config.max_steps, shots=config.shots).task_ids("train")
+    return [task_id for task_id in ids if task_id not in known]
 
 
 def conversations(spec: EnvSpec, split: str) -> list[list[Message]]:

@@ -28,8 +28,8 @@ COLUMNS = (
     "time",
 )
 NOTE = (
-    "mean reward in % with its 95 % interval (test, seen, unseen, dev), success on test in %; pairs: outcome + step;"
-    " rollouts of exploring and scoring: played (saved); * reported"
+    "mean reward in % with its 95 % interval (test, seen, unseen, dev), success on test in %; pairs: outcome + step, or"
+    " episodes that were imitated; rollouts of exploring and scoring: played (saved); * reported"
 )
 PROFILE = ("seconds", "workers", "model", "environment", "tokenizer", "io", "training", "waiting", "other")
 """The seconds of a profile's row: by the clock, of all workers together, and the parts that make up both."""
@@ -157,10 +157,15 @@ def _row(stage: dict[str, Any], reported: str | None) -> list[str]:
         f"{test['steps']:.1f}" if test.get("games") else "",
         f"{100 * test['invalid']:.0f} %" if test.get("games") else "",
         gap,
-        f"{pairs['outcome']} + {pairs['step']}" if pairs else "",
+        _examples(pairs) if pairs else "",
         f"{rollouts['total_played']} ({rollouts['saved']})" if rollouts else "",
         f"{stage['seconds']:.0f} s",
     ]
+
+
+def _examples(pairs: dict[str, Any]) -> str:
+    """What was trained on: pairs, or demonstrations where a method imitates."""
+    return str(pairs["demonstrations"]) if pairs.get("demonstrations") else f"{pairs['outcome']} + {pairs['step']}"
 
 
 def _with_interval(metrics: dict[str, Any]) -> str:

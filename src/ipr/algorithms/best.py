@@ -1,0 +1,57 @@
+"""`best`: the agent practises on problems that have no expert, and goes on learning from experts and its own successes.
+
+What was found to gain (docs/results.md). Each iteration the agent plays new problems, each until it succeeds or has
+tried `draws` times; of each solved problem the shortest success is kept, without the stretches that its end did not
+need. The next agent is trained on from this one at SFT's own rate. Sources: rejection sampling (RFT, Yuan et al. 2023)
+and ReST-EM (Singh et al. 2023, arXiv 2312.06585), which starts from the base each time. No step rewards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ipr.algorithms import Examples, Training, Wanted
+from ipr.algorithms.rft import demonstration
+from ipr.types import Prefix, StepReward, Trajectory
+
+
+@dataclass(frozen=True)
+class Best:
+    success: float
+
+    training: ClassVar[Training] = Training(
+        "sft", "agent", "train", ignores=("beta", "outcome_dpo", "step_dpo", "sft", "sft_on")
+    )
+    scores: ClassVar[bool] = False
+    shortens: ClassVar[bool] = True
+
+    def explore(self, experts: Sequence[Trajectory], problems: Sequence[str]) -> list[Prefix]:
+        """New problems from their start; the experts' own where there are no others."""
+        return [Prefix(task_id) for task_id in problems or [expert.task_id for expert in experts]]
+
+    def score(self, experts: Sequence[Trajectory], explored: Sequence[Trajectory]) -> Wanted:
+        """No step rewards."""
+        return Wanted()
+
+    def examples(
+        self,
+        experts: Sequence[Trajectory],
+        explored: Sequence[Trajectory],
+        rewards: Mapping[Prefix, StepReward],
+    ) -> Examples:
+        """The experts, and of each other problem the shortest success."""
+        found = Examples(demonstrations=[demonstration(expert) for expert in experts])
+        solved: dict[str, Trajectory] = {}
+        for agent in explored:
+            if not agent.steps or agent.reward < self.success:
+                found.drop("demonstration: no success")
+            elif agent.task_id not in solved or len(agent.steps) < len(solved[agent.task_id].steps):
+                solved[agent.task_id] = agent
+        known = {expert.task_id for expert in experts}
+        found.demonstrations += [demonstration(agent) for agent in solved.values() if agent.task_id not in known]
+        return found
+
+
+method = Best
