@@ -23,7 +23,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ipr.envs.sql import dialect
-from ipr.envs.sql.functions import ALLOWED, FUNCTIONS, MAX_LENGTH
+from ipr.envs.sql.errors import MySqlError
+from ipr.envs.sql.functions import AGGREGATES, ALLOWED, FUNCTIONS, MAX_LENGTH
+from ipr.envs.sql.kinds import Kind, converter
+from ipr.envs.sql.schema import Schema
 from ipr.types import IprError
 
 SHOWN = 350
@@ -42,6 +45,9 @@ KEPT = 24_000_000
 MAX_OPEN = 200
 """Connections at a time in a thread."""
 
+_SIZE = 4_000_000
+"""Bytes of a database that has the limits above; a larger one has more of all, in proportion, up to `_MOST` times."""
+_MOST = 10.0
 _EVERY = 32  # opcodes between two looks at the clock; SQLite only looks where it jumps
 _PLANNING = 20_000  # questions to the authorizer in one statement
 _SETTINGS = (
@@ -119,47 +125,18 @@ class Database:
         self._source = source
         try:
             self._connection = source.open()
-            self.tables = self._schema()
-            self._kinds = {t: list(self._table_info(t)) for t in self.tables.values()}
+            self.schema = Schema(source.name, self._connection, self._ask, source.described)
+            self._pages = self._connection.execute("PRAGMA page_count").fetchone()[0]
         except (sqlite3.Error, UnicodeDecodeError) as error:
             raise IprError(f"{source.where or source.name}: {error}; fetch the file again") from error
-        numeric = {c.lower(): True for rows in self._kinds.values() for _, c, *_ in rows}
-        for rows in self._kinds.values():
-            for _, column, kind, *_ in rows:
-                numeric[column.lower()] &= _numeric(kind)
-        self._numbers = frozenset(c for c, yes in numeric.items() if yes)
-        self._guard()
-
-    # Reading the schema ----------------------------------------------------------------------------------------------
-
-    def _schema(self) -> dict[str, str]:
+        self.tables = self.schema.names
         """Tables by their name in lower case, as SHOW TABLES lists them."""
-        found = self._connection.execute(
-            "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
-        )
-        return {name.lower(): name for name in sorted((row[0] for row in found), key=str.lower)}
-
-    def _table_info(self, table: str) -> list[Row]:
-        quoted = table.replace('"', '""')
-        return self._connection.execute(f'PRAGMA table_info("{quoted}")').fetchall()
+        self._said = ""
+        self._guard()
 
     def columns(self, table: str) -> list[str]:
         """The columns of a table (any case)."""
-        return [row[1] for row in self._kinds[self.tables[table.lower()]]]
-
-    def _describe(self, name: str) -> Result:
-        """DESC: field, type, null, key, default, extra."""
-        table = self.tables.get(name.lower())
-        if table is None:
-            return Result(None, f"{dialect.ERROR}Table '{self.name}.{name}' doesn't exist\n", "error")
-        written = {t.lower(): rows for t, rows in (self._source.described or {}).items()}
-        if table.lower() in written:
-            return found(written[table.lower()])
-        rows = []
-        for _, column, kind, not_null, default, key in self._kinds[table]:
-            kind = kind.lower() or "text"
-            rows.append((column, kind, "NO" if not_null or key else "YES", "PRI" if key else "", default, ""))
-        return found(rows)
+        return [row[1] for row in self.schema.info[table.lower()]]
 
     # The sandbox -----------------------------------------------------------------------------------------------------
 
@@ -170,11 +147,44 @@ class Database:
         for limit, value in _LIMITS.items():
             connection.setlimit(limit, value)
         for name, (arguments, function) in FUNCTIONS.items():
-            connection.create_function(name, arguments, function, deterministic=True)
-        self._asked = self._ticks = 0
+            connection.create_function(name, arguments, self._telling(function), deterministic=True)
+        connection.create_function("row_seen", 0, self._next_row)
+        for name, (arguments, aggregate) in AGGREGATES.items():
+            connection.create_aggregate(name, arguments, self._telling_class(aggregate))
+        # One gigabyte of data would have as many opcodes as its rows need, and as much time; more is never given.
+        factor = min(max(1.0, self._pages * 4096 / _SIZE), _MOST)
+        self._opcodes, self._seconds = MAX_OPCODES * factor, MAX_SECONDS * factor
+        self._rows, self._result = int(MAX_ROWS * factor), int(MAX_RESULT * factor)
+        self._asked = self._ticks = self._counted = 0
         self._deadline = self._least = 0.0
         connection.set_authorizer(self._may)
         connection.set_progress_handler(self._over, _EVERY)
+
+    def _next_row(self) -> int:
+        self._counted += 1
+        return self._counted
+
+    def _telling(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function whose refusal in MySQL's words is kept: SQLite only says that it raised something."""
+
+        def called(*arguments: Any) -> Any:
+            try:
+                return function(*arguments)
+            except MySqlError as error:
+                self._said = str(error)
+                raise
+
+        return called
+
+    def _telling_class(self, aggregate: type) -> type:
+        tell = self._telling
+
+        class Telling(aggregate):
+            def __init__(self) -> None:
+                super().__init__()
+                self.step = tell(super().step)
+
+        return Telling
 
     def _may(self, action: int, one: str | None, two: str | None, schema: str | None, _: str | None) -> int:
         self._asked += 1
@@ -189,61 +199,75 @@ class Database:
                 name = one.lower()
                 # A table of which no column is read is asked for with "", and so is a WITH by its name.
                 other = not two and not name.startswith(("sqlite_", "pragma_", "json_", "fts", "dbstat", "generate_"))
-                return sqlite3.SQLITE_OK if name in self.tables or other else sqlite3.SQLITE_DENY
+                return sqlite3.SQLITE_OK if name in self.schema.stored or other else sqlite3.SQLITE_DENY
         return sqlite3.SQLITE_DENY
 
     def _over(self) -> bool:
         self._ticks += 1
-        return self._ticks * _EVERY > MAX_OPCODES or self._late()
+        return self._ticks * _EVERY > self._opcodes or self._late()
 
     def _late(self) -> bool:
         return time.perf_counter() > self._deadline and time.thread_time() > self._least
 
-    def run(self, statement: str) -> Result:
-        """Runs one statement of the agent, or remembers what it gave: the database never changes."""
-        key = (*self._source.key, statement)
+    def _start(self, seconds: float) -> None:
+        self._asked = self._ticks = self._counted = 0
+        self._said = ""
+        self._deadline = time.perf_counter() + seconds
+        self._least = time.thread_time() + seconds / 2
+
+    def _ask(self, sql: str) -> list[Row]:
+        """A statement of ours about the database's values."""
+        self._start(10 * MAX_SECONDS)
+        self._connection.text_factory = lambda raw: raw.decode(errors="replace")
+        try:
+            return self._connection.execute(sql).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise IprError(f"{self._source.where or self.name}: {error}; fetch the file again") from error
+        finally:
+            self._connection.text_factory = str
+
+    def run(self, statement: str, lenient: bool = False) -> Result:
+        """Runs one statement of the agent, or remembers what it gave: the database never changes.
+
+        `lenient`: groups may show columns that ONLY_FULL_GROUP_BY refuses.
+        """
+        key = (*self._source.key, "lenient" if lenient else "", statement)
         known = _remembered(key)
         if known is None:
             clean = statement.encode("utf-8", "replace").decode()  # half characters cannot be passed on
-            known, cost = self._run(clean)
+            known, cost = self._run(clean, lenient)
             _remember(key, known, cost)
         return known
 
-    def _run(self, statement: str) -> tuple[Result, int]:
-        reading = dialect.read(statement, self.name, self._numbers)
+    def _run(self, statement: str, lenient: bool = False) -> tuple[Result, int]:
+        reading = dialect.read(statement, self.schema, lenient)
         match reading.kind:
             case "query":
-                return self._query(reading.text, statement)
-            case "tables":
-                result = found([(t,) for t in self.tables.values()])
-            case "databases":
-                result = found([(self.name,)])
-            case "columns":
-                result = self._describe(reading.text)
+                return self._query(reading)
+            case "rows":
+                result = found(reading.rows)
             case kind:
                 result = Result(None, shown(reading.text), kind)
         return result, 1000
 
-    def _query(self, sql: str, statement: str) -> tuple[Result, int]:
-        rows, cost, problem = self._fetch(sql)
-        if rows is not None:
-            return found(rows), cost
+    def _query(self, reading: dialect.Reading) -> tuple[Result, int]:
+        rows, cost, problem = self._fetch(reading.text)
         if problem == "Could not decode to UTF-8":
             self._connection.text_factory = lambda raw: raw.decode(errors="replace")
             try:
-                rows, cost, problem = self._fetch(sql)
+                rows, cost, problem = self._fetch(reading.text)
             finally:
                 self._connection.text_factory = str
-            if rows is not None:
-                return found(rows), cost
-        text = dialect.error_text(problem, statement, self.name, self._near(sql, statement, problem))
-        return Result(None, shown(text), "error"), 1000
+        if rows is not None:
+            try:
+                return found(_converted(rows, reading.kinds)), cost
+            except MySqlError as error:
+                problem = str(error)
+        return Result(None, shown(dialect.error_text(problem)), "error"), 1000
 
     def _fetch(self, sql: str) -> tuple[list[Row] | None, int, str]:
         """Rows and what they weigh; or None and what went wrong, in SQLite's words."""
-        self._asked = self._ticks = 0
-        self._deadline = time.perf_counter() + MAX_SECONDS
-        self._least = time.thread_time() + LEAST_SECONDS
+        self._start(self._seconds)
         rows: list[Row] = []
         cost = 1000
         cursor = self._connection.cursor()
@@ -254,12 +278,12 @@ class Database:
             for row in cursor:
                 rows.append(row)
                 cost += sum(64 + len(v) if isinstance(v, (str, bytes)) else 64 for v in row)
-                if len(rows) > MAX_ROWS or cost > MAX_RESULT:
-                    return None, 0, f"The result has more than {MAX_ROWS} rows or is too large; LIMIT it"
+                if len(rows) > self._rows or cost > self._result:
+                    return None, 0, f"The result has more than {self._rows} rows or is too large; LIMIT it"
         except (sqlite3.Warning, sqlite3.ProgrammingError) as error:
             return None, 0, str(error)
         except sqlite3.DatabaseError as error:
-            said = str(error)
+            said = self._said or str(error)
             if "image is malformed" in said or "not a database" in said or "disk I/O" in said:
                 raise IprError(f"{self._source.where or self.name}: {said}; fetch the file again") from error
             if self._asked > _PLANNING:
@@ -273,36 +297,20 @@ class Database:
             cursor.close()
         return rows, cost, ""
 
-    def _near(self, sql: str, statement: str, said: str) -> str | None:
-        """Where a syntax error is: the rest of the statement from there, as MySQL quotes it; None for other errors.
-
-        SQLite names the token only, so the first of its places at which the statement fails in the same way is taken.
-        """
-        if said == "incomplete input":
-            return ""
-        if said.startswith("unrecognized token: "):
-            token = said.removeprefix('unrecognized token: "').removesuffix('"')
-        elif said.startswith('near "') and said.endswith('": syntax error'):
-            token = said.removeprefix('near "').removesuffix('": syntax error')
-        else:
-            return None
-        text = statement.strip().rstrip(";").strip()
-        start, since = -1, time.perf_counter()
-        for _ in range(20):
-            start = text.find(token, start + 1)
-            if start < 0 or time.perf_counter() - since > 0.1:
-                break
-            if self._fetch("EXPLAIN " + text[: start + len(token)])[2] == said:
-                return text[start:]
-        return token
-
     def close(self) -> None:
         self._connection.close()
 
 
-def _numeric(kind: str) -> bool:
-    kind = kind.lower()
-    return any(word in kind for word in ("int", "real", "floa", "doub", "num", "dec", "bit"))
+def _converted(rows: list[Row], kinds: tuple[Kind, ...]) -> list[Row]:
+    """The values that a client of MySQL is given."""
+    converters = [(k, convert) for k, kind in enumerate(kinds) if (convert := converter(kind)) is not None]
+    if not converters:
+        return rows
+    changed = [list(row) for row in rows]
+    for k, convert in converters:
+        for row in changed:
+            row[k] = convert(row[k])
+    return list(map(tuple, changed))
 
 
 # What a process keeps ------------------------------------------------------------------------------------------------

@@ -1,112 +1,500 @@
-"""The functions that an agent's statement may call.
+"""MySQL's functions on SQLite, one value at a time; and the list of SQLite's own that a statement may call.
 
 Decided here: a list of what is allowed, so that nothing new in SQLite slips in; each gives the same whenever it is
-called, so no random(), and of dates none that asks for the present time or the time zone. MySQL's functions that SQLite
-lacks and that cost nothing are here too. Left out: regular expressions, which can take for ever, and printf.
+called (NOW() is `dates.NOW`), so no RAND(). A result longer than `MAX_LENGTH` is refused before it is made. Left out:
+functions of files, locks, users and JSON.
 """
 
 from __future__ import annotations
 
-import sqlite3
+import datetime as dt
+import hashlib
+import math
 from collections.abc import Callable
-from functools import lru_cache
+from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
+from functools import partial
 from typing import Any
+
+from ipr.envs.sql import dates
+from ipr.envs.sql.collation import key
+from ipr.envs.sql.errors import ONE_ROW, MySqlError
+from ipr.envs.sql.kinds import single, text_of
+from ipr.envs.sql.matching import instr, like, regexp
 
 MAX_LENGTH = 100_000
 """Bytes of a text."""
 _SQLITE = """
-    abs avg ceil ceiling char coalesce count cume_dist degrees dense_rank exp first_value floor glob group_concat hex
-    ifnull iif lag last_value lead length like ln log log10 log2 lower ltrim max min mod nth_value ntile nullif
-    percent_rank pi pow power quote radians rank round row_number rtrim sign sqrt substr substring sum total
-    trim trunc typeof unicode upper acos asin atan atan2 cos sin tan likely unlikely likelihood
+    abs atan avg ceil coalesce cos count cume_dist degrees dense_rank exp first_value floor ifnull lag last_value lead
+    length like lower ltrim max min nth_value ntile percent_rank pi power radians rank round row_number rtrim sign sin
+    substr sum tan upper hex total typeof
 """
 
-
-@lru_cache(maxsize=1)
-def _dates() -> sqlite3.Connection:
-    return sqlite3.connect(":memory:", check_same_thread=False)
+Function = Callable[..., Any]
 
 
-def _date_function(name: str) -> Callable[..., Any]:
-    """SQLite's own date function, of given dates only."""
+def _known(function: Function) -> Function:
+    """NULL where an argument is NULL."""
 
-    def function(*arguments: Any) -> Any:
-        texts = [str(a).strip().lower() for a in arguments]
-        if len(texts) <= (name == "strftime") or any(t in ("now", "localtime", "utc") for t in texts):
-            raise ValueError("the present time is not to be had here")
-        marks = ", ".join("?" * len(arguments))
-        return _dates().execute(f"SELECT {name}({marks})", arguments).fetchone()[0]
+    def wrapped(*arguments: Any) -> Any:
+        return None if None in arguments else function(*arguments)
 
-    return function
+    return wrapped
 
 
-def _part(form: str) -> Callable[[Any], Any]:
-    strftime = _date_function("strftime")
-
-    def function(date: Any) -> Any:
-        found = strftime(form, date)
-        return None if found is None else int(found)
-
-    return function
+# Texts --------------------------------------------------------------------------------------------------------------
 
 
-def _left(text: Any, n: Any) -> Any:
-    return None if text is None or n is None else str(text)[: max(0, int(n))]
-
-
-def _right(text: Any, n: Any) -> Any:
-    return None if text is None or n is None else str(text)[-int(n) :] if int(n) > 0 else ""
-
-
-def _concat_ws(mark: Any, *parts: Any) -> Any:
-    return None if mark is None else str(mark).join(str(p) for p in parts if p is not None)
-
-
-def _text(value: Any) -> str:
-    """A value as SQLite casts it to text."""
-    if isinstance(value, bytes):
-        return value.decode(errors="replace")
-    if isinstance(value, float):
-        return _dates().execute("SELECT CAST(? AS TEXT)", (value,)).fetchone()[0]
-    return str(value)
-
-
-def _instr(text: Any, part: Any) -> int | None:
-    """As SQLite's, in linear time: its own compares letter by letter, so that a hundred in a row on 100 kB, between
-    which it never looks at the clock, take 4 s."""
-    if text is None or part is None:
-        return None
-    if isinstance(text, bytes) and isinstance(part, bytes):
-        return text.find(part) + 1
-    return _text(text).find(_text(part)) + 1
-
-
-def _replace(text: Any, old: Any, new: Any) -> Any:
-    """As `_instr`. Raises OverflowError, SQLite's "string or blob too big", before it makes a result that is."""
-    if text is None or old is None:
-        return None
-    if not _text(old):
-        return _text(text) if isinstance(text, bytes) else text
-    if new is None:
-        return None
-    text, old, new = _text(text), _text(old), _text(new)
+def _replace(text: str, old: str, new: str) -> str:
+    if not old:
+        return text
     if len(text) + text.count(old) * (len(new) - len(old)) > MAX_LENGTH:
         raise OverflowError
     return text.replace(old, new)
 
 
-FUNCTIONS: dict[str, tuple[int, Callable[..., Any]]] = {
-    **{name: (-1, _date_function(name)) for name in ("date", "time", "datetime", "julianday", "strftime")},
-    "year": (1, _part("%Y")),
-    "month": (1, _part("%m")),
-    "day": (1, _part("%d")),
-    "text_left": (2, _left),
-    "text_right": (2, _right),
-    "concat_ws": (-1, _concat_ws),
-    "instr": (2, _instr),
-    "replace": (3, _replace),
-    "reverse": (1, lambda text: None if text is None else str(text)[::-1]),
-}
-"""Name -> number of arguments (-1: any), and the function, which replaces SQLite's of that name."""
+def _sub(text: str, start: int, length: int | None = None) -> str:
+    if start < 0:
+        start += len(text)
+        if start < 0:
+            return ""
+    elif start == 0:
+        return ""
+    else:
+        start -= 1
+    return text[start:] if length is None else text[start : start + max(0, length)]
 
-ALLOWED = frozenset(_SQLITE.split()) | FUNCTIONS.keys()
+
+def _pad(text: str, length: int, mark: str, left: bool) -> str | None:
+    if length < 0:
+        return None
+    if length > MAX_LENGTH:
+        raise OverflowError
+    if length <= len(text):
+        return text[:length]
+    if not mark:
+        return ""
+    fill = (mark * (length // len(mark) + 1))[: length - len(text)]
+    return fill + text if left else text + fill
+
+
+def _repeat(text: str, count: int) -> str:
+    if len(text) * max(0, count) > MAX_LENGTH:
+        raise OverflowError
+    return text * max(0, count)
+
+
+def _trim(text: str, mark: str = " ", sides: str = "lt") -> str:
+    while mark and "l" in sides and text.startswith(mark):
+        text = text[len(mark) :]
+    while mark and "t" in sides and text.endswith(mark):
+        text = text[: -len(mark)]
+    return text
+
+
+def _substring_index(text: str, mark: str, count: int) -> str:
+    if not mark or not count:
+        return ""
+    parts = text.split(mark)
+    return mark.join(parts[:count] if count > 0 else parts[count:])
+
+
+def _format(number: float, places: int) -> str:
+    places = min(max(0, places), 30)
+    return f"{Decimal(repr(number)).quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP):,f}"
+
+
+def _insert(text: str, start: int, length: int, new: str) -> str:
+    if not 1 <= start <= len(text):
+        return text
+    end = len(text) if length < 0 else start - 1 + length
+    return text[: start - 1] + new + text[end:]
+
+
+def _concat_ws(mark: Any, *parts: Any) -> Any:
+    return None if mark is None else mark.join(p for p in parts if p is not None)
+
+
+def _locate(part: str, text: str, start: int = 1) -> int:
+    return instr(text, part, start) if start > 0 else 0
+
+
+def _find_in_set(text: str, texts: str) -> int:
+    keys = [key(t) for t in texts.split(",")] if texts else []
+    return keys.index(key(text)) + 1 if key(text) in keys else 0
+
+
+# Numbers ------------------------------------------------------------------------------------------------------------
+
+
+def _to_integer(value: Any) -> int:
+    return value if isinstance(value, int) else dates.round_half(value)
+
+
+def _text_integer(value: str) -> int:
+    found = dates.number(value)
+    return int(found)
+
+
+def _unsigned(value: int) -> int:
+    if value < 0:
+        raise MySqlError("BIGINT UNSIGNED value is out of range")
+    return value
+
+
+def _exact(value: float | int, places: int, how: str) -> float | int:
+    found = Decimal(value if isinstance(value, int) else repr(value)).quantize(Decimal(1).scaleb(-places), how)
+    return float(found)
+
+
+def _round_double(value: float, places: int) -> float:
+    scaled = value * 10.0**places if places >= 0 else value / 10.0**-places
+    if not math.isfinite(scaled):
+        return value
+    return round(scaled) / 10.0**places if places >= 0 else round(scaled) * 10.0**-places
+
+
+def _cut_double(value: float, places: int) -> float:
+    scaled = value * 10.0**places if places >= 0 else value / 10.0**-places
+    if not math.isfinite(scaled):
+        return value
+    return math.trunc(scaled) / 10.0**places if places >= 0 else math.trunc(scaled) * 10.0**-places
+
+
+def _to_decimal(value: Any, precision: int, scale: int) -> float | int:
+    found = Decimal(value if isinstance(value, int) else repr(float(value)))
+    found = found.quantize(Decimal(1).scaleb(-scale), ROUND_HALF_UP)
+    most = Decimal(10) ** (precision - scale) - Decimal(1).scaleb(-scale)
+    found = max(-most, min(most, found))
+    return float(found) if scale else int(found)
+
+
+def _modulo(a: float, b: float) -> float | None:
+    return None if not b else math.fmod(a, b)
+
+
+def _whole(a: float, b: float) -> int | None:
+    return None if not b else int(Decimal(repr(a)) / Decimal(repr(b)))
+
+
+def _of(function: Callable[[float], float]) -> Function:
+    """A function of mathematics; NULL where it has no value."""
+
+    def computed(value: Any) -> float | None:
+        try:
+            return function(float(value))
+        except (ValueError, OverflowError):
+            return None
+
+    return computed
+
+
+def _log(base: float, value: float | None = None) -> float | None:
+    if value is None:
+        return _of(math.log)(base)
+    return None if base <= 0 or base == 1 or value <= 0 else math.log(value) / math.log(base)
+
+
+# Dates --------------------------------------------------------------------------------------------------------------
+
+
+def _real(value: Any) -> dt.datetime | None:
+    at = dates.moment(value)
+    return None if at is None else at.real
+
+
+def _of_date(function: Callable[[dt.datetime], Any]) -> Function:
+    def computed(value: Any) -> Any:
+        when = _real(value)
+        return None if when is None else function(when)
+
+    return computed
+
+
+def _week(value: Any, mode: int = 0) -> int | None:
+    when = _real(value)
+    return None if when is None else dates.week(when, mode)[1]
+
+
+def _year_week(value: Any, mode: int = 0) -> int | None:
+    when = _real(value)
+    if when is None:
+        return None
+    year, week = dates.week(when, mode | 2)
+    return year * 100 + week
+
+
+def _last_day(when: dt.datetime) -> str:
+    following = (when.replace(day=1) + dt.timedelta(days=31)).replace(day=1)
+    return (following - dt.timedelta(days=1)).strftime("%Y-%m-%d")
+
+
+def _date_diff(a: Any, b: Any) -> int | None:
+    first, second = _real(a), _real(b)
+    return None if first is None or second is None else dates.days(first) - dates.days(second)
+
+
+def _from_days(count: int) -> str | None:
+    try:
+        return dt.date.fromordinal(count - 365).isoformat()
+    except (ValueError, OverflowError):
+        return None
+
+
+def _make_date(year: int, day: int) -> str | None:
+    year += 0 if year > 99 else 2000 if year < 70 else 1900
+    try:
+        return None if day < 1 else (dt.date(year, 1, 1) + dt.timedelta(days=day - 1)).isoformat()
+    except (ValueError, OverflowError):
+        return None
+
+
+def _as_time(value: Any) -> str | None:
+    found = dates.clock(value)
+    return None if found is None else f"{found[0]:02d}:{found[1]:02d}:{found[2]:02d}"
+
+
+def _time_to_sec(value: Any) -> int | None:
+    found = dates.clock(value)
+    return None if found is None else found[0] * 3600 + found[1] * 60 + found[2]
+
+
+def _sec_to_time(value: int) -> str:
+    value, sign = min(abs(value), 3020399), "-" if value < 0 else ""
+    return f"{sign}{value // 3600:02d}:{value // 60 % 60:02d}:{value % 60:02d}"
+
+
+def _unix(value: Any = dates.NOW.strftime("%Y-%m-%d %H:%M:%S")) -> int | None:
+    when = _real(value)
+    return None if when is None else max(0, int((when - dt.datetime(1970, 1, 1)).total_seconds()))
+
+
+def _from_unix(value: int) -> str | None:
+    return None if not 0 <= value < 2**36 else str(dt.datetime(1970, 1, 1) + dt.timedelta(seconds=value))
+
+
+def _period_diff(a: int, b: int) -> int:
+    return (a // 100 * 12 + a % 100) - (b // 100 * 12 + b % 100)
+
+
+def _row_key(*values: Any) -> str | None:
+    return None if None in values else repr(values)
+
+
+FUNCTIONS: dict[str, tuple[int, Function]] = {
+    "text_key": (1, _known(key)),
+    "row_key": (-1, _row_key),
+    "num": (1, _known(lambda v: dates.number(v if isinstance(v, str) else str(v)))),
+    "single": (1, _known(single)),
+    "text_of": (2, text_of),
+    "text_of_float": (2, lambda v, s: None if v is None else text_of(v, s) if s else text_of(float(f"{single(v):.6g}"), None)),
+    "to_integer": (1, _known(_to_integer)),
+    "text_integer": (1, _known(_text_integer)),
+    "unsigned": (1, _known(_unsigned)),
+    "to_decimal": (3, _known(_to_decimal)),
+    "round_exact": (2, _known(partial(_exact, how=ROUND_HALF_UP))),
+    "cut_exact": (2, _known(partial(_exact, how=ROUND_DOWN))),
+    "round_double": (2, _known(_round_double)),
+    "cut_double": (2, _known(_cut_double)),
+    "modulo": (2, _known(_modulo)),
+    "whole": (2, _known(_whole)),
+    "sqrt_of": (1, _known(_of(math.sqrt))),
+    "ln_of": (1, _known(_of(math.log))),
+    "log10_of": (1, _known(_of(math.log10))),
+    "log2_of": (1, _known(_of(math.log2))),
+    "log_of": (-1, _known(_log)),
+    "bit_count": (1, _known(lambda n: (n & (2**64 - 1)).bit_count())),
+    "hex_number": (1, _known(lambda n: f"{n & (2**64 - 1):X}")),
+    # texts
+    "sub_text": (-1, _known(_sub)),
+    "text_left": (2, _known(lambda text, n: text[: max(0, n)])),
+    "text_right": (2, _known(lambda text, n: text[-n:] if n > 0 else "")),
+    "lpad": (3, _known(partial(_pad, left=True))),
+    "rpad": (3, _known(partial(_pad, left=False))),
+    "trim_both": (-1, _known(_trim)),
+    "trim_leading": (-1, _known(partial(_trim, sides="l"))),
+    "trim_trailing": (-1, _known(partial(_trim, sides="t"))),
+    "replace": (3, _known(_replace)),
+    "repeat_text": (2, _known(_repeat)),
+    "reverse": (1, _known(lambda text: text[::-1])),
+    "space": (1, _known(lambda n: _repeat(" ", n))),
+    "substring_index": (3, _known(_substring_index)),
+    "format_number": (2, _known(_format)),
+    "insert_text": (4, _known(_insert)),
+    "concat_ws": (-1, _concat_ws),
+    "byte_length": (1, _known(lambda text: len(text.encode(errors="replace")))),
+    "ascii_code": (1, _known(lambda text: text.encode(errors="replace")[0] if text else 0)),
+    "instr_text": (2, _known(instr)),
+    "locate": (-1, _known(_locate)),
+    "find_in_set": (2, _known(_find_in_set)),
+    "upper_text": (1, _known(str.upper)),
+    "lower_text": (1, _known(str.lower)),
+    "like_in": (4, _known(like)),
+    "regexp_in": (-1, _known(regexp)),
+    "md5": (1, _known(lambda text: hashlib.md5(text.encode(errors="replace"), usedforsecurity=False).hexdigest())),
+    "sha1": (1, _known(lambda text: hashlib.sha1(text.encode(errors="replace"), usedforsecurity=False).hexdigest())),
+    # dates
+    **{
+        f"date_{unit.lower()}": (1, partial(dates.part, unit))
+        for unit in ("YEAR", "MONTH", "DAY", "HOUR", "MINUTE", "SECOND", "QUARTER")
+    },
+    **{f"date_{unit.lower()}": (1, partial(dates.part, unit)) for unit in ("DAYOFWEEK", "WEEKDAY", "DAYOFYEAR", "TO_DAYS")},
+    "date_part": (2, _known(dates.part)),
+    "date_num": (1, dates.date_num),
+    "date_add": (5, _known(lambda value, n, unit, sign, timed: dates.date_add(value, n, unit, sign, timed))),
+    "date_diff": (2, _known(_date_diff)),
+    "date_format": (2, dates.date_format),
+    "str_to_date": (2, dates.str_to_date),
+    "timestamp_diff": (3, _known(dates.timestampdiff)),
+    "as_date": (1, dates.as_date),
+    "as_datetime": (1, dates.as_datetime),
+    "as_time": (1, _as_time),
+    "week_of": (-1, _known(_week)),
+    "week_of_year": (1, _known(lambda value: _week(value, 3))),
+    "year_week": (-1, _known(_year_week)),
+    "day_name": (1, _known(_of_date(lambda when: dates.DAYS[when.weekday()]))),
+    "month_name": (1, _known(lambda v: None if (at := dates.moment(v)) is None or not at.month else dates.MONTHS[at.month - 1])),
+    "last_day": (1, _known(_of_date(_last_day))),
+    "from_days": (1, _known(_from_days)),
+    "make_date": (2, _known(_make_date)),
+    "time_to_sec": (1, _known(_time_to_sec)),
+    "sec_to_time": (1, _known(_sec_to_time)),
+    "unix_timestamp": (-1, _known(_unix)),
+    "from_unixtime": (1, _known(_from_unix)),
+    "period_diff": (2, _known(_period_diff)),
+}
+"""Name -> number of arguments (-1: any), and the function."""
+
+
+# Aggregates ---------------------------------------------------------------------------------------------------------
+
+
+class _Only:
+    """The value of a nested query that may give one row at most."""
+
+    def __init__(self) -> None:
+        self.value, self.rows = None, 0
+
+    def step(self, value: Any) -> None:
+        self.value, self.rows = value, self.rows + 1
+        if self.rows > 1:
+            raise MySqlError(ONE_ROW)
+
+    def finalize(self) -> Any:
+        return self.value
+
+
+class _FirstSeen:
+    def __init__(self) -> None:
+        self.value, self.seen = None, False
+
+    def step(self, value: Any) -> None:
+        if not self.seen:
+            self.value, self.seen = value, True
+
+    def finalize(self) -> Any:
+        return self.value
+
+
+class _Least:
+    """The first of texts in MySQL's order."""
+
+    sign = 1
+
+    def __init__(self) -> None:
+        self.value: str | None = None
+
+    def step(self, value: Any) -> None:
+        if value is not None and (self.value is None or self._before(key(value), key(self.value))):
+            self.value = value
+
+    def _before(self, a: str, b: str) -> bool:
+        return a < b
+
+    def finalize(self) -> Any:
+        return self.value
+
+
+class _Most(_Least):
+    def _before(self, a: str, b: str) -> bool:
+        return a > b
+
+
+class _Spread:
+    """Variance by Welford's method, as the server works it out."""
+
+    samples, root = 0, True
+
+    def __init__(self) -> None:
+        self.n, self.mean, self.sum = 0, 0.0, 0.0
+
+    def step(self, value: Any) -> None:
+        if value is None:
+            return
+        self.n += 1
+        before = self.mean
+        self.mean += (value - before) / self.n
+        self.sum += (value - before) * (value - self.mean)
+
+    def finalize(self) -> Any:
+        if self.n <= self.samples:
+            return None
+        found = self.sum / (self.n - self.samples)
+        return math.sqrt(found) if self.root else found
+
+
+class _SampleSpread(_Spread):
+    samples = 1
+
+
+class _Variance(_Spread):
+    root = False
+
+
+class _SampleVariance(_Variance):
+    samples = 1
+
+
+class _Joined:
+    """GROUP_CONCAT: separator, how, text, its key, and the keys of its order."""
+
+    MOST = 1024
+
+    def __init__(self) -> None:
+        self.found: list[tuple[Any, ...]] = []
+        self.size, self.separator, self.how = 0, ",", "N"
+
+    def step(self, separator: str, how: str, text: Any, same: Any, *keys: Any) -> None:
+        if text is None:
+            return
+        self.separator, self.how = separator, how
+        self.size += len(text)
+        if self.size > 10 * MAX_LENGTH:
+            raise OverflowError
+        self.found.append((text, same, keys))
+
+    def finalize(self) -> Any:
+        rows = self.found
+        if not rows:
+            return None
+        if self.how[0] == "D":
+            seen: set[Any] = set()
+            rows = [r for r in rows if not (r[1] in seen or seen.add(r[1]))]
+        for k in reversed(range(len(self.how) - 1)):
+            rows = sorted(rows, key=lambda r: (r[2][k] is not None, r[2][k]), reverse=self.how[k + 1] == "d")
+        joined = self.separator.join(r[0] for r in rows)
+        return joined.encode(errors="replace")[: self.MOST].decode(errors="ignore")
+
+
+AGGREGATES: dict[str, tuple[int, type]] = {
+    "only": (1, _Only),
+    "first_seen": (1, _FirstSeen),
+    "min_text": (1, _Least),
+    "max_text": (1, _Most),
+    "std_pop": (1, _Spread),
+    "std_samp": (1, _SampleSpread),
+    "var_pop": (1, _Variance),
+    "var_samp": (1, _SampleVariance),
+    "join_texts": (-1, _Joined),
+}
+
+ALLOWED = frozenset(_SQLITE.split()) | FUNCTIONS.keys() | AGGREGATES.keys() | {"row_seen", "deeper"}

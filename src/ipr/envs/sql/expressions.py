@@ -1,0 +1,496 @@
+"""Expressions of MySQL as SQLite's, with MySQL's types: operators, comparisons, CASE, CAST and nested queries.
+
+Decided here: what is not known to give MySQL's value is refused (`NotExactError`); there is no way around. Comparing
+is `terms.pair`, functions are `calls`, aggregates `aggregates`; a nested query is compiled by the `Compiler` that is
+passed along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from sqlglot import exp
+
+from ipr.envs.sql import aggregates, calls, dates, errors
+from ipr.envs.sql.errors import MySqlError, NotExactError
+from ipr.envs.sql.kinds import BIN, COUNTED, DATE, DATETIME, DBL, INT, NULL, STR, TIME, Kind, dec
+from ipr.envs.sql.terms import (
+    DIGITS,
+    Term,
+    as_number,
+    as_text,
+    choice,
+    common_letters,
+    compared,
+    constant,
+    loose,
+    pair,
+    truth,
+)
+
+if TYPE_CHECKING:
+    from ipr.envs.sql.select import Compiler
+
+Node = exp.Expr
+
+
+def compile_expression(c: Compiler, node: Node) -> Term:
+    """An expression in the clause and scope that the compiler is in."""
+    compiled = _COMPILED.get(type(node))
+    if compiled is None:
+        raise NotExactError(f"{type(node).__name__.upper()}")
+    term = compiled(c, node)
+    return c.grouped(term)
+
+
+def single(c: Compiler, node: Node) -> Term:
+    """An expression that must be one value."""
+    term = compile_expression(c, node)
+    if term.parts:
+        raise MySqlError(errors.ONE_COLUMN)
+    return term
+
+
+# Constants and names ------------------------------------------------------------------------------------------------
+
+
+def _literal(c: Compiler, node: Node) -> Term:
+    text = node.this
+    if node.args.get("is_string"):
+        return constant(text)
+    if "e" in text.lower():
+        return Term(repr(float(text)), DBL, DIGITS, float(text))
+    if "." in text:
+        whole, _, decimals = text.partition(".")
+        if len(whole.lstrip("0")) + len(decimals) > 15:
+            raise NotExactError("A decimal of so many digits")
+        return Term(f"{whole or '0'}.{decimals or '0'}", dec(len(decimals)), DIGITS, float(text))
+    if len(text) > 18:
+        raise NotExactError("An integer of so many digits")
+    return Term(str(int(text)), INT, DIGITS, int(text))
+
+
+def _column(c: Compiler, node: Node) -> Term:
+    if isinstance(node.this, exp.Star):
+        raise errors.syntax(c.statement, c.place(node))
+    return c.column(node)
+
+
+def _paren(c: Compiler, node: Node) -> Term:
+    term = compile_expression(c, node.this)
+    if not term.parts:
+        term.sql = term.sql if term.field is not None else f"({term.sql})"
+    return term
+
+
+def _row(c: Compiler, node: Node) -> Term:
+    parts = tuple(single(c, e) for e in node.expressions)
+    return Term("", NULL, loose=loose(*parts), parts=parts)
+
+
+# Operators ----------------------------------------------------------------------------------------------------------
+
+
+def _numbers(c: Compiler, node: Node) -> tuple[Term, Term, str, str]:
+    a, b = single(c, node.this), single(c, node.expression)
+    return a, b, as_number(a), as_number(b)
+
+
+def _scale(kind: Kind) -> int | None:
+    """Decimals of a term in arithmetic; None for what is computed as a double that is shown in full."""
+    return kind.decimals if kind.name in ("int", "dec", "date", "dt", "time") else None
+
+
+def _plus(sign: str) -> Callable[[Compiler, Node], Term]:
+    def compiled(c: Compiler, node: Node) -> Term:
+        for one, other in ((node.this, node.expression), (node.expression, node.this)):
+            if isinstance(other, exp.Interval):
+                value = single(c, one)
+                return calls.interval(c, value, other, 1 if sign == "+" else -1)
+        a, b, left, right = _numbers(c, node)
+        return _arithmetic(f"{left} {sign} {right}", a, b, max)
+
+    return compiled
+
+
+def _arithmetic(sql: str, a: Term, b: Term, scale: Callable[[int, int], int]) -> Term:
+    """The type of a sum or product: integer, decimal, or double, whose decimals are kept where both have some."""
+    known = [a.kind.decimals if a.kind.name != "str" else None, b.kind.decimals if b.kind.name != "str" else None]
+    both = loose(a, b)
+    if "null" in (a.kind.name, b.kind.name):
+        return Term("NULL", NULL, loose=both)
+    if a.kind.exact and b.kind.exact or (a.kind.temporal or b.kind.temporal) and None not in known:
+        first, second = known[0] or 0, known[1] or 0
+        if not first and not second and "dec" not in (a.kind.name, b.kind.name):
+            return Term(f"({sql})", COUNTED, DIGITS, loose=both)
+        places = min(scale(first, second), 30)
+        return Term(f"round({sql}, {places})" if places else f"({sql})", dec(places), DIGITS, loose=both)
+    shown = None if None in known else scale(known[0] or 0, known[1] or 0)
+    return Term(f"({sql})", Kind("dbl", shown), DIGITS, loose=both)
+
+
+def _times(c: Compiler, node: Node) -> Term:
+    a, b, left, right = _numbers(c, node)
+    return _arithmetic(f"{left} * {right}", a, b, lambda x, y: x + y)
+
+
+def _divide(c: Compiler, node: Node) -> Term:
+    a, b, left, right = _numbers(c, node)
+    sql = f"(CAST({left} AS REAL) / {right})"
+    both = loose(a, b)
+    if "null" in (a.kind.name, b.kind.name):
+        return Term("NULL", NULL, loose=both)
+    if _scale(a.kind) is not None and _scale(b.kind) is not None:
+        return Term(sql, dec((_scale(a.kind) or 0) + 4), DIGITS, loose=both)
+    known = [t.kind.decimals if t.kind.name != "str" else None for t in (a, b)]
+    shown = None if None in known else max(known[0] or 0, known[1] or 0) + 4
+    return Term(sql, Kind("dbl", shown), DIGITS, loose=both)
+
+
+def _whole_divide(c: Compiler, node: Node) -> Term:
+    a, b, left, right = _numbers(c, node)
+    if a.kind.name == b.kind.name == "int":
+        return Term(f"({left} / {right})", COUNTED, DIGITS, loose=loose(a, b))
+    return Term(f"whole({left}, {right})", COUNTED, DIGITS, loose=loose(a, b))
+
+
+def _modulo(c: Compiler, node: Node) -> Term:
+    a, b, left, right = _numbers(c, node)
+    both = loose(a, b)
+    if a.kind.name == b.kind.name == "int":
+        return Term(f"({left} % {right})", INT, DIGITS, loose=both)
+    if a.kind.exact and b.kind.exact:
+        places = max(a.kind.scale or 0, b.kind.scale or 0)
+        return Term(f"round(modulo({left}, {right}), {places})", dec(places), DIGITS, loose=both)
+    return Term(f"modulo({left}, {right})", DBL, DIGITS, loose=both)
+
+
+def _negative(c: Compiler, node: Node) -> Term:
+    a = single(c, node.this)
+    kind = a.kind if a.kind.number else NULL if a.kind.name == "null" else DBL if a.kind.text else INT
+    kind = COUNTED if kind.name == "int" and a.literal is None else Kind("dbl", kind.scale) if kind.name == "flt" else kind
+    literal = -a.literal if isinstance(a.literal, (int, float)) else None
+    return Term(f"(- {as_number(a)})", kind, DIGITS, literal, loose=a.loose)
+
+
+def _bits(sign: str) -> Callable[[Compiler, Node], Term]:
+    def compiled(c: Compiler, node: Node) -> Term:
+        a, b = single(c, node.this), single(c, node.expression)
+        if a.kind.name != "int" or b.kind.name != "int":
+            raise NotExactError("An operator of bits on what is no integer")
+        sql = f"({a.sql} {sign} {b.sql})"
+        # BIGINT UNSIGNED: of what is negative MySQL gives another number
+        return Term(f"unsigned({sql})", INT, DIGITS, loose=loose(a, b))
+
+    return compiled
+
+
+def _connect(word: str) -> Callable[[Compiler, Node], Term]:
+    def compiled(c: Compiler, node: Node) -> Term:
+        terms = []
+        while type(node) is (exp.And if word == "AND" else exp.Or):  # a long chain without a long recursion
+            terms.append(single(c, node.expression))
+            node = node.this
+        terms.append(single(c, node))
+        terms.reverse()
+        return Term(f"({f' {word} '.join(map(truth, terms))})", INT, DIGITS, loose=loose(*terms))
+
+    return compiled
+
+
+def _xor(c: Compiler, node: Node) -> Term:
+    a, b = single(c, node.this), single(c, node.expression)
+    return Term(f"((({truth(a)}) <> 0) <> (({truth(b)}) <> 0))", INT, DIGITS, loose=loose(a, b))
+
+
+def _not(c: Compiler, node: Node) -> Term:
+    a = single(c, node.this)
+    return Term(f"(NOT {truth(a)})", INT, DIGITS, loose=a.loose)
+
+
+def _is(c: Compiler, node: Node) -> Term:
+    a = single(c, node.this)
+    if isinstance(node.expression, exp.Boolean):
+        word = "TRUE" if node.expression.this else "FALSE"
+        return Term(f"({truth(a)} IS {word})", INT, DIGITS, loose=a.loose)
+    if not isinstance(node.expression, exp.Null):
+        raise NotExactError("IS")
+    return Term(f"({a.sql} IS NULL)", INT, DIGITS, loose=a.loose)
+
+
+# Comparisons --------------------------------------------------------------------------------------------------------
+
+
+def _compare(sign: str) -> Callable[[Compiler, Node], Term]:
+    def compiled(c: Compiler, node: Node) -> Term:
+        if isinstance(node.expression, (exp.Any, exp.All)):
+            return _quantified(c, node, sign)
+        return compared(compile_expression(c, node.this), sign, compile_expression(c, node.expression))
+
+    return compiled
+
+
+def _between(c: Compiler, node: Node) -> Term:
+    value, low, high = (single(c, node.args[k]) for k in ("this", "low", "high"))
+    if value.text and (low.kind.number != high.kind.number):
+        raise NotExactError("BETWEEN a number and a text")
+    both = [compared(value, ">=", low).sql, compared(value, "<=", high).sql]
+    return Term(f"({' AND '.join(both)})", INT, DIGITS, loose=loose(value, low, high))
+
+
+def _in(c: Compiler, node: Node) -> Term:
+    value = compile_expression(c, node.this)
+    if (query := node.args.get("query")) is not None:
+        return _in_query(c, value, query)
+    if node.args.get("unnest") is not None or node.args.get("field") is not None:
+        raise errors.syntax(c.statement, c.place(node))
+    items = [compile_expression(c, e) for e in node.expressions]
+    if not value.parts and len({(t.kind.name, t.letters is None) for t in items}) == 1:
+        sides = [pair(value, item, True) for item in items]
+        if len({left for left, _ in sides}) == 1:
+            sql = f"({sides[0][0]} IN ({', '.join(right for _, right in sides)}))"
+            return Term(sql, INT, DIGITS, loose=loose(value, *items))
+    sql = " OR ".join(compared(value, "=", item).sql for item in items)
+    return Term(f"({sql})", INT, DIGITS, loose=loose(value, *items))
+
+
+def _in_query(c: Compiler, value: Term, node: Node, sign: str = "=") -> Term:
+    query, captured = c.nested(node)
+    if query.limited:
+        raise MySqlError(errors.LIMIT_IN)
+    parts = value.parts or (value,)
+    if len(parts) != len(query.terms):
+        raise MySqlError(f"Operand should contain {len(parts)} column(s)")
+    lefts, rights = [], []
+    for k, (ours, theirs) in enumerate(zip(parts, query.terms, strict=True)):
+        column = Term(f"q.c{k}", theirs.kind, theirs.letters, binary=theirs.binary)
+        left, right = pair(ours, column, True)
+        lefts.append(left)
+        rights.append(right)
+    left = lefts[0] if len(lefts) == 1 else f"({', '.join(lefts)})"
+    inner = f"SELECT {', '.join(rights)} FROM ({query.sql}) AS q"
+    return Term(f"({left} IN ({inner}))", INT, DIGITS, loose=(*value.loose, *captured))
+
+
+def _quantified(c: Compiler, node: Node, sign: str) -> Term:
+    """= ANY is IN, <> ALL is NOT IN; the others ask for a row that says so."""
+    some = isinstance(node.expression, exp.Any)
+    inner = node.expression.this
+    value = single(c, node.this)
+    if (some and sign == "=") or (not some and sign == "<>"):
+        found = _in_query(c, value, inner)
+        return found if some else Term(f"(NOT {found.sql})", INT, DIGITS, loose=found.loose)
+    query, captured = c.nested(inner)
+    if query.limited:
+        raise MySqlError(errors.LIMIT_IN)
+    if len(query.terms) != 1:
+        raise MySqlError(errors.ONE_COLUMN)
+    column = Term("q.c0", query.terms[0].kind, query.terms[0].letters, binary=query.terms[0].binary)
+    test = compared(value, sign, column).sql
+    best = f"SELECT {'max' if some else 'min'}({test}) FROM ({query.sql}) AS q"  # NULL among them: as MySQL, unless decided
+    unknown = f"SELECT count(*) > count({test}) FROM ({query.sql}) AS q"
+    decided = "1" if some else "0"
+    empty = "0" if some else "1"
+    sql = (
+        f"(CASE ifnull(({best}), -1) WHEN {decided} THEN {decided} ELSE"
+        f" CASE WHEN ({unknown}) THEN NULL ELSE {empty} END END)"
+    )
+    return Term(sql, INT, DIGITS, loose=(*value.loose, *captured))
+
+
+def _exists(c: Compiler, node: Node) -> Term:
+    query, captured = c.nested(node.this)
+    return Term(f"(EXISTS ({query.sql}))", INT, DIGITS, loose=captured)
+
+
+def _subquery(c: Compiler, node: Node) -> Term:
+    query, captured = c.nested(node)
+    parts = []
+    for k, term in enumerate(query.terms):
+        if query.one_row:
+            sql = f"(SELECT q.c{k} FROM ({query.sql}) AS q)"
+        else:
+            sql = f"(SELECT only(q.c{k}) FROM ({query.sql}) AS q)"
+        parts.append(Term(sql, term.kind, term.letters, loose=captured, binary=term.binary))
+    return parts[0] if len(parts) == 1 else Term("", NULL, loose=captured, parts=tuple(parts))
+
+
+def _like(c: Compiler, node: Node) -> Term:
+    escape = "\\"
+    if isinstance(node, exp.Escape):
+        if not isinstance(node.expression, exp.Literal):
+            raise NotExactError("ESCAPE of what is no constant")
+        escape, node = node.expression.this, node.this
+        if len(escape) > 1:
+            raise MySqlError("Incorrect arguments to ESCAPE")
+    if not isinstance(node, exp.Like):
+        raise errors.syntax(c.statement, c.place(node))
+    text, pattern = single(c, node.this), single(c, node.expression)
+    both = loose(text, pattern)
+    sides = as_text(text), as_text(pattern)
+    mark = constant(escape).sql
+    if text.binary or pattern.binary:
+        return Term(f"like_in({sides[0]}, {sides[1]}, {mark}, 1)", INT, DIGITS, loose=both)
+    plain = common_letters([text, pattern]) is not None
+    if plain and escape and isinstance(pattern.literal, str) and not pattern.literal.endswith(escape):
+        return Term(f"({sides[0]} LIKE {sides[1]} ESCAPE {mark})", INT, DIGITS, loose=both)
+    return Term(f"like_in({sides[0]}, {sides[1]}, {mark}, 0)", INT, DIGITS, loose=both)
+
+
+def _regexp(c: Compiler, node: Node) -> Term:
+    text, pattern = single(c, node.this), single(c, node.expression)
+    exact = int(text.binary or pattern.binary)
+    return Term(f"regexp_in({as_text(text)}, {as_text(pattern)}, {exact})", INT, DIGITS, loose=loose(text, pattern))
+
+
+# Choices and conversions --------------------------------------------------------------------------------------------
+
+
+def _case(c: Compiler, node: Node) -> Term:
+    base = single(c, node.this) if node.this is not None else None
+    tests, values = [], []
+    for branch in node.args["ifs"]:
+        test = single(c, branch.this)
+        tests.append(Term(truth(test), INT, loose=test.loose) if base is None else compared(base, "=", test))
+        values.append(single(c, branch.args["true"]))
+    default = node.args.get("default")
+    values.append(single(c, default) if default is not None else Term("NULL", NULL))
+
+    def build(sides: list[str]) -> str:
+        whens = [f"WHEN {t.sql} THEN {v}" for t, v in zip(tests, sides[:-1], strict=True)]
+        return f"(CASE {' '.join(whens)} ELSE {sides[-1]} END)"
+
+    return choice(values, build, *tests)
+
+
+def _cast(c: Compiler, node: Node) -> Term:
+    term = single(c, node.this)
+    to = node.args["to"]
+    word = to.this.name if isinstance(to, exp.DataType) else str(to).upper()
+    sizes = [int(p.name) for p in to.expressions] if isinstance(to, exp.DataType) else []
+    if term.kind.name == "null":
+        return Term("NULL", NULL, loose=term.loose)
+    return cast(term, word, sizes)
+
+
+def cast(term: Term, word: str, sizes: list[int]) -> Term:
+    """CAST: half away from zero, text by what it begins with."""
+    match word:
+        case "BIGINT" | "INT" | "SIGNED":
+            return Term(calls.signed(term), INT, DIGITS, loose=term.loose)
+        case "UBIGINT" | "UINT" | "UNSIGNED":
+            return Term(f"unsigned({calls.signed(term)})", INT, DIGITS, loose=term.loose)
+        case "DECIMAL" | "UDECIMAL":
+            precision, scale = (*sizes, *(10, 0)[len(sizes) :])
+            sql = f"to_decimal({as_number(term)}, {precision}, {scale})"
+            return Term(sql, dec(scale), DIGITS, loose=term.loose)
+        case "DOUBLE":
+            return Term(f"CAST({as_number(term)} AS REAL)", DBL, DIGITS, loose=term.loose)
+        case "FLOAT":
+            return Term(f"single({as_number(term)})", Kind("flt"), DIGITS, loose=term.loose)
+        case "CHAR" | "TEXT" | "VARCHAR" | "NCHAR":
+            text = as_text(term)
+            letters = term.letters if term.text else DIGITS
+            sql = f"substr({text}, 1, {sizes[0]})" if sizes else f"({text})"
+            return Term(sql, STR, letters, loose=term.loose)
+        case "DATE":
+            return Term(f"as_date({_dated(term)})", DATE, DIGITS, loose=term.loose)
+        case "DATETIME" | "TIMESTAMP":
+            return Term(f"as_datetime({_dated(term)})", DATETIME, DIGITS, loose=term.loose)
+        case "TIME":
+            return Term(f"as_time({_dated(term)})", TIME, DIGITS, loose=term.loose)
+        case "BINARY" | "VARBINARY" if not sizes:
+            if term.kind.name == "str":
+                return Term(f"CAST({term.sql} AS BLOB)", BIN, loose=term.loose, binary=True)
+    raise NotExactError(f"CAST to {word}")
+
+
+def _dated(term: Term) -> str:
+    return term.sql if term.text or term.kind.temporal else as_number(term)
+
+
+def _collate(c: Compiler, node: Node) -> Term:
+    term = single(c, node.this)
+    name = node.expression.name.lower()
+    if name in ("utf8mb4_0900_ai_ci", "utf8mb4_bin", "utf8mb4_0900_bin", "utf8mb4_0900_as_cs") and term.text:
+        if name.endswith("as_cs"):
+            raise NotExactError(f"COLLATE {name}")
+        return Term(term.sql, term.kind, term.letters, term.literal, term.loose, name.endswith("bin"))
+    raise NotExactError(f"COLLATE {name}")
+
+
+def _function(c: Compiler, node: Node) -> Term:
+    return calls.call(c, str(node.this).upper(), node.expressions, node)
+
+
+def _substring(c: Compiler, node: Node) -> Term:
+    found = [node.this, node.args.get("start"), node.args.get("length")]
+    return calls.call(c, "SUBSTRING", [a for a in found if a is not None], node)
+
+
+def _trim(c: Compiler, node: Node) -> Term:
+    side = (node.args.get("position") or "BOTH").upper()
+    arguments = [a for a in (node.this, node.expression) if a is not None]
+    return calls.call(c, {"BOTH": "TRIM", "LEADING": "TRIM LEADING", "TRAILING": "TRIM TRAILING"}[side], arguments, node)
+
+
+def _extract(c: Compiler, node: Node) -> Term:
+    unit, value = node.this.name.upper(), single(c, node.expression)
+    if unit not in dates.UNITS:
+        raise errors.syntax(c.statement, c.place(node))
+    return Term(f"date_part({constant(unit).sql}, {_dated(value)})", INT, DIGITS, loose=value.loose)
+
+
+def _date_literal(c: Compiler, node: Node) -> Term:
+    return compile_expression(c, node.this)
+
+
+_COMPILED: dict[type, Callable[[Compiler, Node], Term]] = {
+    exp.Literal: _literal,
+    exp.Boolean: lambda c, n: Term("1" if n.this else "0", INT, DIGITS, int(bool(n.this))),
+    exp.Null: lambda c, n: Term("NULL", NULL, DIGITS),
+    exp.Column: _column,
+    exp.Paren: _paren,
+    exp.Tuple: _row,
+    exp.Add: _plus("+"),
+    exp.Sub: _plus("-"),
+    exp.Mul: _times,
+    exp.Div: _divide,
+    exp.IntDiv: _whole_divide,
+    exp.Mod: _modulo,
+    exp.Neg: _negative,
+    exp.BitwiseAnd: _bits("&"),
+    exp.BitwiseOr: _bits("|"),
+    exp.BitwiseLeftShift: _bits("<<"),
+    exp.BitwiseRightShift: _bits(">>"),
+    exp.And: _connect("AND"),
+    exp.Or: _connect("OR"),
+    exp.Xor: _xor,
+    exp.Not: _not,
+    exp.Is: _is,
+    exp.EQ: _compare("="),
+    exp.NEQ: _compare("<>"),
+    exp.NullSafeEQ: _compare("IS"),
+    exp.LT: _compare("<"),
+    exp.LTE: _compare("<="),
+    exp.GT: _compare(">"),
+    exp.GTE: _compare(">="),
+    exp.Between: _between,
+    exp.In: _in,
+    exp.Exists: _exists,
+    exp.Subquery: _subquery,
+    exp.Select: _subquery,
+    exp.Like: _like,
+    exp.Escape: _like,
+    exp.RegexpLike: _regexp,
+    exp.Case: _case,
+    exp.Cast: _cast,
+    exp.Collate: _collate,
+    exp.Anonymous: _function,
+    exp.Substring: _substring,
+    exp.Trim: _trim,
+    exp.Extract: _extract,
+    exp.Window: aggregates.window,
+    exp.GroupConcat: aggregates.group_concat,
+}
