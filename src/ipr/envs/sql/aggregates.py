@@ -51,7 +51,8 @@ def aggregate(c: Compiler, name: str, nodes: list[Node]) -> Term:
         return Term(f"first_seen({term.sql})" if c.grouping else term.sql, term.kind, term.letters, one=True)
     with c.inside_aggregate():
         term = _computed(c, name, nodes)
-    return Term(term.sql, term.kind, term.letters, one=True, binary=term.binary)
+    term.one, term.loose = True, ()
+    return term
 
 
 def _computed(c: Compiler, name: str, nodes: list[Node]) -> Term:
@@ -86,8 +87,7 @@ def computed(name: str, distinct: str, terms: list[Term]) -> Term:
             found = _extreme(term, name.lower())
         case _ if name in _SPREAD:
             number = as_number(term)
-            shown = Kind("dbl", min(term.kind.scale + 4, 30)) if term.kind.name in ("dbl", "flt") and term.kind.scale else DBL
-            found = Term(f"{_SPREAD[name]}({number})", shown, DIGITS)
+            found = Term(f"{_SPREAD[name]}({number})", DBL, DIGITS)
         case _:
             raise NotExactError(f"{name}()")
     found.loose = inner
@@ -101,12 +101,23 @@ def _plain_key(term: Term) -> str:
 def _sum(term: Term, distinct: str) -> Term:
     if term.kind.name == "null":
         return Term("NULL", NULL)
-    sql = f"sum({distinct}{as_number(term)})"
+    number = as_number(term)
+    sql = f"sum({distinct}{number})"
     if term.kind.name in ("int", "date", "dt", "time"):
         return Term(sql, dec(0), DIGITS)
     if term.kind.name == "dec":
-        return Term(f"round({sql}, {term.kind.scale})" if term.kind.scale else sql, term.kind, DIGITS)
+        scale = term.kind.scale or 0
+        found = Term(f"round({sql}, {scale})" if scale else sql, term.kind, DIGITS)
+        found.exact = f"exact('/', {_units(number, distinct, scale)}, {10**scale}, 0, 0)"
+        if scale:
+            found.exact = f"round_text({found.exact}, {scale})"
+        return found
     return Term(sql, Kind("dbl", term.kind.scale if term.kind.number else None), DIGITS)
+
+
+def _units(number: str, distinct: str, scale: int) -> str:
+    """The sum of decimals in units of their last digit, which is an integer."""
+    return f"sum({distinct}CAST(round(({number}) * {10**scale}) AS INTEGER))"
 
 
 def _avg(term: Term, distinct: str) -> Term:
@@ -114,10 +125,16 @@ def _avg(term: Term, distinct: str) -> Term:
     if term.kind.name == "null":
         return Term("NULL", NULL)
     if term.kind.name in ("int", "date", "dt", "time"):
-        return Term(f"avg({distinct}{number})", dec(4), DIGITS)
+        found = Term(f"avg({distinct}{number})", dec(4), DIGITS)
+        found.exact = f"exact('/', sum({distinct}{number}), count({distinct}{number}), 0, 0)"
+        return found
     if term.kind.name == "dec":
         scale = term.kind.scale or 0
-        return Term(f"(round(sum({distinct}{number}), {scale}) / count({distinct}{number}))", dec(scale + 4), DIGITS)
+        count = f"count({distinct}{number})"
+        found = Term(f"(round(sum({distinct}{number}), {scale}) / {count})", dec(scale + 4), DIGITS)
+        total = f"exact('/', {_units(number, distinct, scale)}, {10**scale}, 0, 0)"
+        found.exact = f"exact('/', round_text({total}, {scale}), {count}, {scale}, 0)"
+        return found
     shown = None if term.kind.scale is None else min(term.kind.scale + 4, 30)
     return Term(f"avg({distinct}{number})", Kind("dbl", shown), DIGITS)
 

@@ -90,7 +90,7 @@ _TABLE: dict[str, tuple[str, Kind, str]] = {
     "CONCAT_WS": ("concat_ws", STR, "tt*"),
     "SUBSTRING": ("sub_text", STR, "tiI"),
     "SUBSTR": ("sub_text", STR, "tiI"),
-    "MID": ("sub_text", STR, "tii"),
+    "MID": ("sub_text", STR, "tiI"),
     "LEFT": ("text_left", STR, "ti"),
     "RIGHT": ("text_right", STR, "ti"),
     "LPAD": ("lpad", STR, "tit"),
@@ -256,7 +256,8 @@ def _round(c: Compiler, terms: list[Term], name: str) -> Term:
         shown = max(0, min(n, 30))
         if how == "round" and n >= (value.kind.scale or 0):
             return Term(number, dec(shown), DIGITS, loose=both)
-        return Term(f"{how}_exact({number}, {n})", dec(shown), DIGITS, loose=both)
+        sql = f"{how}_exact({value.exact or number}, {n})"
+        return Term(sql, dec(shown), DIGITS, loose=both, exact=f"{how}_text({value.exact or number}, {n})")
     return Term(f"{how}_double({number}, {n})", Kind("dbl", max(0, min(n, 30))), DIGITS, loose=both)
 
 

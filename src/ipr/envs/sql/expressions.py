@@ -24,6 +24,8 @@ from ipr.envs.sql.terms import (
     common_letters,
     compared,
     constant,
+    exactly,
+    kept,
     loose,
     pair,
     truth,
@@ -109,12 +111,12 @@ def _plus(sign: str) -> Callable[[Compiler, Node], Term]:
                 value = single(c, one)
                 return calls.interval(c, value, other, 1 if sign == "+" else -1)
         a, b, left, right = _numbers(c, node)
-        return _arithmetic(f"{left} {sign} {right}", a, b, max)
+        return _arithmetic(f"{left} {sign} {right}", sign, a, b, max)
 
     return compiled
 
 
-def _arithmetic(sql: str, a: Term, b: Term, scale: Callable[[int, int], int]) -> Term:
+def _arithmetic(sql: str, sign: str, a: Term, b: Term, scale: Callable[[int, int], int]) -> Term:
     """The type of a sum or product: integer, decimal, or double, whose decimals are kept where both have some."""
     known = [a.kind.decimals if a.kind.name != "str" else None, b.kind.decimals if b.kind.name != "str" else None]
     both = loose(a, b)
@@ -125,14 +127,15 @@ def _arithmetic(sql: str, a: Term, b: Term, scale: Callable[[int, int], int]) ->
         if not first and not second and "dec" not in (a.kind.name, b.kind.name):
             return Term(f"({sql})", COUNTED, DIGITS, loose=both)
         places = min(scale(first, second), 30)
-        return Term(f"round({sql}, {places})" if places else f"({sql})", dec(places), DIGITS, loose=both)
+        sql = f"round({sql}, {kept(places)})" if places else f"({sql})"
+        return Term(sql, dec(places), DIGITS, loose=both, exact=exactly(sign, a, b))
     shown = None if None in known else scale(known[0] or 0, known[1] or 0)
     return Term(f"({sql})", Kind("dbl", shown), DIGITS, loose=both)
 
 
 def _times(c: Compiler, node: Node) -> Term:
     a, b, left, right = _numbers(c, node)
-    return _arithmetic(f"{left} * {right}", a, b, lambda x, y: x + y)
+    return _arithmetic(f"{left} * {right}", "*", a, b, lambda x, y: x + y)
 
 
 def _divide(c: Compiler, node: Node) -> Term:
@@ -142,7 +145,8 @@ def _divide(c: Compiler, node: Node) -> Term:
     if "null" in (a.kind.name, b.kind.name):
         return Term("NULL", NULL, loose=both)
     if _scale(a.kind) is not None and _scale(b.kind) is not None:
-        return Term(sql, dec((_scale(a.kind) or 0) + 4), DIGITS, loose=both)
+        places = (_scale(a.kind) or 0) + 4
+        return Term(sql, dec(places), DIGITS, loose=both, exact=exactly("/", a, b))
     known = [t.kind.decimals if t.kind.name != "str" else None for t in (a, b)]
     shown = None if None in known else max(known[0] or 0, known[1] or 0) + 4
     return Term(sql, Kind("dbl", shown), DIGITS, loose=both)
@@ -235,7 +239,8 @@ def _between(c: Compiler, node: Node) -> Term:
     value, low, high = (single(c, node.args[k]) for k in ("this", "low", "high"))
     if value.text and (low.kind.number != high.kind.number):
         raise NotExactError("BETWEEN a number and a text")
-    both = [compared(value, ">=", low).sql, compared(value, "<=", high).sql]
+    sides = [pair(value, low, False), pair(value, high, False)]
+    both = [f"{a} {sign} {b}" for sign, (a, b) in zip((">=", "<="), sides, strict=True)]
     return Term(f"({' AND '.join(both)})", INT, DIGITS, loose=loose(value, low, high))
 
 
@@ -251,7 +256,10 @@ def _in(c: Compiler, node: Node) -> Term:
         if len({left for left, _ in sides}) == 1:
             sql = f"({sides[0][0]} IN ({', '.join(right for _, right in sides)}))"
             return Term(sql, INT, DIGITS, loose=loose(value, *items))
-    sql = " OR ".join(compared(value, "=", item).sql for item in items)
+    if value.parts:
+        sql = " OR ".join(compared(value, "=", item).sql for item in items)
+    else:
+        sql = " OR ".join("{} = {}".format(*pair(value, item, True)) for item in items)
     return Term(f"({sql})", INT, DIGITS, loose=loose(value, *items))
 
 

@@ -11,7 +11,7 @@ import datetime as dt
 import hashlib
 import math
 from collections.abc import Callable
-from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
+from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal, localcontext
 from functools import partial
 from typing import Any
 
@@ -141,9 +141,49 @@ def _unsigned(value: int) -> int:
     return value
 
 
-def _exact(value: float | int, places: int, how: str) -> float | int:
-    found = Decimal(value if isinstance(value, int) else repr(value)).quantize(Decimal(1).scaleb(-places), how)
-    return float(found)
+def _digits(value: Any) -> Decimal:
+    """A number, or a decimal as text, with all its digits."""
+    return Decimal(repr(value) if isinstance(value, float) else value)
+
+
+def _exact_text(value: Any, places: int, how: str) -> str:
+    return f"{_digits(value).quantize(Decimal(1).scaleb(-places), how):f}"
+
+
+def _exact(value: Any, places: int, how: str) -> float:
+    return float(_exact_text(value, places, how))
+
+
+def _operate(sign: str, a: Any, b: Any, scale_a: int, scale_b: int) -> str | None:
+    """A decimal of two numbers of so many decimals, as `decimal.cc` works it out.
+
+    A quotient is cut after whole words of nine digits: as many as its operands take and the four more decimals need.
+    """
+    first, second = (
+        _digits(v) if isinstance(v, (str, int)) else _digits(v).quantize(Decimal(1).scaleb(-s))
+        for v, s in ((a, scale_a), (b, scale_b))
+    )
+    with localcontext() as context:
+        context.prec = 80
+        match sign:
+            case "+":
+                return f"{first + second:f}"
+            case "-":
+                return f"{first - second:f}"
+            case "*":
+                return f"{first * second:f}"
+        if not second:
+            return None
+        parts = [max(0, -int(n.as_tuple().exponent)) for n in (first, second)]
+        words = [-(-n // 9) * 9 for n in parts]
+        more = max(0, 4 - (sum(words) - sum(parts)))
+        digits = -(-(sum(words) + more) // 9) * 9
+        return f"{(first / second).quantize(Decimal(1).scaleb(-digits), ROUND_DOWN):f}"
+
+
+def _compare_fixed(a: float, b: float, places: int) -> int:
+    """How doubles that are shown with decimals are compared: up to half of the last one (`compare_real_fixed`)."""
+    return 0 if a == b or abs(a - b) < 5 / 10 ** (places + 1) else 1 if a > b else -1
 
 
 def _round_double(value: float, places: int) -> float:
@@ -293,6 +333,10 @@ FUNCTIONS: dict[str, tuple[int, Function]] = {
     "to_decimal": (3, _known(_to_decimal)),
     "round_exact": (2, _known(partial(_exact, how=ROUND_HALF_UP))),
     "cut_exact": (2, _known(partial(_exact, how=ROUND_DOWN))),
+    "round_text": (2, _known(partial(_exact_text, how=ROUND_HALF_UP))),
+    "cut_text": (2, _known(partial(_exact_text, how=ROUND_DOWN))),
+    "exact": (5, _known(_operate)),
+    "compare_fixed": (3, _known(_compare_fixed)),
     "round_double": (2, _known(_round_double)),
     "cut_double": (2, _known(_cut_double)),
     "modulo": (2, _known(_modulo)),
@@ -326,8 +370,8 @@ FUNCTIONS: dict[str, tuple[int, Function]] = {
     "instr_text": (2, _known(instr)),
     "locate": (-1, _known(_locate)),
     "find_in_set": (2, _known(_find_in_set)),
-    "upper_text": (1, _known(str.upper)),
-    "lower_text": (1, _known(str.lower)),
+    "upper_text": (1, _known(lambda text: "".join(u if len(u := c.upper()) == 1 else c for c in text))),
+    "lower_text": (1, _known(lambda text: "".join(u if len(u := c.lower()) == 1 else c for c in text))),
     "like_in": (4, _known(like)),
     "regexp_in": (-1, _known(regexp)),
     "md5": (1, _known(lambda text: hashlib.md5(text.encode(errors="replace"), usedforsecurity=False).hexdigest())),

@@ -121,6 +121,8 @@ def _decimal(scale: int) -> Callable[[Any], Any]:
     def convert(value: Any) -> Any:
         if value is None:
             return None
+        if isinstance(value, str):
+            return Decimal(value).quantize(step, ROUND_HALF_UP)
         exact = Decimal(value if isinstance(value, int) else repr(float(value)))
         if not isinstance(value, int) and exact and exact.adjusted() + scale >= MOST_DIGITS:
             raise MySqlError("A decimal of so many digits cannot be computed here")

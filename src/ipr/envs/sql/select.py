@@ -62,6 +62,8 @@ class Frame:
     grouped: bool = False
     keys: frozenset[str] = frozenset()
     """SQL of the expressions of GROUP BY."""
+    rolled: frozenset[str] = frozenset()
+    """Those of them that a row of WITH ROLLUP sums up."""
     items: list[Item] = field(default_factory=list)
     """The select list, where its names may be used."""
     ctes: dict[str, Query] = field(default_factory=dict)
@@ -121,8 +123,10 @@ class Compiler:
         yield
 
     def grouped(self, term: Term) -> Term:
-        """A term that is one of GROUP BY's expressions has no loose columns."""
+        """A term that is one of GROUP BY's expressions has no loose columns, and is NULL where it is summed up."""
         if term.loose and term.sql in self.frame.keys and not self.frame.depth:
+            if term.sql in self.frame.rolled:
+                return Term("NULL", term.kind, term.letters)
             term.loose = ()
         return term
 
@@ -194,6 +198,8 @@ class Compiler:
                 found = self._parenthesised(node)
             elif isinstance(node, exp.SetOperation):
                 found = self._set_operation(node)
+            elif isinstance(node, exp.Select) and (node.args.get("group") or node).args.get("rollup"):
+                found = self._rollup(node)
             elif isinstance(node, exp.Select):
                 found = self._select(node)
             else:
@@ -297,7 +303,29 @@ class Compiler:
 
     # SELECT --------------------------------------------------------------------------------------------------------
 
-    def _select(self, node: Node) -> Query:
+    def _rollup(self, node: Node) -> Query:
+        """GROUP BY ... WITH ROLLUP: the groups in the order of their keys, each followed by the row that sums it up."""
+        if node.args.get("distinct") or any(isinstance(n, exp.Window) for n in _own(node, ("expressions", "order"))):
+            raise NotExactError("DISTINCT or a window beside WITH ROLLUP")
+        count, parts = len(node.args["group"].expressions), []
+        for level in range(count, -1, -1):
+            self.frames.append(Frame(Scope(outer=self.scope.outer), ctes=self.frame.ctes))
+            try:
+                found = self._select(node, level)
+            finally:
+                self.frames.pop()
+            parts.append(found)
+        order = node.args.get("order")
+        sorting = [f"q.o{k}{_down(o)}" for k, o in enumerate(order.expressions if order else ())]
+        sorting += [term for k in range(count) for term in (f"q.r{k}", f"q.k{k}")]
+        columns = ", ".join(f"q.c{k} AS c{k}" for k in range(len(found.terms)))
+        union = " UNION ALL ".join(p.sql for p in parts)
+        first = parts[0]
+        first.sql = f"SELECT {columns} FROM ({union}) AS q{_order(sorting)}{self._limit(node)}"
+        first.terms, first.keys = [Term(f"q.c{k}", t.kind, t.letters) for k, t in enumerate(first.terms)], []
+        return first
+
+    def _select(self, node: Node, level: int | None = None) -> Query:
         frame, scope = self.frame, self.frame.scope
         frame.node = node
         _plain_select(self, node)
@@ -315,6 +343,7 @@ class Compiler:
         frame.grouped = group is not None or counted
         frame.groups = self._group(node, group)
         frame.keys = frozenset(t.sql for t in frame.groups)
+        frame.rolled = frozenset(t.sql for t in frame.groups[level:]) if level is not None else frozenset()
         items = self._items(node)
         having = self._having(node, items)
         order = self._ordered(node, items)
@@ -338,20 +367,28 @@ class Compiler:
         else:
             first = f"min({base}.rowid)" if base is not None else ""
         if frame.groups:
-            source += " GROUP BY " + ", ".join(map(group_key, frame.groups))
+            source += " GROUP BY " + (", ".join(map(group_key, frame.groups[:level])) or "NULL")
         if having is not None:
             source += f" HAVING {truth(having)}"
         names = [i.name for i in items]
         terms = [i.term for i in items]
         found = Query("", names, terms, one_row=frame.grouped and not frame.groups, limited=node.args.get("limit") is not None)
         found.keys = [frozenset(n.lower() for n in names)] if distinct else grouping.keys_of(frame.groups, items)
+        if level is not None:
+            columns = [f"{t.sql} AS c{k}" for k, t in enumerate(terms)]
+            columns += [f"{order_key(t)} AS o{k}" for k, (t, _) in enumerate(order)]
+            for k, t in enumerate(frame.groups):
+                columns += [f"{int(k >= level)} AS r{k}", f"{order_key(t) if k < level else 'NULL'} AS k{k}"]
+            found.sql = f"SELECT {', '.join(columns)}{source}"
+            return found
         ties = [first] if frame.groups else []
         if frame.groups and _sorts(node):
             ties = [order_key(t) for t in frame.groups]
         if not frame.grouped and not order and tables.natural:
             ties = tables.natural
         if not distinct:
-            shown = ", ".join(f"{t.sql} AS c{k}" for k, t in enumerate(terms))
+            top = len(self.frames) == 1  # what is printed has all its digits
+            shown = ", ".join(f"{t.exact if top and t.exact else t.sql} AS c{k}" for k, t in enumerate(terms))
             sorting = [order_key(t) + d for t, d in order] + ties
             found.sql = f"SELECT {shown}{source}{_order(sorting)}{self._limit(node)}"
             return found
@@ -403,8 +440,6 @@ class Compiler:
         frame.clause, frame.aggregates = "group statement", False
         if group is None:
             return []
-        if group.args.get("rollup"):
-            raise NotExactError("WITH ROLLUP")
         terms = []
         for one in group.expressions:
             while isinstance(one, exp.Paren):

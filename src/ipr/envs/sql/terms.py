@@ -34,6 +34,8 @@ class Term:
     """The columns of a row, where it is one."""
     field: Field | None = field(default=None, repr=False)
     """The column that it is, where it is nothing but one."""
+    exact: str = ""
+    """A decimal with all its digits, as text; for what is printed. `sql` has the 15 digits of a double."""
     one: bool = False
     """Whether it is one of aggregates, or of nothing: the same in all rows."""
 
@@ -95,6 +97,17 @@ def as_integer(term: Term) -> str:
 
 def truth(term: Term) -> str:
     return term.sql if term.kind.exact or term.kind.name in ("dbl", "null") else as_number(term)
+
+
+def exactly(sign: str, a: Term, b: Term) -> str:
+    """A decimal computed from two numbers with all the digits that MySQL keeps between two operations."""
+    sides = [t.exact or as_number(t) for t in (a, b)]
+    return f"exact('{sign}', {sides[0]}, {sides[1]}, {a.kind.decimals or 0}, {b.kind.decimals or 0})"
+
+
+def kept(places: int) -> int:
+    """Decimals that MySQL keeps of a decimal in memory, nine to a word."""
+    return 9 * max(1, -(-places // 9))
 
 
 # Comparing ----------------------------------------------------------------------------------------------------------
@@ -170,6 +183,15 @@ def order_key(term: Term) -> str:
     return text_key(term)
 
 
+def _fixed(a: Term, b: Term) -> int | None:
+    """The decimals up to which two numbers are compared, where one is a double and both are shown with some."""
+    if not a.kind.number or not b.kind.number or not {a.kind.name, b.kind.name} & {"dbl", "flt"}:
+        return None
+    if a.kind.decimals is None or b.kind.decimals is None:
+        return None
+    return max(a.kind.decimals, b.kind.decimals)
+
+
 def compared(a: Term, sign: str, b: Term) -> Term:
     if a.parts or b.parts:
         if len(a.parts) != len(b.parts):
@@ -179,6 +201,11 @@ def compared(a: Term, sign: str, b: Term) -> Term:
         each = [compared(x, "=" if sign == "<>" else sign, y).sql for x, y in zip(a.parts, b.parts, strict=True)]
         sql = f"({' AND '.join(each)})"
         return Term(f"(NOT {sql})" if sign == "<>" else sql, INT, DIGITS, loose=loose(a, b))
+    if (places := _fixed(a, b)) is not None and sign != "IS":
+        if all(t.field is not None or t.literal is not None for t in (a, b)):
+            return Term(f"({a.sql} {sign} {b.sql})", INT, DIGITS, loose=loose(a, b))
+        near = f"compare_fixed({as_number(a)}, {as_number(b)}, {places})"
+        return Term(f"({near} {sign} 0)", INT, DIGITS, loose=loose(a, b))
     left, right = pair(a, b, sign in ("=", "<>", "IS"))
     return Term(f"({left} {sign} {right})", INT, DIGITS, loose=loose(a, b))
 
