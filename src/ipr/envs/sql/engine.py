@@ -31,7 +31,7 @@ from ipr.types import IprError
 
 SHOWN = 350
 """Characters of an observation; what is longer is cut there and ends in "..."."""
-MAX_ROWS = 10_000
+MAX_ROWS = 50_000
 MAX_RESULT = 8_000_000
 """Of a result: characters of its texts, and 64 for each value."""
 MAX_SECONDS = 1.0
@@ -45,9 +45,9 @@ KEPT = 24_000_000
 MAX_OPEN = 200
 """Connections at a time in a thread."""
 
-_SIZE = 4_000_000
-"""Bytes of a database that has the limits above; a larger one has more of all, in proportion, up to `_MOST` times."""
-_MOST = 10.0
+_SIZE = 1_000_000
+"""Bytes of a database for each of which it has the limits above once more, up to `_MOST` times in all."""
+_MOST = 20.0
 _EVERY = 32  # opcodes between two looks at the clock; SQLite only looks where it jumps
 _PLANNING = 20_000  # questions to the authorizer in one statement
 _SETTINGS = (
@@ -87,7 +87,7 @@ class Result:
 
 
 def found(rows: Sequence[Row]) -> Result:
-    return Result(tuple(rows), shown(str(list(rows))))
+    return Result(tuple(rows), shown(str(list(rows[:SHOWN]))))  # a row has two letters and more
 
 
 def shown(text: str) -> str:
@@ -126,7 +126,8 @@ class Database:
         try:
             self._connection = source.open()
             self.schema = Schema(source.name, self._connection, self._ask, source.described)
-            self._pages = self._connection.execute("PRAGMA page_count").fetchone()[0]
+            pages, size = (self._connection.execute(f"PRAGMA {p}").fetchone()[0] for p in ("page_count", "page_size"))
+            self._bytes = pages * size
         except (sqlite3.Error, UnicodeDecodeError) as error:
             raise IprError(f"{source.where or source.name}: {error}; fetch the file again") from error
         self.tables = self.schema.names
@@ -151,8 +152,8 @@ class Database:
         connection.create_function("row_seen", 0, self._next_row)
         for name, (arguments, aggregate) in AGGREGATES.items():
             connection.create_aggregate(name, arguments, self._telling_class(aggregate))
-        # One gigabyte of data would have as many opcodes as its rows need, and as much time; more is never given.
-        factor = min(max(1.0, self._pages * 4096 / _SIZE), _MOST)
+        # A gold query may read all rows and show them all: limits grow with the data, but never beyond `_MOST` times.
+        factor = min(1.0 + self._bytes / _SIZE, _MOST)
         self._opcodes, self._seconds = MAX_OPCODES * factor, MAX_SECONDS * factor
         self._rows, self._result = int(MAX_ROWS * factor), int(MAX_RESULT * factor)
         self._asked = self._ticks = self._counted = 0

@@ -42,8 +42,10 @@ def compile_expression(c: Compiler, node: Node) -> Term:
     compiled = _COMPILED.get(type(node))
     if compiled is None:
         raise NotExactError(f"{type(node).__name__.upper()}")
-    term = compiled(c, node)
-    return c.grouped(term)
+    for part, value in node.args.items():
+        if value and part not in _PARTS and part not in _PARTS_OF.get(type(node), ()):
+            raise NotExactError(f"{type(node).__name__.upper()} with {part}")
+    return c.grouped(compiled(c, node))
 
 
 def single(c: Compiler, node: Node) -> Term:
@@ -334,16 +336,17 @@ def _like(c: Compiler, node: Node) -> Term:
             raise MySqlError("Incorrect arguments to ESCAPE")
     if not isinstance(node, exp.Like):
         raise errors.syntax(c.statement, c.place(node))
+    said = "NOT " if node.args.get("negate") else ""
     text, pattern = single(c, node.this), single(c, node.expression)
     both = loose(text, pattern)
     sides = as_text(text), as_text(pattern)
     mark = constant(escape).sql
     if text.binary or pattern.binary:
-        return Term(f"like_in({sides[0]}, {sides[1]}, {mark}, 1)", INT, DIGITS, loose=both)
+        return Term(f"({said}like_in({sides[0]}, {sides[1]}, {mark}, 1))", INT, DIGITS, loose=both)
     plain = common_letters([text, pattern]) is not None
     if plain and escape and isinstance(pattern.literal, str) and not pattern.literal.endswith(escape):
-        return Term(f"({sides[0]} LIKE {sides[1]} ESCAPE {mark})", INT, DIGITS, loose=both)
-    return Term(f"like_in({sides[0]}, {sides[1]}, {mark}, 0)", INT, DIGITS, loose=both)
+        return Term(f"({said}{sides[0]} LIKE {sides[1]} ESCAPE {mark})", INT, DIGITS, loose=both)
+    return Term(f"({said}like_in({sides[0]}, {sides[1]}, {mark}, 0))", INT, DIGITS, loose=both)
 
 
 def _regexp(c: Compiler, node: Node) -> Term:
@@ -456,6 +459,7 @@ def _date_literal(c: Compiler, node: Node) -> Term:
 
 _COMPILED: dict[type, Callable[[Compiler, Node], Term]] = {
     exp.Literal: _literal,
+    exp.Concat: lambda c, n: constant("".join(e.name for e in n.expressions)),
     exp.Boolean: lambda c, n: Term("1" if n.this else "0", INT, DIGITS, int(bool(n.this))),
     exp.Null: lambda c, n: Term("NULL", NULL, DIGITS),
     exp.Column: _column,
@@ -502,3 +506,21 @@ _COMPILED: dict[type, Callable[[Compiler, Node], Term]] = {
     exp.Window: aggregates.window,
     exp.GroupConcat: aggregates.group_concat,
 }
+_PARTS = frozenset(("this", "expression", "expressions"))
+_PARTS_OF: dict[type, tuple[str, ...]] = {
+    exp.Literal: ("is_string",),
+    exp.Column: ("table", "db"),
+    exp.Div: ("typed", "safe"),
+    exp.Between: ("low", "high"),
+    exp.In: ("query",),
+    exp.Like: ("negate",),
+    exp.Case: ("ifs", "default"),
+    exp.Cast: ("to", "_type"),
+    exp.Substring: ("start", "length"),
+    exp.Trim: ("position",),
+    exp.Window: ("partition_by", "order", "spec", "over", "alias"),
+    exp.GroupConcat: ("separator",),
+    exp.Subquery: ("with_", "order", "limit", "offset"),
+    exp.Select: ("from_", "joins", "where", "group", "having", "order", "limit", "offset", "distinct", "with_", "kind"),
+}
+"""What a node may hold; in another dialect's words it would hold more, which must not be overlooked."""
