@@ -48,11 +48,15 @@ _DIGITS = re.compile(r"\s*(\d{14}|\d{12}|\d{8}|\d{6})\s*")
 _DAYS = (0, 31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 
 
-@lru_cache(maxsize=50_000)
 def moment(value: Any) -> Moment | None:
     """What a text or number is as a date; None where it is none."""
-    if value is None:
+    if value is None or (isinstance(value, str) and len(value) > 40):
         return None
+    return _moment(value)
+
+
+@lru_cache(maxsize=50_000)
+def _moment(value: Any) -> Moment | None:
     text = str(int(value)) if isinstance(value, (int, float)) else value
     if isinstance(value, (int, float)) and len(text) < 6:
         text = text.zfill(6)

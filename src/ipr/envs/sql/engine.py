@@ -20,9 +20,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
-from ipr.envs.sql import dialect
+from ipr.envs.sql import collation, dialect
 from ipr.envs.sql.errors import MySqlError
 from ipr.envs.sql.functions import AGGREGATES, ALLOWED, FUNCTIONS, MAX_LENGTH
 from ipr.envs.sql.kinds import Kind, converter
@@ -94,6 +94,14 @@ def shown(text: str) -> str:
     return text if len(text) <= SHOWN else text[:SHOWN] + "..."
 
 
+class Session(Protocol):
+    """Where an episode's statements run."""
+
+    def run(self, statement: str, lenient: bool = False) -> Result: ...
+
+    def close(self) -> None: ...
+
+
 @dataclass(frozen=True)
 class Source:
     """A database by name: how to open it, and what DESC prints where that is written down."""
@@ -149,6 +157,7 @@ class Database:
             connection.setlimit(limit, value)
         for name, (arguments, function) in FUNCTIONS.items():
             connection.create_function(name, arguments, self._telling(function), deterministic=True)
+        connection.create_collation("mysql", collation.compare)
         connection.create_function("row_seen", 0, self._next_row)
         for name, (arguments, aggregate) in AGGREGATES.items():
             connection.create_aggregate(name, arguments, self._telling_class(aggregate))
@@ -233,11 +242,11 @@ class Database:
         `lenient`: groups may show columns that ONLY_FULL_GROUP_BY refuses.
         """
         key = (*self._source.key, "lenient" if lenient else "", statement)
-        known = _remembered(key)
+        known = remembered(key)
         if known is None:
             clean = statement.encode("utf-8", "replace").decode()  # half characters cannot be passed on
             known, cost = self._run(clean, lenient)
-            _remember(key, known, cost)
+            remember(key, known, cost)
         return known
 
     def _run(self, statement: str, lenient: bool = False) -> tuple[Result, int]:
@@ -348,14 +357,27 @@ def database(source: Source) -> Database:
     return known
 
 
-def _remembered(key: tuple[str, ...]) -> Result | None:
+@dataclass(frozen=True)
+class Shared:
+    """A session on a database that nobody can change, and so all episodes of a thread share."""
+
+    source: Source
+
+    def run(self, statement: str, lenient: bool = False) -> Result:
+        return database(self.source).run(statement, lenient)
+
+    def close(self) -> None:
+        pass
+
+
+def remembered(key: tuple[str, ...]) -> Result | None:
     if key not in _kept.results:
         return None
     _kept.results.move_to_end(key)
     return _kept.results[key][0]
 
 
-def _remember(key: tuple[str, ...], result: Result, cost: int) -> None:
+def remember(key: tuple[str, ...], result: Result, cost: int) -> None:
     cost += len(key[-1])
     _kept.results[key] = (result, cost)
     _kept.weight += cost

@@ -239,8 +239,11 @@ def _compare(sign: str) -> Callable[[Compiler, Node], Term]:
 
 def _between(c: Compiler, node: Node) -> Term:
     value, low, high = (single(c, node.args[k]) for k in ("this", "low", "high"))
-    if value.text and (low.kind.number != high.kind.number):
-        raise NotExactError("BETWEEN a number and a text")
+    kinds = {t.kind.name for t in (value, low, high)}
+    if kinds & {"str"} and any(t.kind.number for t in (value, low, high)):  # all three are compared as doubles
+        if any(t.kind.temporal for t in (value, low, high)):
+            raise NotExactError("BETWEEN a number and a date")
+        value, low, high = (Term(as_number(t), DBL, literal=t.literal, loose=t.loose) for t in (value, low, high))
     sides = [pair(value, low, False), pair(value, high, False)]
     both = [f"{a} {sign} {b}" for sign, (a, b) in zip((">=", "<="), sides, strict=True)]
     return Term(f"({' AND '.join(both)})", INT, DIGITS, loose=loose(value, low, high))

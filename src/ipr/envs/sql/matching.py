@@ -17,9 +17,8 @@ _STEPS = 30_000_000
 """Letters that a regular expression may look at in the worst case."""
 
 
-@lru_cache(maxsize=2_000)
 def _letters(text: str) -> tuple[str, ...]:
-    return tuple(key(letter) for letter in text)
+    return tuple(map(key, text))
 
 
 @lru_cache(maxsize=500)

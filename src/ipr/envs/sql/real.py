@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ipr.envs.sql.dialect import hardness
-from ipr.envs.sql.engine import Database, Row, Source, database, open_file
+from ipr.envs.sql.engine import Database, Row, Session, Shared, Source, database, open_file
 from ipr.envs.sql.world import Question
 from ipr.types import IprError, derive_seed
 
@@ -101,6 +101,9 @@ class Folder:
 
     def database(self, question: Question) -> Database:
         return database(self._source(question.database))
+
+    def session(self, question: Question) -> Session:
+        return Shared(self._source(question.database))
 
     @lru_cache(maxsize=512)  # noqa: B019 - one object a run
     def _source(self, name: str) -> Source:

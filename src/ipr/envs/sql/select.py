@@ -350,7 +350,7 @@ class Compiler:
         distinct = node.args.get("distinct")
         if frame.grouped and not self.lenient:
             grouping.check(self, facts, items, [t for t, _ in order], having, grouped=group is not None)
-        elif order and any(t.one for t, _ in order):
+        elif not frame.grouped and any(t.one for t, _ in order):
             raise MySqlError("Expression #1 of ORDER BY contains aggregate function and applies to the result of a non-aggregated query")
         if having is not None and not frame.grouped:
             where.append(truth(having))

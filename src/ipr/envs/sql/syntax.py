@@ -56,8 +56,11 @@ class _Parser(type(_MYSQL.parser())):
         super()._advance(times)
 
 
-def parse(statement: str) -> exp.Expr:
-    """The tree of a statement. Raises MySqlError where MySQL refuses it, TooMuchError where it is too much."""
+def parse(statement: str, lenient: bool = False) -> exp.Expr:
+    """The tree of a statement. Raises MySqlError where MySQL refuses it, TooMuchError where it is too much.
+
+    `lenient`: COUNT (*) is a call, and reserved words are names where they can be.
+    """
     try:
         tokens = _MYSQL.tokenize(statement)
     except TokenError as error:
@@ -71,7 +74,7 @@ def parse(statement: str) -> exp.Expr:
     for k, token in enumerate(tokens):
         if token.token_type == TokenType.SEMICOLON:
             raise errors.syntax(statement, tokens[k + 1].start)  # one statement at a time
-    _check_words(statement, tokens)
+    _check_words(statement, tokens, lenient)
     if len(tokens) > 1 and tokens[0].text.upper() == "SHOW":
         tokens = [_renamed(t, "COLUMNS") if t.text.upper() == "FIELDS" else t for t in tokens]
     try:
@@ -82,7 +85,8 @@ def parse(statement: str) -> exp.Expr:
         raise errors.syntax(statement, tokens[0].start) from error
     if tree is None:
         raise MySqlError("Query was empty")
-    _check_names(statement, tree)
+    if not lenient:
+        _check_names(statement, tree)
     return tree
 
 
@@ -140,7 +144,7 @@ _TIGHT = frozenset(
 """Functions that are known only by a parenthesis right after their name."""
 
 
-def _check_words(statement: str, tokens: list[Token]) -> None:
+def _check_words(statement: str, tokens: list[Token], lenient: bool) -> None:
     levels: list[int] = [-1]  # the latest clause of the SELECT at each depth of parentheses
     for k, (token, after) in enumerate(pairwise([*tokens, None])):
         if token is None:
@@ -149,7 +153,7 @@ def _check_words(statement: str, tokens: list[Token]) -> None:
         before = tokens[k - 1] if k else None
         if kind == TokenType.L_PAREN:
             levels.append(-1)
-            if before is not None and before.end + 1 < token.start:
+            if before is not None and before.end + 1 < token.start and not lenient:
                 _check_tight(statement, tokens, k)
         elif kind == TokenType.R_PAREN and len(levels) > 1:
             levels.pop()

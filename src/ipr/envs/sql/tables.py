@@ -58,12 +58,12 @@ def _source(c: Compiler, node: Node, scope: Scope) -> tuple[str, str | None, lis
     alias = c.fresh("t")
     columns = [x.name for x in (node.args["alias"].args.get("columns") or ())] if node.args.get("alias") else []
     if isinstance(node, exp.Subquery):
-        if not node.alias:
+        if not node.alias and not (c.lenient and isinstance(node.this, exp.Query)):
             if isinstance(node.this, exp.Table):
                 raise NotExactError("A join in parentheses")
             raise MySqlError(errors.NO_ALIAS)
         query = c.query(node.this, Scope())
-        scope.add(derived(query, node.alias, alias, columns))
+        scope.add(derived(query, node.alias or alias, alias, columns))
         return f"({query.sql}) AS {alias}", None, []
     if not isinstance(node, exp.Table) or not isinstance(node.this, exp.Identifier):
         raise NotExactError(f"{type(node).__name__.upper()} in FROM")

@@ -129,6 +129,8 @@ def _texts(a: Term, b: Term, equal: bool) -> tuple[str, str]:
         return f"{a.sql} COLLATE BINARY", b.sql
     if a.letters is not None and b.letters is not None and (equal or collation.ordered(a.letters | b.letters)):
         return f"{a.sql} COLLATE NOCASE", b.sql
+    if a.literal is None and b.literal is None:
+        return f"{a.sql} COLLATE mysql", b.sql
     return text_key(a), text_key(b)
 
 
