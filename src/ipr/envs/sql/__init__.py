@@ -17,11 +17,23 @@ MAX_STEPS = 10
 """Step limit."""
 
 
-def spec(data: Path | None = None, max_steps: int | None = None, parity: bool = False) -> EnvSpec:
-    """The environment: generated questions, or those of Spider's folder. `parity`: read as the published wrapper."""
+def spec(
+    data: Path | None = None, max_steps: int | None = None, parity: bool = False, server: str | None = None
+) -> EnvSpec:
+    """The environment: generated questions, or those of Spider's folder, on SQLite or on a `server`.
+
+    `parity`: read as the published wrapper.
+    """
     limit = MAX_STEPS if max_steps is None else max_steps
     source: Questions = questions
-    if data is not None:
+    if server is not None:
+        from ipr.envs.sql.server import ServedFolder  # noqa: PLC0415 - needs a package that only servers need
+
+        if data is None:
+            raise IprError("env.server plays the questions of a folder; give env.data, with ic_spider_dev.json")
+        source = ServedFolder(data, server)
+        source.check()
+    elif data is not None:
         source = Folder(data)
         source.check()
 
@@ -42,7 +54,9 @@ def spec(data: Path | None = None, max_steps: int | None = None, parity: bool = 
         expert=play_expert,
         task_type=source.task_type,
         oracle=oracle,
-        version=("generated-1" if data is None else "real-1") + ("-parity" if parity else ""),
+        version=("generated-2" if data is None else "real-2")
+        + ("-parity" if parity else "")
+        + ("-server" if server else ""),
     )
 
 
