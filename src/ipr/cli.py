@@ -213,7 +213,9 @@ def env_compare(options: argparse.Namespace) -> Any:
     report = compare(Path(options.data), options.server, Path(options.statements) if options.statements else None)
     if not options.json:
         for one in report["differences"]:
-            print(f"{one['kind']}: {one['db']}: {one['statement']}\n  sqlite: {one['sqlite']}\n  server: {one['server']}")
+            print(
+                f"{one['kind']}: {one['db']}: {one['statement']}\n  sqlite: {one['sqlite']}\n  server: {one['server']}"
+            )
         _print({key: value for key, value in report.items() if key != "differences"})
     return report
 

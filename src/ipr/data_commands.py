@@ -134,7 +134,7 @@ def export(options: Namespace) -> dict[str, Any]:
 
 
 def convert(options: Namespace) -> dict[str, Any]:
-    from ipr.envs.sql.convert import convert as converted  # noqa: PLC0415 - of one environment
+    from ipr.envs.sql.convert import convert as converted
 
     return converted(options.dump, options.out)
 

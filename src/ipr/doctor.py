@@ -210,7 +210,7 @@ def _served(config: RunConfig) -> Callable[[], str]:
     """The account of env.server may only read; made first where IPR_MYSQL_ADMIN says who can."""
 
     def look() -> str:
-        from ipr.envs.sql import server  # noqa: PLC0415 - needs a package that only servers need
+        from ipr.envs.sql import server
 
         assert config.env.server is not None
         if os.environ.get(server.ADMIN):

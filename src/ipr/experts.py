@@ -67,7 +67,9 @@ def check(config: EnvConfig, most: int | None = None) -> None:
     chosen = [spec.expert(i) for i in ids[:: max(1, len(ids) // most) if most else 1]]
     longest = max(len(t.steps) for t in chosen)
     # An expert may be longer than an episode of the agent, as those of real games are.
-    roomy = envs.get(config.name, config.data, longest, config.shots, config.server) if longest > spec.max_steps else spec
+    roomy = (
+        envs.get(config.name, config.data, longest, config.shots, config.server) if longest > spec.max_steps else spec
+    )
     for t in chosen:
         if problem := replay(roomy if len(t.steps) > spec.max_steps else spec, t):
             raise IprError(f"{config.experts}: {t.task_id}: {problem[0]}; import it again: ipr data import")

@@ -59,7 +59,7 @@ def _wait(port: int, running: subprocess.Popen[bytes]) -> None:
 
 
 def connect(port: int, **options: Any) -> Any:
-    import pymysql  # noqa: PLC0415 - only where a server is
+    import pymysql
 
     return pymysql.connect(host="127.0.0.1", port=port, user="root", autocommit=True, charset="utf8mb4", **options)
 

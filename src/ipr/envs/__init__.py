@@ -114,9 +114,7 @@ def _example(spec: EnvSpec, split: str) -> list[Message]:
     ]
 
 
-def _made(
-    name: str, module: ModuleType, folder: Path | None, max_steps: int | None, more: dict[str, str]
-) -> EnvSpec:
+def _made(name: str, module: ModuleType, folder: Path | None, max_steps: int | None, more: dict[str, str]) -> EnvSpec:
     """What a module's `spec` gives; of a package's module, whatever it raises is named."""
     if name in _BUILT_IN:
         return module.spec(folder, max_steps, **more)

@@ -27,7 +27,7 @@ def spec(
     limit = MAX_STEPS if max_steps is None else max_steps
     source: Questions = questions
     if server is not None:
-        from ipr.envs.sql.server import ServedFolder  # noqa: PLC0415 - needs a package that only servers need
+        from ipr.envs.sql.server import ServedFolder
 
         if data is None:
             raise IprError("env.server plays the questions of a folder; give env.data, with ic_spider_dev.json")
@@ -76,7 +76,7 @@ def check_data(folder: Path) -> dict[str, Any]:
         try:
             question = source.question(task_id)
             console.reset(task_id)
-            table = next(iter(source.database(question).tables.values()))
+            table = next(iter(source.database(question).tables.values()), "none")
             for statement in ("SHOW TABLES", f"DESC `{table}`", question.gold):
                 console.step(compose("I look.", f"```sql\n{statement}\n```"))
             strict = console.result()

@@ -24,15 +24,12 @@ from ipr.envs.sql.terms import (
     loose,
     order_key,
 )
+from ipr.envs.sql.words import AGGREGATES
 
 if TYPE_CHECKING:
     from ipr.envs.sql.select import Compiler
 
 Node = exp.Expr
-NAMES = frozenset(
-    """COUNT SUM AVG MIN MAX STD STDDEV STDDEV_POP STDDEV_SAMP VARIANCE VAR_POP VAR_SAMP ANY_VALUE BIT_AND BIT_OR
-    BIT_XOR JSON_ARRAYAGG JSON_OBJECTAGG GROUP_CONCAT""".split()
-)
 _SPREAD = {
     "STD": "std_pop", "STDDEV": "std_pop", "STDDEV_POP": "std_pop", "STDDEV_SAMP": "std_samp",
     "VARIANCE": "var_pop", "VAR_POP": "var_pop", "VAR_SAMP": "var_samp",
@@ -42,7 +39,7 @@ _SEPARATOR = ","
 
 def is_aggregate(node: Node) -> bool:
     name = str(node.this).upper() if isinstance(node, exp.Anonymous) else ""
-    return (name in NAMES or isinstance(node, exp.GroupConcat)) and not isinstance(node.parent, exp.Window)
+    return (name in AGGREGATES or isinstance(node, exp.GroupConcat)) and not isinstance(node.parent, exp.Window)
 
 
 def aggregate(c: Compiler, name: str, nodes: list[Node]) -> Term:
@@ -63,7 +60,11 @@ def _computed(c: Compiler, name: str, nodes: list[Node]) -> Term:
             raise errors.syntax(c.statement, c.place(nodes[0]))
     if name == "COUNT" and len(nodes) == 1 and isinstance(nodes[0], exp.Star) and not distinct:
         return Term("count(*)", INT, DIGITS)
-    if any(isinstance(n, exp.Star) for n in nodes) or not nodes or (len(nodes) > 1 and not (name == "COUNT" and distinct)):
+    if (
+        any(isinstance(n, exp.Star) for n in nodes)
+        or not nodes
+        or (len(nodes) > 1 and not (name == "COUNT" and distinct))
+    ):
         at = nodes[1] if len(nodes) > 1 else nodes[0] if nodes else None
         raise errors.syntax(c.statement, c.place(at) if at is not None else len(c.statement))
     terms = [c.single(n) for n in nodes]
@@ -187,7 +188,9 @@ def window(c: Compiler, node: Node) -> Term:
     with c.inside_window():
         if name in _RANKS:
             terms = [c.single(n) for n in nodes]
-            found = Term(f"{name.lower()}({', '.join(map(as_integer, terms))})", _RANKS[name], DIGITS, loose=loose(*terms))
+            found = Term(
+                f"{name.lower()}({', '.join(map(as_integer, terms))})", _RANKS[name], DIGITS, loose=loose(*terms)
+            )
         elif name in _PICKS:
             terms = [c.single(n) for n in nodes]
             if len(terms) > 2:
@@ -198,7 +201,7 @@ def window(c: Compiler, node: Node) -> Term:
             found = _computed(c, name, nodes)
             if found.sql.startswith(("round(", "(round(", "min_text", "max_text")):
                 raise NotExactError(f"{name}() of such a type over a window")
-        elif name in NAMES:
+        elif name in AGGREGATES:
             raise NotExactError(f"{name}() over a window")
         else:
             raise errors.syntax(c.statement, c.place(node))
@@ -216,11 +219,16 @@ def _over(c: Compiler, node: Node) -> tuple[str, list[Term]]:
         terms += found
     if order := node.args.get("order"):
         found = [c.single(o.this) for o in order.expressions]
-        keys = [order_key(t) + (" DESC" if o.args.get("desc") else "") for t, o in zip(found, order.expressions, strict=True)]
+        keys = [
+            order_key(t) + (" DESC" if o.args.get("desc") else "")
+            for t, o in zip(found, order.expressions, strict=True)
+        ]
         said.append("ORDER BY " + ", ".join(keys))
         terms += found
     if spec := node.args.get("spec"):
-        start, end = (f"{_bound(spec.args.get(k))} {spec.args.get(f'{k}_side') or ''}".strip() for k in ("start", "end"))
+        start, end = (
+            f"{_bound(spec.args.get(k))} {spec.args.get(f'{k}_side') or ''}".strip() for k in ("start", "end")
+        )
         said.append(f"{spec.args['kind']} BETWEEN {start} AND {end or 'CURRENT ROW'}")
     return " ".join(said), terms
 

@@ -15,7 +15,7 @@ from sqlglot import exp
 from ipr.envs.sql import aggregates, dates, errors
 from ipr.envs.sql.collation import PLAIN, ordered
 from ipr.envs.sql.errors import MySqlError, NotExactError
-from ipr.envs.sql.kinds import COUNTED, DATE, DATETIME, DBL, INT, NULL, STR, TIME, Kind, dec
+from ipr.envs.sql.kinds import DATE, DATETIME, DBL, INT, NULL, STR, TIME, Kind, dec
 from ipr.envs.sql.terms import (
     DIGITS,
     Term,
@@ -30,6 +30,7 @@ from ipr.envs.sql.terms import (
     pair,
     truth,
 )
+from ipr.envs.sql.words import AGGREGATES, NATIVE
 
 if TYPE_CHECKING:
     from ipr.envs.sql.select import Compiler
@@ -40,7 +41,7 @@ Built = Callable[["Compiler", list[Term], str], Term]
 
 def call(c: Compiler, name: str, nodes: list[Node], node: Node) -> Term:
     """A call by its name in upper case."""
-    if name in aggregates.NAMES:
+    if name in AGGREGATES:
         return aggregates.aggregate(c, name, nodes)
     if name in _OF_NODES:
         return _OF_NODES[name](c, nodes, node)
@@ -58,7 +59,7 @@ def call(c: Compiler, name: str, nodes: list[Node], node: Node) -> Term:
         sides = [_AS[code](term) for code, term in zip(codes, terms, strict=False)]
         letters = _letters(kind, terms)
         return Term(f"{function}({', '.join(sides)})", kind, letters, loose=loose(*terms))
-    if name in _NATIVE:
+    if name in NATIVE:
         raise NotExactError(f"{name}()")
     database = c.schema.name
     raise MySqlError(f"FUNCTION {database}.{node.this if isinstance(node, exp.Anonymous) else name} does not exist")
@@ -139,7 +140,9 @@ _TABLE: dict[str, tuple[str, Kind, str]] = {
     "BIT_COUNT": ("bit_count", INT, "i"),
     # dates
     **{name: (f"date_{name.lower()}", INT, "d") for name in ("YEAR", "MONTH", "DAY", "HOUR", "MINUTE", "SECOND")},
-    **{name: (f"date_{name.lower()}", INT, "d") for name in ("QUARTER", "DAYOFWEEK", "WEEKDAY", "DAYOFYEAR", "TO_DAYS")},
+    **{
+        name: (f"date_{name.lower()}", INT, "d") for name in ("QUARTER", "DAYOFWEEK", "WEEKDAY", "DAYOFYEAR", "TO_DAYS")
+    },
     "DAYOFMONTH": ("date_day", INT, "d"),
     "WEEK": ("week_of", INT, "dI"),
     "WEEKOFYEAR": ("week_of_year", INT, "d"),
@@ -220,7 +223,8 @@ def _field(c: Compiler, terms: list[Term], name: str) -> Term:
     first, *others = terms
     same = all(t.text for t in terms) or all(t.kind.number for t in terms)
     as_doubles = [Term(as_number(t), DBL) for t in others]
-    tests = [pair(first, t, True) if same else pair(Term(as_number(first), DBL), d, True) for t, d in zip(others, as_doubles)]
+    number = Term(as_number(first), DBL)
+    tests = [pair(first, t, True) for t in others] if same else [pair(number, d, True) for d in as_doubles]
     whens = " ".join(f"WHEN {a} = {b} THEN {k}" for k, (a, b) in enumerate(tests, 1))
     return Term(f"(CASE {whens} ELSE 0 END)", INT, DIGITS, loose=loose(*terms))
 
@@ -385,7 +389,9 @@ _OF_NODES: dict[str, Callable[[Compiler, list[Node], Node], Term]] = {
     "SUBDATE": _date_add(-1),
     "TIMESTAMPDIFF": _timestampdiff,
     "TIMESTAMPADD": _timestampadd,
-    **dict.fromkeys(("NOW", "SYSDATE", "CURRENT_TIMESTAMP", "LOCALTIME", "LOCALTIMESTAMP"), _constant_date(_NOW, DATETIME)),
+    **dict.fromkeys(
+        ("NOW", "SYSDATE", "CURRENT_TIMESTAMP", "LOCALTIME", "LOCALTIMESTAMP"), _constant_date(_NOW, DATETIME)
+    ),
     **dict.fromkeys(("CURDATE", "CURRENT_DATE", "UTC_DATE"), _constant_date(_TODAY, DATE)),
     **dict.fromkeys(("CURTIME", "CURRENT_TIME", "UTC_TIME"), _constant_date(_CLOCK, TIME)),
     "UTC_TIMESTAMP": _constant_date(_NOW, DATETIME),
@@ -420,20 +426,3 @@ _BUILT: dict[str, tuple[int, int, Built]] = {
     "HEX": (1, 1, _hex),
     "STR_TO_DATE": (2, 2, _str_to_date),
 }
-
-_NATIVE = frozenset(
-    """
-    ACOS ADDTIME AES_DECRYPT AES_ENCRYPT ASIN ATAN2 BENCHMARK BIN BIN_TO_UUID BIT_LENGTH CAN_ACCESS_TABLE CHAR CHARSET
-    COERCIBILITY COLLATION COMPRESS CONNECTION_ID CONV CONVERT_TZ COT CRC32 CURRENT_ROLE CURRENT_USER DEFAULT EXPORT_SET
-    EXTRACTVALUE FOUND_ROWS FORMAT_BYTES FROM_BASE64 GET_FORMAT GET_LOCK GROUPING INET_ATON INET_NTOA INTERVAL
-    IS_FREE_LOCK IS_UUID JSON_ARRAY JSON_CONTAINS JSON_EXTRACT JSON_KEYS JSON_LENGTH JSON_OBJECT JSON_PRETTY JSON_QUOTE
-    JSON_SEARCH JSON_SET JSON_TABLE JSON_TYPE JSON_UNQUOTE JSON_VALID JSON_VALUE LAST_INSERT_ID LOAD_FILE MAKE_SET
-    MAKETIME MICROSECOND NAME_CONST OCT ORD PERIOD_ADD QUOTE RAND RANDOM_BYTES REGEXP_INSTR REGEXP_REPLACE REGEXP_SUBSTR
-    RELEASE_LOCK ROW_COUNT SESSION_USER SHA2 SLEEP SOUNDEX STATEMENT_DIGEST SUBTIME SYSTEM_USER TIME_FORMAT TIMEDIFF
-    TO_BASE64 TO_SECONDS UNCOMPRESS UNHEX UPDATEXML USER UUID UUID_SHORT UUID_TO_BIN VALUES VERSION WEIGHT_STRING
-    ROW_NUMBER RANK DENSE_RANK NTILE LAG LEAD FIRST_VALUE LAST_VALUE NTH_VALUE PERCENT_RANK CUME_DIST MATCH
-    """.split()
-)
-"""MySQL's functions that are not computed here."""
-
-__all__ = ["COUNTED", "call", "interval", "signed"]

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlglot import exp
 
-from ipr.envs.sql import errors
-from ipr.envs.sql.collation import PLAIN, key
+from ipr.envs.sql.collation import PLAIN
 from ipr.envs.sql.errors import MySqlError, NotExactError
 from ipr.envs.sql.kinds import INT, STR, declared
 from ipr.envs.sql.matching import like
@@ -31,7 +30,16 @@ _COLUMNS = (
     *("CHARACTER_SET_NAME", "COLLATION_NAME", "COLUMN_TYPE", "COLUMN_KEY", "EXTRA", "PRIVILEGES", "COLUMN_COMMENT"),
 )
 _SIZES = {"tinytext": 255, "text": 65535, "mediumtext": 16777215, "longtext": 4294967295}
-_DIGITS = {"tinyint": 3, "smallint": 5, "mediumint": 7, "int": 10, "integer": 10, "bigint": 19, "float": 12, "double": 22}
+_DIGITS = {
+    "tinyint": 3,
+    "smallint": 5,
+    "mediumint": 7,
+    "int": 10,
+    "integer": 10,
+    "bigint": 19,
+    "float": 12,
+    "double": 22,
+}
 
 
 def table(schema: Schema, name: str, ours: bool) -> Table:
@@ -39,7 +47,10 @@ def table(schema: Schema, name: str, ours: bool) -> Table:
     made: dict[str, tuple[tuple[str, ...], Callable[[Schema], list[Row]]]] = {
         "tables": (_TABLES, _tables),
         "columns": (_COLUMNS, _columns),
-        "schemata": (("CATALOG_NAME", "SCHEMA_NAME", "DEFAULT_CHARACTER_SET_NAME", "DEFAULT_COLLATION_NAME"), _schemata),
+        "schemata": (
+            ("CATALOG_NAME", "SCHEMA_NAME", "DEFAULT_CHARACTER_SET_NAME", "DEFAULT_COLLATION_NAME"),
+            _schemata,
+        ),
     }
     if name not in made:
         raise NotExactError(f"information_schema.{name}")
@@ -50,7 +61,7 @@ def table(schema: Schema, name: str, ours: bool) -> Table:
 
 
 def _virtual(name: str, names: tuple[str, ...], rows: list[Row]) -> Table:
-    from ipr.envs.sql.schema import Column, Table  # noqa: PLC0415 - schema imports this module
+    from ipr.envs.sql.schema import Column, Table
 
     columns = []
     for k, column in enumerate(names):
@@ -59,7 +70,9 @@ def _virtual(name: str, names: tuple[str, ...], rows: list[Row]) -> Table:
         letters = frozenset().union(*(row[k] for row in rows if isinstance(row[k], str)))
         made.looked = ("{}", made.kind, letters if letters <= PLAIN else None)
         columns.append(made)
-    values = ", ".join(f"({', '.join(map(_value, row))})" for row in rows) or f"({', '.join(['NULL'] * len(names))}) LIMIT 0"
+    values = (
+        ", ".join(f"({', '.join(map(_value, row))})" for row in rows) or f"({', '.join(['NULL'] * len(names))}) LIMIT 0"
+    )
     sql = f"(VALUES {values})" if rows else f"(SELECT * FROM (VALUES {values}))"
     return Table(name.upper(), sql, "information_schema", columns, rowid=False)
 
@@ -73,7 +86,7 @@ def _value(value: Any) -> str:
 def _tables(schema: Schema) -> list[Row]:
     rows = []
     for lower, name in schema.names.items():
-        view = lower in schema.views
+        view = lower in schema.views or lower in schema.broken
         rest = ("VIEW", None, None, "VIEW") if view else ("BASE TABLE", "InnoDB", COLLATION, "")
         rows.append(("def", schema.name, name, *rest))
     return rows
@@ -82,6 +95,8 @@ def _tables(schema: Schema) -> list[Row]:
 def _columns(schema: Schema) -> list[Row]:
     rows = []
     for lower, name in schema.names.items():
+        if lower in schema.broken:
+            raise NotExactError("information_schema.columns beside a view that cannot be read")
         for place, (column, kind, null, key_, default, extra) in enumerate(schema.describe(lower), 1):
             word, size, scale = _parts(str(kind))
             text = declared(str(kind)).name == "str"
@@ -120,7 +135,10 @@ def show(schema: Schema, node: exp.Show, statement: str) -> list[Row]:
     wanted = pattern.name if isinstance(pattern, exp.Expr) else pattern
     match name:
         case "TABLES":
-            rows = [(t, "VIEW" if lower in schema.views else "BASE TABLE") for lower, t in schema.names.items()]
+            rows = [
+                (t, "VIEW" if lower in schema.views | schema.broken else "BASE TABLE")
+                for lower, t in schema.names.items()
+            ]
             rows.sort(key=lambda r: r[0])
             return [r if node.args.get("full") else r[:1] for r in rows if _like(r[0], wanted)]
         case "DATABASES" | "SCHEMAS" if wanted:
@@ -143,8 +161,7 @@ def _like(name: str, pattern: str | None) -> bool:
 
 def columns(schema: Schema, name: str, full: bool = False, pattern: str | None = None) -> list[Row]:
     """DESC and SHOW COLUMNS."""
-    if name.lower() not in schema.stored:
-        raise errors.no_table(schema.name, name)
+    schema.known(name)
     rows = [row for row in schema.describe(name.lower()) if _like(row[0], pattern)]
     if not full:
         return rows
@@ -160,9 +177,8 @@ def create_table(schema: Schema, name: str) -> Row:
 
     Foreign keys are not in what DESC prints, and so only told where SQLite's table has them.
     """
+    schema.known(name)
     lower = name.lower()
-    if lower not in schema.stored:
-        raise errors.no_table(schema.name, name)
     if lower in schema.views:
         raise NotExactError("SHOW CREATE TABLE of a view")
     lines, primary, indexed = [], [], []
@@ -188,6 +204,3 @@ def create_table(schema: Schema, name: str) -> Row:
     body = ",\n".join(lines)
     end = f"ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE={COLLATION}"
     return schema.names[lower], f"CREATE TABLE `{schema.names[lower]}` (\n{body}\n) {end}"
-
-
-__all__ = ["columns", "create_table", "key", "show", "table"]

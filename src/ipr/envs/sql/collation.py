@@ -12,10 +12,10 @@ from __future__ import annotations
 import unicodedata
 from functools import lru_cache
 
-_ORDER = (
+_ORDER = (  # as the DUCET has them
     "\t\n\x0b\x0c\r\x85\u2028\u2029 "
-    "_‿-‐‒–—―,;:!¡?¿.·'‘’‚‹›\"“”„«»()[]{}§¶@*/\\&#%‰†‡•`´˜^¯¨¸°©®+±÷×<=>|¦¬~¤¢$£¥€"
-    "0123456789aªbcdđðefghiıjklmnoºpqrstuvwxyzþ"
+    "_‿-‐‒–—―,;:!¡?¿.·'‘’‚‹›\"“”„«»()[]{}§¶@*/\\&#%‰†‡•`´˜^¯¨¸°©®+±÷×<=>|¦¬~¤¢$£¥€"  # noqa: RUF001
+    "0123456789aªbcdđðefghiıjklmnoºpqrstuvwxyzþ"  # noqa: RUF001
 )
 _LETTERS = {
     "ß": "ss", "æ": "ae", "œ": "oe", "ø": "o", "đ": "d", "ł": "l", "ħ": "h", "ŧ": "t", "ﬁ": "fi", "ﬂ": "fl",

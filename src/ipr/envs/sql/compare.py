@@ -48,7 +48,7 @@ def compare(folder: Path, url: str, statements: Path | None = None) -> dict[str,
 
 
 def verdict(one: Result, other: Result) -> str:
-    """"equal", "order" (the same rows), "words" (both refuse), "rows", or which of the two refuses."""
+    """ "equal", "order" (the same rows), "words" (both refuse), "rows", or which of the two refuses."""
     if one.rows is None or other.rows is None:
         if one.rows is None and other.rows is None:
             return "equal" if one.text == other.text else "words"
@@ -72,7 +72,7 @@ def _read(file: Path) -> Iterator[tuple[str, str]]:
     except (OSError, ValueError) as error:
         raise IprError(f"{file}: {error}; give rows with db and statement, as JSON or a line each") from error
     for place, row in enumerate(rows):
-        found = [next((row[k] for k in keys if k in row), None) for keys in (_DATABASE, _STATEMENT)]
-        if not all(isinstance(value, str) for value in found):
+        database, statement = (next((row[k] for k in keys if k in row), None) for keys in (_DATABASE, _STATEMENT))
+        if not isinstance(database, str) or not isinstance(statement, str):
             raise IprError(f"{file}: row {place} has no db and statement; correct or remove it")
-        yield found[0], found[1]
+        yield database, statement

@@ -20,11 +20,16 @@ from ipr.types import IprError
 
 _NAME = r"`((?:[^`]|``)+)`"
 _USE = re.compile(rf"\s*USE\s+{_NAME}", re.IGNORECASE)
-_CREATE = re.compile(rf"\s*CREATE\s+TABLE\s+(?:IF\s+NOT\s+EXISTS\s+)?{_NAME}\s*\((.*)\)[^)]*$", re.IGNORECASE | re.DOTALL)
+_CREATE = re.compile(
+    rf"\s*CREATE\s+TABLE\s+(?:IF\s+NOT\s+EXISTS\s+)?{_NAME}\s*\((.*)\)[^)]*$", re.IGNORECASE | re.DOTALL
+)
 _INSERT = re.compile(rf"\s*INSERT\s+(?:IGNORE\s+)?INTO\s+{_NAME}\s*(\([^)]*\))?\s*VALUES\s*", re.IGNORECASE)
 _COLUMN = re.compile(rf"{_NAME}\s+(\w+(?:\s*\([^)]*\))?(?:\s+unsigned)?)(.*)", re.IGNORECASE | re.DOTALL)
 _KEY = re.compile(r"(PRIMARY|UNIQUE|FULLTEXT|SPATIAL)?\s*(?:KEY|INDEX)\b[^(]*\((.*)\)", re.IGNORECASE | re.DOTALL)
-_VALUE = re.compile(r"\s*(?:'((?:[^'\\]|\\.|'')*)'|(NULL)|(0x[0-9A-Fa-f]+)|([-+.\deE]+)|_binary\s*'((?:[^'\\]|\\.|'')*)')\s*", re.I | re.S)
+_VALUE = re.compile(
+    r"\s*(?:'((?:[^'\\]|\\.|'')*)'|(NULL)|(0x[0-9A-Fa-f]+)|([-+.\deE]+)|_binary\s*'((?:[^'\\]|\\.|'')*)')\s*",
+    re.I | re.S,
+)
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0", "b": "\b", "Z": "\x1a"}
 _LEFT_OUT = re.compile(r"\s*CREATE\s.*\b(VIEW|TRIGGER|PROCEDURE|FUNCTION)\b", re.IGNORECASE | re.DOTALL)
 
@@ -138,7 +143,9 @@ def _table(name: str, body: str) -> _Table:
         elif found := _KEY.match(part.strip()):
             names = [_unquoted(n) for n in re.findall(_NAME, found[2])]
             keys.append(((found[1] or "").upper(), names))
-    for kind, names in sorted(keys, key=lambda k: ("PRIMARY", "UNIQUE").index(k[0]) if k[0] in ("PRIMARY", "UNIQUE") else 2):
+    for kind, names in sorted(
+        keys, key=lambda k: ("PRIMARY", "UNIQUE").index(k[0]) if k[0] in ("PRIMARY", "UNIQUE") else 2
+    ):
         for row in table.rows:
             if kind == "PRIMARY" and row["field"] in names:
                 row["key"], row["null"] = "PRI", "NO"

@@ -259,7 +259,7 @@ def _reader(form: str) -> tuple[re.Pattern[str], tuple[str, ...]] | None:
 
 
 def form_kind(form: str) -> str:
-    """"date", "time" or "dt": what STR_TO_DATE gives for a format."""
+    """ "date", "time" or "dt": what STR_TO_DATE gives for a format."""
     letters = {letter for mark, letter in _marks(form) if mark}
     timed, dated = bool(letters & _TIMED), bool(letters - _TIMED - {"%"})
     return "dt" if timed and dated else "time" if timed else "date"

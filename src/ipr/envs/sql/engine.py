@@ -13,7 +13,9 @@ would cost more than a step's time.
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
+import tempfile
 import threading
 import time
 from collections import OrderedDict
@@ -24,7 +26,8 @@ from typing import Any, Literal, Protocol
 
 from ipr.envs.sql import collation, dialect
 from ipr.envs.sql.errors import MySqlError
-from ipr.envs.sql.functions import AGGREGATES, ALLOWED, FUNCTIONS, MAX_LENGTH
+from ipr.envs.sql.folds import AGGREGATES
+from ipr.envs.sql.functions import ALLOWED, FUNCTIONS, MAX_LENGTH
 from ipr.envs.sql.kinds import Kind, converter
 from ipr.envs.sql.schema import Schema
 from ipr.types import IprError
@@ -121,8 +124,23 @@ class Source:
 
 
 def open_file(file: Path) -> sqlite3.Connection:
-    """A connection that can only read, and takes the file for unchanging (no locks, no journal)."""
-    return sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro&immutable=1", uri=True, isolation_level=None)
+    """A connection that can only read, and takes the file for unchanging (no locks, no journal).
+
+    What a database in WAL mode still has in its log is read from a copy: SQLite would write beside the file.
+    """
+    log = file.with_name(f"{file.name}-wal")
+    if not log.is_file() or not log.stat().st_size:
+        return sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro&immutable=1", uri=True, isolation_level=None)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / file.name
+        shutil.copyfile(file, copy)
+        shutil.copyfile(log, copy.with_name(log.name))
+        whole = sqlite3.connect(copy)
+        whole.execute("PRAGMA journal_mode=DELETE").fetchall()
+        whole.close()
+        connection = sqlite3.connect(f"{copy.as_uri()}?mode=ro&immutable=1", uri=True, isolation_level=None)
+        connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchall()  # opens the file before it goes
+        return connection
 
 
 class Database:

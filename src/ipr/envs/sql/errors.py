@@ -65,3 +65,10 @@ ONE_ROW = "Subquery returns more than 1 row"
 LIMIT_IN = "This version of MySQL doesn't yet support 'LIMIT & IN/ALL/ANY/SOME subquery'"
 COLUMNS_DIFFER = "The used SELECT statements have a different number of columns"
 NO_ALIAS = "Every derived table must have its own alias"
+LISTS_DIFFER = (
+    "In definition of view, derived table or common table expression, SELECT list and column names list have different"
+    " column counts"
+)
+ORDER_AGGREGATED = (
+    "Expression #1 of ORDER BY contains aggregate function and applies to the result of a non-aggregated query"
+)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from sqlglot import exp
 
-from ipr.envs.sql import aggregates, calls, dates, errors
+from ipr.envs.sql import aggregates, calls, comparisons, dates, errors
 from ipr.envs.sql.errors import MySqlError, NotExactError
 from ipr.envs.sql.kinds import BIN, COUNTED, DATE, DATETIME, DBL, INT, NULL, STR, TIME, Kind, dec
 from ipr.envs.sql.terms import (
@@ -21,13 +21,11 @@ from ipr.envs.sql.terms import (
     as_number,
     as_text,
     choice,
-    common_letters,
     compared,
     constant,
     exactly,
     kept,
     loose,
-    pair,
     truth,
 )
 
@@ -124,7 +122,7 @@ def _arithmetic(sql: str, sign: str, a: Term, b: Term, scale: Callable[[int, int
     both = loose(a, b)
     if "null" in (a.kind.name, b.kind.name):
         return Term("NULL", NULL, loose=both)
-    if a.kind.exact and b.kind.exact or (a.kind.temporal or b.kind.temporal) and None not in known:
+    if (a.kind.exact and b.kind.exact) or ((a.kind.temporal or b.kind.temporal) and None not in known):
         first, second = known[0] or 0, known[1] or 0
         if not first and not second and "dec" not in (a.kind.name, b.kind.name):
             return Term(f"({sql})", COUNTED, DIGITS, loose=both)
@@ -174,8 +172,10 @@ def _modulo(c: Compiler, node: Node) -> Term:
 
 def _negative(c: Compiler, node: Node) -> Term:
     a = single(c, node.this)
-    kind = a.kind if a.kind.number else NULL if a.kind.name == "null" else DBL if a.kind.text else INT
-    kind = COUNTED if kind.name == "int" and a.literal is None else Kind("dbl", kind.scale) if kind.name == "flt" else kind
+    kind = a.kind if a.kind.number else NULL if a.kind.name == "null" else DBL if a.text else INT
+    kind = (
+        COUNTED if kind.name == "int" and a.literal is None else Kind("dbl", kind.scale) if kind.name == "flt" else kind
+    )
     literal = -a.literal if isinstance(a.literal, (int, float)) else None
     return Term(f"(- {as_number(a)})", kind, DIGITS, literal, loose=a.loose)
 
@@ -223,139 +223,6 @@ def _is(c: Compiler, node: Node) -> Term:
     if not isinstance(node.expression, exp.Null):
         raise NotExactError("IS")
     return Term(f"({a.sql} IS NULL)", INT, DIGITS, loose=a.loose)
-
-
-# Comparisons --------------------------------------------------------------------------------------------------------
-
-
-def _compare(sign: str) -> Callable[[Compiler, Node], Term]:
-    def compiled(c: Compiler, node: Node) -> Term:
-        if isinstance(node.expression, (exp.Any, exp.All)):
-            return _quantified(c, node, sign)
-        return compared(compile_expression(c, node.this), sign, compile_expression(c, node.expression))
-
-    return compiled
-
-
-def _between(c: Compiler, node: Node) -> Term:
-    value, low, high = (single(c, node.args[k]) for k in ("this", "low", "high"))
-    kinds = {t.kind.name for t in (value, low, high)}
-    if kinds & {"str"} and any(t.kind.number for t in (value, low, high)):  # all three are compared as doubles
-        if any(t.kind.temporal for t in (value, low, high)):
-            raise NotExactError("BETWEEN a number and a date")
-        value, low, high = (Term(as_number(t), DBL, literal=t.literal, loose=t.loose) for t in (value, low, high))
-    sides = [pair(value, low, False), pair(value, high, False)]
-    both = [f"{a} {sign} {b}" for sign, (a, b) in zip((">=", "<="), sides, strict=True)]
-    return Term(f"({' AND '.join(both)})", INT, DIGITS, loose=loose(value, low, high))
-
-
-def _in(c: Compiler, node: Node) -> Term:
-    value = compile_expression(c, node.this)
-    if (query := node.args.get("query")) is not None:
-        return _in_query(c, value, query)
-    if node.args.get("unnest") is not None or node.args.get("field") is not None:
-        raise errors.syntax(c.statement, c.place(node))
-    items = [compile_expression(c, e) for e in node.expressions]
-    if not value.parts and len({(t.kind.name, t.letters is None) for t in items}) == 1:
-        sides = [pair(value, item, True) for item in items]
-        if len({left for left, _ in sides}) == 1:
-            sql = f"({sides[0][0]} IN ({', '.join(right for _, right in sides)}))"
-            return Term(sql, INT, DIGITS, loose=loose(value, *items))
-    if value.parts:
-        sql = " OR ".join(compared(value, "=", item).sql for item in items)
-    else:
-        sql = " OR ".join("{} = {}".format(*pair(value, item, True)) for item in items)
-    return Term(f"({sql})", INT, DIGITS, loose=loose(value, *items))
-
-
-def _in_query(c: Compiler, value: Term, node: Node, sign: str = "=") -> Term:
-    query, captured = c.nested(node)
-    if query.limited:
-        raise MySqlError(errors.LIMIT_IN)
-    parts = value.parts or (value,)
-    if len(parts) != len(query.terms):
-        raise MySqlError(f"Operand should contain {len(parts)} column(s)")
-    lefts, rights = [], []
-    for k, (ours, theirs) in enumerate(zip(parts, query.terms, strict=True)):
-        column = Term(f"q.c{k}", theirs.kind, theirs.letters, binary=theirs.binary)
-        left, right = pair(ours, column, True)
-        lefts.append(left)
-        rights.append(right)
-    left = lefts[0] if len(lefts) == 1 else f"({', '.join(lefts)})"
-    inner = f"SELECT {', '.join(rights)} FROM ({query.sql}) AS q"
-    return Term(f"({left} IN ({inner}))", INT, DIGITS, loose=(*value.loose, *captured))
-
-
-def _quantified(c: Compiler, node: Node, sign: str) -> Term:
-    """= ANY is IN, <> ALL is NOT IN; the others ask for a row that says so."""
-    some = isinstance(node.expression, exp.Any)
-    inner = node.expression.this
-    value = single(c, node.this)
-    if (some and sign == "=") or (not some and sign == "<>"):
-        found = _in_query(c, value, inner)
-        return found if some else Term(f"(NOT {found.sql})", INT, DIGITS, loose=found.loose)
-    query, captured = c.nested(inner)
-    if query.limited:
-        raise MySqlError(errors.LIMIT_IN)
-    if len(query.terms) != 1:
-        raise MySqlError(errors.ONE_COLUMN)
-    column = Term("q.c0", query.terms[0].kind, query.terms[0].letters, binary=query.terms[0].binary)
-    test = compared(value, sign, column).sql
-    best = f"SELECT {'max' if some else 'min'}({test}) FROM ({query.sql}) AS q"  # NULL among them: as MySQL, unless decided
-    unknown = f"SELECT count(*) > count({test}) FROM ({query.sql}) AS q"
-    decided = "1" if some else "0"
-    empty = "0" if some else "1"
-    sql = (
-        f"(CASE ifnull(({best}), -1) WHEN {decided} THEN {decided} ELSE"
-        f" CASE WHEN ({unknown}) THEN NULL ELSE {empty} END END)"
-    )
-    return Term(sql, INT, DIGITS, loose=(*value.loose, *captured))
-
-
-def _exists(c: Compiler, node: Node) -> Term:
-    query, captured = c.nested(node.this)
-    return Term(f"(EXISTS ({query.sql}))", INT, DIGITS, loose=captured)
-
-
-def _subquery(c: Compiler, node: Node) -> Term:
-    query, captured = c.nested(node)
-    parts = []
-    for k, term in enumerate(query.terms):
-        if query.one_row:
-            sql = f"(SELECT q.c{k} FROM ({query.sql}) AS q)"
-        else:
-            sql = f"(SELECT only(q.c{k}) FROM ({query.sql}) AS q)"
-        parts.append(Term(sql, term.kind, term.letters, loose=captured, binary=term.binary))
-    return parts[0] if len(parts) == 1 else Term("", NULL, loose=captured, parts=tuple(parts))
-
-
-def _like(c: Compiler, node: Node) -> Term:
-    escape = "\\"
-    if isinstance(node, exp.Escape):
-        if not isinstance(node.expression, exp.Literal):
-            raise NotExactError("ESCAPE of what is no constant")
-        escape, node = node.expression.this, node.this
-        if len(escape) > 1:
-            raise MySqlError("Incorrect arguments to ESCAPE")
-    if not isinstance(node, exp.Like):
-        raise errors.syntax(c.statement, c.place(node))
-    said = "NOT " if node.args.get("negate") else ""
-    text, pattern = single(c, node.this), single(c, node.expression)
-    both = loose(text, pattern)
-    sides = as_text(text), as_text(pattern)
-    mark = constant(escape).sql
-    if text.binary or pattern.binary:
-        return Term(f"({said}like_in({sides[0]}, {sides[1]}, {mark}, 1))", INT, DIGITS, loose=both)
-    plain = common_letters([text, pattern]) is not None
-    if plain and escape and isinstance(pattern.literal, str) and not pattern.literal.endswith(escape):
-        return Term(f"({said}{sides[0]} LIKE {sides[1]} ESCAPE {mark})", INT, DIGITS, loose=both)
-    return Term(f"({said}like_in({sides[0]}, {sides[1]}, {mark}, 0))", INT, DIGITS, loose=both)
-
-
-def _regexp(c: Compiler, node: Node) -> Term:
-    text, pattern = single(c, node.this), single(c, node.expression)
-    exact = int(text.binary or pattern.binary)
-    return Term(f"regexp_in({as_text(text)}, {as_text(pattern)}, {exact})", INT, DIGITS, loose=loose(text, pattern))
 
 
 # Choices and conversions --------------------------------------------------------------------------------------------
@@ -446,7 +313,9 @@ def _substring(c: Compiler, node: Node) -> Term:
 def _trim(c: Compiler, node: Node) -> Term:
     side = (node.args.get("position") or "BOTH").upper()
     arguments = [a for a in (node.this, node.expression) if a is not None]
-    return calls.call(c, {"BOTH": "TRIM", "LEADING": "TRIM LEADING", "TRAILING": "TRIM TRAILING"}[side], arguments, node)
+    return calls.call(
+        c, {"BOTH": "TRIM", "LEADING": "TRIM LEADING", "TRAILING": "TRIM TRAILING"}[side], arguments, node
+    )
 
 
 def _extract(c: Compiler, node: Node) -> Term:
@@ -484,21 +353,21 @@ _COMPILED: dict[type, Callable[[Compiler, Node], Term]] = {
     exp.Xor: _xor,
     exp.Not: _not,
     exp.Is: _is,
-    exp.EQ: _compare("="),
-    exp.NEQ: _compare("<>"),
-    exp.NullSafeEQ: _compare("IS"),
-    exp.LT: _compare("<"),
-    exp.LTE: _compare("<="),
-    exp.GT: _compare(">"),
-    exp.GTE: _compare(">="),
-    exp.Between: _between,
-    exp.In: _in,
-    exp.Exists: _exists,
-    exp.Subquery: _subquery,
-    exp.Select: _subquery,
-    exp.Like: _like,
-    exp.Escape: _like,
-    exp.RegexpLike: _regexp,
+    exp.EQ: comparisons.compare("="),
+    exp.NEQ: comparisons.compare("<>"),
+    exp.NullSafeEQ: comparisons.compare("IS"),
+    exp.LT: comparisons.compare("<"),
+    exp.LTE: comparisons.compare("<="),
+    exp.GT: comparisons.compare(">"),
+    exp.GTE: comparisons.compare(">="),
+    exp.Between: comparisons.between,
+    exp.In: comparisons.in_,
+    exp.Exists: comparisons.exists,
+    exp.Subquery: comparisons.subquery,
+    exp.Select: comparisons.subquery,
+    exp.Like: comparisons.like,
+    exp.Escape: comparisons.like,
+    exp.RegexpLike: comparisons.regexp,
     exp.Case: _case,
     exp.Cast: _cast,
     exp.Collate: _collate,

@@ -17,7 +17,8 @@ from typing import Any
 
 from ipr.envs.sql import dates
 from ipr.envs.sql.collation import key
-from ipr.envs.sql.errors import ONE_ROW, MySqlError
+from ipr.envs.sql.errors import MySqlError
+from ipr.envs.sql.folds import AGGREGATES
 from ipr.envs.sql.kinds import single, text_of
 from ipr.envs.sql.matching import instr, like, regexp
 
@@ -28,6 +29,8 @@ _SQLITE = """
     length like lower ltrim max min nth_value ntile percent_rank pi power radians rank round row_number rtrim sign sin
     substr sum tan upper hex total typeof
 """
+
+_NOW = str(dates.NOW)
 
 Function = Callable[..., Any]
 
@@ -303,7 +306,7 @@ def _sec_to_time(value: int) -> str:
     return f"{sign}{value // 3600:02d}:{value // 60 % 60:02d}:{value % 60:02d}"
 
 
-def _unix(value: Any = dates.NOW.strftime("%Y-%m-%d %H:%M:%S")) -> int | None:
+def _unix(value: Any = _NOW) -> int | None:
     when = _real(value)
     return None if when is None else max(0, int((when - dt.datetime(1970, 1, 1)).total_seconds()))
 
@@ -326,7 +329,10 @@ FUNCTIONS: dict[str, tuple[int, Function]] = {
     "num": (1, _known(lambda v: dates.number(v if isinstance(v, str) else str(v)))),
     "single": (1, _known(single)),
     "text_of": (2, text_of),
-    "text_of_float": (2, lambda v, s: None if v is None else text_of(v, s) if s else text_of(float(f"{single(v):.6g}"), None)),
+    "text_of_float": (
+        2,
+        lambda v, s: None if v is None else text_of(v, s) if s else text_of(float(f"{single(v):.6g}"), None),
+    ),
     "to_integer": (1, _known(_to_integer)),
     "text_integer": (1, _known(_text_integer)),
     "unsigned": (1, _known(_unsigned)),
@@ -381,7 +387,10 @@ FUNCTIONS: dict[str, tuple[int, Function]] = {
         f"date_{unit.lower()}": (1, partial(dates.part, unit))
         for unit in ("YEAR", "MONTH", "DAY", "HOUR", "MINUTE", "SECOND", "QUARTER")
     },
-    **{f"date_{unit.lower()}": (1, partial(dates.part, unit)) for unit in ("DAYOFWEEK", "WEEKDAY", "DAYOFYEAR", "TO_DAYS")},
+    **{
+        f"date_{unit.lower()}": (1, partial(dates.part, unit))
+        for unit in ("DAYOFWEEK", "WEEKDAY", "DAYOFYEAR", "TO_DAYS")
+    },
     "date_part": (2, _known(dates.part)),
     "date_num": (1, dates.date_num),
     "date_add": (5, _known(lambda value, n, unit, sign, timed: dates.date_add(value, n, unit, sign, timed))),
@@ -396,7 +405,10 @@ FUNCTIONS: dict[str, tuple[int, Function]] = {
     "week_of_year": (1, _known(lambda value: _week(value, 3))),
     "year_week": (-1, _known(_year_week)),
     "day_name": (1, _known(_of_date(lambda when: dates.DAYS[when.weekday()]))),
-    "month_name": (1, _known(lambda v: None if (at := dates.moment(v)) is None or not at.month else dates.MONTHS[at.month - 1])),
+    "month_name": (
+        1,
+        _known(lambda v: None if (at := dates.moment(v)) is None or not at.month else dates.MONTHS[at.month - 1]),
+    ),
     "last_day": (1, _known(_of_date(_last_day))),
     "from_days": (1, _known(_from_days)),
     "make_date": (2, _known(_make_date)),
@@ -408,137 +420,5 @@ FUNCTIONS: dict[str, tuple[int, Function]] = {
 }
 """Name -> number of arguments (-1: any), and the function."""
 
-
-# Aggregates ---------------------------------------------------------------------------------------------------------
-
-
-class _Only:
-    """The value of a nested query that may give one row at most."""
-
-    def __init__(self) -> None:
-        self.value, self.rows = None, 0
-
-    def step(self, value: Any) -> None:
-        self.value, self.rows = value, self.rows + 1
-        if self.rows > 1:
-            raise MySqlError(ONE_ROW)
-
-    def finalize(self) -> Any:
-        return self.value
-
-
-class _FirstSeen:
-    def __init__(self) -> None:
-        self.value, self.seen = None, False
-
-    def step(self, value: Any) -> None:
-        if not self.seen:
-            self.value, self.seen = value, True
-
-    def finalize(self) -> Any:
-        return self.value
-
-
-class _Least:
-    """The first of texts in MySQL's order."""
-
-    sign = 1
-
-    def __init__(self) -> None:
-        self.value: str | None = None
-
-    def step(self, value: Any) -> None:
-        if value is not None and (self.value is None or self._before(key(value), key(self.value))):
-            self.value = value
-
-    def _before(self, a: str, b: str) -> bool:
-        return a < b
-
-    def finalize(self) -> Any:
-        return self.value
-
-
-class _Most(_Least):
-    def _before(self, a: str, b: str) -> bool:
-        return a > b
-
-
-class _Spread:
-    """Variance by Welford's method, as the server works it out."""
-
-    samples, root = 0, True
-
-    def __init__(self) -> None:
-        self.n, self.mean, self.sum = 0, 0.0, 0.0
-
-    def step(self, value: Any) -> None:
-        if value is None:
-            return
-        self.n += 1
-        before = self.mean
-        self.mean += (value - before) / self.n
-        self.sum += (value - before) * (value - self.mean)
-
-    def finalize(self) -> Any:
-        if self.n <= self.samples:
-            return None
-        found = self.sum / (self.n - self.samples)
-        return math.sqrt(found) if self.root else found
-
-
-class _SampleSpread(_Spread):
-    samples = 1
-
-
-class _Variance(_Spread):
-    root = False
-
-
-class _SampleVariance(_Variance):
-    samples = 1
-
-
-class _Joined:
-    """GROUP_CONCAT: separator, how, text, its key, and the keys of its order."""
-
-    MOST = 1024
-
-    def __init__(self) -> None:
-        self.found: list[tuple[Any, ...]] = []
-        self.size, self.separator, self.how = 0, ",", "N"
-
-    def step(self, separator: str, how: str, text: Any, same: Any, *keys: Any) -> None:
-        if text is None:
-            return
-        self.separator, self.how = separator, how
-        self.size += len(text)
-        if self.size > 10 * MAX_LENGTH:
-            raise OverflowError
-        self.found.append((text, same, keys))
-
-    def finalize(self) -> Any:
-        rows = self.found
-        if not rows:
-            return None
-        if self.how[0] == "D":
-            seen: set[Any] = set()
-            rows = [r for r in rows if not (r[1] in seen or seen.add(r[1]))]
-        for k in reversed(range(len(self.how) - 1)):
-            rows = sorted(rows, key=lambda r: (r[2][k] is not None, r[2][k]), reverse=self.how[k + 1] == "d")
-        joined = self.separator.join(r[0] for r in rows)
-        return joined.encode(errors="replace")[: self.MOST].decode(errors="ignore")
-
-
-AGGREGATES: dict[str, tuple[int, type]] = {
-    "only": (1, _Only),
-    "first_seen": (1, _FirstSeen),
-    "min_text": (1, _Least),
-    "max_text": (1, _Most),
-    "std_pop": (1, _Spread),
-    "std_samp": (1, _SampleSpread),
-    "var_pop": (1, _Variance),
-    "var_samp": (1, _SampleVariance),
-    "join_texts": (-1, _Joined),
-}
 
 ALLOWED = frozenset(_SQLITE.split()) | FUNCTIONS.keys() | AGGREGATES.keys() | {"row_seen", "deeper"}

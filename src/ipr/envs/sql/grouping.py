@@ -17,7 +17,8 @@ from ipr.envs.sql.names import Field, full_name
 from ipr.envs.sql.terms import Term
 
 if TYPE_CHECKING:
-    from ipr.envs.sql.select import Compiler, Item
+    from ipr.envs.sql.frames import Item
+    from ipr.envs.sql.select import Compiler
 
 Node = exp.Expr
 
@@ -75,15 +76,13 @@ def _field(c: Compiler, node: Node) -> Field | None:
     if not isinstance(node, exp.Column):
         return None
     for source in c.scope.sources:
-        if node.table in ("", source.alias) or node.table.lower() == source.alias.lower():
-            if (found := source.find(node.name)) is not None:
-                return found
+        named = not node.table or node.table.lower() == source.alias.lower()
+        if named and (found := source.find(node.name)) is not None:
+            return found
     return None
 
 
-def check(
-    c: Compiler, facts: Facts, items: list[Item], order: list[Term], having: Term | None, grouped: bool
-) -> None:
+def check(c: Compiler, facts: Facts, items: list[Item], order: list[Term], having: Term | None, grouped: bool) -> None:
     """Refuses columns that a group may have several values of."""
     known: set[Field] | None = None
     parts = [(n, "SELECT list", i.term) for n, i in enumerate(items, 1)]
@@ -100,7 +99,7 @@ def check(
             if column in known:
                 continue
             if place == "ORDER BY clause" and not grouped:
-                raise MySqlError("Expression #1 of ORDER BY contains aggregate function and applies to the result of a non-aggregated query")
+                raise MySqlError(errors.ORDER_AGGREGATED)
             raise errors.not_grouped(number, place, full_name(column), grouped)
 
 

@@ -59,7 +59,9 @@ def dec(scale: int) -> Kind:
     return Kind("dec", min(scale, 30))
 
 
-_DECLARED = re.compile(r"\s*([a-z ]*?)\s*(?:\(\s*(\d+)\s*(?:,\s*(\d+)\s*)?\))?\s*(?:unsigned|zerofill|signed|\s)*", re.I)
+_DECLARED = re.compile(
+    r"\s*([a-z ]*?)\s*(?:\(\s*(\d+)\s*(?:,\s*(\d+)\s*)?\))?\s*(?:unsigned|zerofill|signed|\s)*", re.I
+)
 
 
 def declared(text: str) -> Kind:
@@ -173,7 +175,7 @@ def _time(value: Any) -> Any:
     return -found if sign else found
 
 
-# Values as text, as the server writes them in CONCAT and the like ------------------------------------------------------
+# Values as text, as the server writes them in CONCAT -------------------------------------------------------------------
 
 
 def text_of_double(value: float) -> str:

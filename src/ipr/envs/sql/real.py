@@ -1,11 +1,12 @@
-"""Questions of the real data set: Spider's folder, with InterCode's question file or Spider's own.
+"""Questions of the real data set: Spider's folder, with InterCode's question file, IPR's or Spider's own.
 
 Decided here: `database/<db>/<db>.sqlite`, and beside it, where it is there, `schema.json` with the rows that DESC
 prints in MySQL. Task ids are "<question file>/<place in it>". Train is `train_spider.json` with a twentieth held out
-each for dev and seen, and unseen the development questions, whose databases are others. IPR's `ic_spider_train.json`
-and `ic_spider_test.json` are the splits where both are there, and `ic_spider_dev.json` beside them is not read. Where only one question file is
-there, a quarter of its databases is unseen, and the questions of the others are divided: by a hash of database and gold
-query, so that the phrasings of one question stay together.
+each for dev and seen, and unseen the development questions, whose databases are others. Where IPR's
+`ic_spider_train.json` and `ic_spider_test.json` are both there, they are the splits in the same way (unseen is test),
+and no other file is read. Where only one question file is there, a quarter of its databases is unseen, and the
+questions of the others are divided: by a hash of database and gold query, so that the phrasings of one question stay
+together.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ SPLITS = ("train", "dev", "seen", "unseen")
 TRAIN = "train_spider.json"
 OTHERS = ("ic_spider_dev.json", "dev.json")
 """Question files, InterCode's first; one of them is read."""
-PUBLISHED = {"ic_spider_train.json": "train", "ic_spider_test.json": "unseen"}
-"""IPR's own question files, which are its splits: a twentieth of train each is held out for dev and seen."""
+PUBLISHED = ("ic_spider_train.json", "ic_spider_test.json")
+"""IPR's own question files, which are its splits."""
 _FIX = "give Spider's folder, with database/<db>/<db>.sqlite and ic_spider_dev.json or dev.json"
 
 
@@ -39,8 +40,7 @@ class Folder:
         files = [name for name in OTHERS if (folder / name).is_file()][:1]
         if (folder / TRAIN).is_file():
             files = [TRAIN, *files]
-        self._published = all((folder / name).is_file() for name in PUBLISHED)
-        if self._published:
+        if all((folder / name).is_file() for name in PUBLISHED):
             files = list(PUBLISHED)
         if not files:
             raise IprError(f"{folder} holds no {', '.join((*OTHERS, TRAIN))}; {_FIX}")
@@ -57,7 +57,7 @@ class Folder:
 
     def _splits(self) -> dict[str, list[str]]:
         splits: dict[str, list[str]] = {name: [] for name in SPLITS}
-        first = {Path(n).stem for n in (TRAIN, "ic_spider_train.json")}
+        first = {Path(name).stem for name in (TRAIN, PUBLISHED[0])}
         whole = set(self._files) - first if len(self._files) > 1 else set()
         names = sorted({str(_field(item, "db", "db_id")) for items in self._files.values() for item in items})
         ranked = sorted(names, key=lambda name: derive_seed("sql", "unseen", name))

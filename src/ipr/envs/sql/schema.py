@@ -2,8 +2,8 @@
 
 Decided here: `schema.json` (the rows that DESC prints) gives the types; without it SQLite's declared ones do. What is
 needed to answer as MySQL does, such as whether a column's texts are all plain ASCII or its dates all in ISO form, is
-read from the values once, when a statement first names the column. A view that cannot be read is a table that does not
-exist; it spoils nothing else.
+read from the values once, when a statement first names the column. A view that cannot be read is
+refused as MySQL refuses it, and spoils nothing else.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from ipr.envs.sql import catalog, collation, dates, errors
@@ -19,6 +20,8 @@ from ipr.envs.sql.errors import MySqlError
 from ipr.envs.sql.kinds import Kind, declared
 from ipr.envs.sql.names import Field, Letters
 
+_STORED = """SELECT name, type FROM sqlite_master WHERE type IN ('table', 'view')
+    AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"""
 Row = tuple[Any, ...]
 Ask = Callable[[str], list[Row]]
 """Runs a statement of ours on the database."""
@@ -82,9 +85,7 @@ class Schema:
         self.info: dict[str, list[Row]] = {}
         self.views: set[str] = set()
         self.broken: set[str] = set()
-        found = connection.execute(
-            "SELECT name, type FROM sqlite_master WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
-        ).fetchall()
+        found = connection.execute(_STORED).fetchall()
         for stored, kind in sorted(found, key=lambda r: r[0].lower()):
             try:
                 rows = connection.execute(f"PRAGMA table_info({_quoted(stored)})").fetchall()
@@ -92,6 +93,7 @@ class Schema:
                 if kind == "table":
                     raise
                 self.broken.add(stored.lower())
+                self.names[stored.lower()] = stored
                 continue
             lower = stored.lower()
             self.stored[lower], self.info[lower] = stored, rows
@@ -110,11 +112,20 @@ class Schema:
             return catalog.table(self, lower, ours())
         if database and database.lower() != self.name.lower():
             raise MySqlError(f"Unknown database '{database.lower()}'")
-        if lower not in self.stored:
-            raise errors.no_table(self.name, name)
+        self.known(name)
         if lower not in self._tables:
             self._tables[lower] = self._table(lower)
         return self._tables[lower]
+
+    def known(self, name: str) -> None:
+        """Raises MySqlError for a table that is not there, or a view that cannot be read."""
+        if name.lower() in self.broken:
+            raise MySqlError(
+                f"View '{self.name}.{name.lower()}' references invalid table(s) or column(s) or function(s) or"
+                " definer/invoker of view lack rights to use them"
+            )
+        if name.lower() not in self.stored:
+            raise errors.no_table(self.name, name)
 
     def _table(self, lower: str) -> Table:
         rows = self.describe(lower)
@@ -123,7 +134,7 @@ class Schema:
         for _, name, stored, *_ in self.info[lower]:
             kind = kinds.get(name.lower()) or declared(stored)
             column = Column(name, _quoted(name), kind)
-            column.look = self._looker(lower, column, stored, dict((r[0].lower(), str(r[1])) for r in rows))
+            column.look = self._looker(lower, column, stored, {r[0].lower(): str(r[1]) for r in rows})
             columns.append(column)
         keys = [frozenset(r[0].lower() for r in rows if r[3] == "PRI")]
         keys += [frozenset((r[0].lower(),)) for r in rows if r[3] == "UNI" and r[2] == "NO"]
@@ -152,7 +163,7 @@ class Schema:
         rows = self._ask(f"SELECT {names} FROM {table.sql}")
         found = [tuple(collation.key(v) if isinstance(v, str) else v for v in row) for row in rows]
         try:
-            if all(a <= b for a, b in zip(found, found[1:], strict=False)):
+            if all(a <= b for a, b in pairwise(found)):
                 return []
         except TypeError:
             return []
@@ -182,9 +193,14 @@ class Schema:
                 return "{}", kind, None
             form = "{}"
             if not all(isinstance(v, str) for v in values):
-                values = [v if isinstance(v, str) else v.decode(errors="replace") if isinstance(v, bytes) else str(v) for v in values]
+                values = [
+                    v if isinstance(v, str) else v.decode(errors="replace") if isinstance(v, bytes) else str(v)
+                    for v in values
+                ]
                 form = "CAST({} AS TEXT)"
-            if types.get(column.name.lower(), stored).lower().startswith("char") and any(v.endswith(" ") for v in values):
+            if types.get(column.name.lower(), stored).lower().startswith("char") and any(
+                v.endswith(" ") for v in values
+            ):
                 form = f"rtrim({form}, ' ')"
             return form, kind, _letters(values)
 

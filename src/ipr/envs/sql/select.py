@@ -9,180 +9,37 @@ counts distinct values, or joins texts) is sorted here. ONLY_FULL_GROUP_BY is `g
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 from sqlglot import exp
 
 from ipr.envs.sql import aggregates, errors, grouping
 from ipr.envs.sql.errors import MySqlError, NotExactError
-from ipr.envs.sql.expressions import single
+from ipr.envs.sql.expressions import compile_expression, single
+from ipr.envs.sql.frames import Frame, Item, Names, Query
 from ipr.envs.sql.names import Field, Scope, full_name, unique
-from ipr.envs.sql.schema import Schema
 from ipr.envs.sql.tables import add_joins
 from ipr.envs.sql.terms import Term, common, common_letters, group_key, order_key, truth
 
 Node = exp.Expr
 
 
-@dataclass(slots=True)
-class Query:
-    """A compiled query."""
-
-    sql: str
-    names: list[str]
-    terms: list[Term]
-    """Its columns, of which kind and letters are of use."""
-    one_row: bool = False
-    limited: bool = False
-    keys: list[frozenset[str]] = field(default_factory=list)
-    """Names of columns that no two rows share."""
-
-
-@dataclass(slots=True)
-class Item:
-    """A column of the select list."""
-
-    name: str
-    term: Term
-    alias: bool
-
-
-@dataclass(slots=True)
-class Frame:
-    """What the compiler knows of the query that it is in."""
-
-    scope: Scope
-    clause: str = "field list"
-    aggregates: bool = False
-    """Whether aggregates may stand here."""
-    depth: int = 0
-    """Aggregates around the present expression."""
-    grouped: bool = False
-    keys: frozenset[str] = frozenset()
-    """SQL of the expressions of GROUP BY."""
-    rolled: frozenset[str] = frozenset()
-    """Those of them that a row of WITH ROLLUP sums up."""
-    items: list[Item] = field(default_factory=list)
-    """The select list, where its names may be used."""
-    ctes: dict[str, Query] = field(default_factory=dict)
-    groups: list[Term] = field(default_factory=list)
-    node: Node | None = None
-
-
-class Compiler:
+class Compiler(Names):
     """Compiles one statement."""
 
-    def __init__(self, schema: Schema, statement: str, lenient: bool = False) -> None:
-        self.schema, self.statement = schema, statement
-        self.lenient = lenient
-        """Whether groups may show any of their rows, as without ONLY_FULL_GROUP_BY."""
-        self.frames: list[Frame] = []
-        self._names = 0
+    def compiled(self, node: Node) -> Term:
+        """An expression, or a row of them."""
+        return compile_expression(self, node)
 
-    # What expressions ask of it ------------------------------------------------------------------------------------
-
-    @property
-    def frame(self) -> Frame:
-        return self.frames[-1]
-
-    @property
-    def scope(self) -> Scope:
-        return self.frame.scope
-
-    @property
-    def clause(self) -> str:
-        return self.frame.clause
-
-    @property
-    def grouping(self) -> bool:
-        return self.frame.grouped
-
-    def fresh(self, letter: str) -> str:
-        self._names += 1
-        return f"{letter}{self._names}"
-
-    def place(self, node: Node) -> int:
-        """Where a part of the statement begins, as far as that is known."""
-        places = [n.meta["start"] for n in node.walk() if "start" in n.meta]
-        return min(places) if places else len(self.statement)
-
-    @contextmanager
-    def inside_aggregate(self) -> Iterator[None]:
-        if not self.frame.aggregates or self.frame.depth:
-            raise MySqlError(errors.GROUP_MISUSED)
-        self.frame.depth += 1
-        try:
-            yield
-        finally:
-            self.frame.depth -= 1
-
-    @contextmanager
-    def inside_window(self) -> Iterator[None]:
-        yield
-
-    def grouped(self, term: Term) -> Term:
-        """A term that is one of GROUP BY's expressions has no loose columns, and is NULL where it is summed up."""
-        if term.loose and term.sql in self.frame.keys and not self.frame.depth:
-            if term.sql in self.frame.rolled:
-                return Term("NULL", term.kind, term.letters)
-            term.loose = ()
-        return term
+    def single(self, node: Node) -> Term:
+        """An expression that must be one value."""
+        return single(self, node)
 
     def nested(self, node: Node) -> tuple[Query, tuple[Field, ...]]:
         """A query inside an expression, and the columns of the queries around it that it reads."""
         scope = Scope(outer=self.scope)
         query = self.query(node, scope)
         return query, tuple(dict.fromkeys(scope.captured))
-
-    def column(self, node: Node) -> Term:
-        name, table, database = node.name, node.text("table"), node.text("db")
-        frame = self.frame
-        if frame.clause == "having clause" and not frame.depth:
-            return self._in_having(name, table, database)
-        try:
-            return self._found(name, table, database)
-        except MySqlError:
-            if not table and frame.clause == "order clause" and (item := self._item(name)) is not None:
-                return item.term
-            raise
-
-    def _found(self, name: str, table: str, database: str) -> Term:
-        found, scope = self.scope.find(name, table, database, self.frame.clause)
-        return Term(scope.sql(found), found.kind, found.letters, loose=(found,), field=found)
-
-    def _item(self, name: str, table: str = "") -> Item | None:
-        """A column of the select list by its name."""
-        for item in self.frame.items:
-            if item.name.lower() == name.lower() and (not table or item.term.field is not None):
-                return item
-        return None
-
-    def _in_having(self, name: str, table: str, database: str) -> Term:
-        if not table and (item := self._item(name)) is not None:
-            return item.term
-        found, scope = self.scope.find(name, table, database, self.frame.clause)
-        known = [i.term.field for i in self.frame.items] + [t.field for t in self.frame.groups]
-        if scope is self.scope and not any(found is k for k in known):
-            raise errors.no_column(".".join(p for p in (database, table, name) if p), self.frame.clause)
-        return Term(scope.sql(found), found.kind, found.letters, loose=(found,), field=found)
-
-    def asks_for_this_database(self) -> bool:
-        """Whether the query around says which database it asks information_schema about."""
-        where = self.frame.node.args.get("where") if self.frame.node is not None else None
-        parts = list(where.this.flatten()) if where is not None and isinstance(where.this, exp.And) else [where and where.this]
-        return any(
-            isinstance(p, exp.EQ) and isinstance(p.this, exp.Column) and p.this.name.lower() in ("table_schema", "schema_name")
-            for p in parts
-        )
-
-    def single(self, node: Node) -> Term:
-        """An expression that must be one value."""
-        return single(self, node)
-
-    def cte(self, name: str) -> Query | None:
-        return next((f.ctes[name] for f in reversed(self.frames) if name in f.ctes), None)
 
     # Queries -------------------------------------------------------------------------------------------------------
 
@@ -212,7 +69,9 @@ class Compiler:
     def _with(self, node: Node, frame: Frame) -> str:
         said = []
         with_ = node.args.get("with_")
-        for one in with_.expressions if with_ is not None else ():
+        if with_ is None:
+            return ""
+        for one in with_.expressions:
             name = one.alias
             columns = [c.name for c in one.args["alias"].args.get("columns") or ()]
             if name.lower() in frame.ctes:
@@ -223,13 +82,13 @@ class Compiler:
             query = self.query(one.this, Scope(outer=self.scope.outer))
             if columns:
                 if len(columns) != len(query.names):
-                    raise MySqlError("In definition of view, derived table or common table expression, SELECT list and column names list have different column counts")
+                    raise MySqlError(errors.LISTS_DIFFER)
                 query.names = columns
             unique(query.names)
             alias = self.fresh("w")
             said.append(f"{alias} AS ({query.sql})")
             frame.ctes[name.lower()] = Query(f"SELECT * FROM {alias}", query.names, query.terms, keys=query.keys)
-        return f"WITH {', '.join(said)} " if said else ""
+        return f"WITH {', '.join(said)} "
 
     def _parenthesised(self, node: Node) -> Query:
         """(SELECT ...) ORDER BY ... LIMIT ..., outside of the parentheses."""
@@ -307,18 +166,18 @@ class Compiler:
         """GROUP BY ... WITH ROLLUP: the groups in the order of their keys, each followed by the row that sums it up."""
         if node.args.get("distinct") or any(isinstance(n, exp.Window) for n in _own(node, ("expressions", "order"))):
             raise NotExactError("DISTINCT or a window beside WITH ROLLUP")
-        count, parts = len(node.args["group"].expressions), []
+        count = len(node.args["group"].expressions)
+        parts: list[Query] = []
         for level in range(count, -1, -1):
             self.frames.append(Frame(Scope(outer=self.scope.outer), ctes=self.frame.ctes))
             try:
-                found = self._select(node, level)
+                parts.append(self._select(node, level))
             finally:
                 self.frames.pop()
-            parts.append(found)
         order = node.args.get("order")
         sorting = [f"q.o{k}{_down(o)}" for k, o in enumerate(order.expressions if order else ())]
         sorting += [term for k in range(count) for term in (f"q.r{k}", f"q.k{k}")]
-        columns = ", ".join(f"q.c{k} AS c{k}" for k in range(len(found.terms)))
+        columns = ", ".join(f"q.c{k} AS c{k}" for k in range(len(parts[0].terms)))
         union = " UNION ALL ".join(p.sql for p in parts)
         first = parts[0]
         first.sql = f"SELECT {columns} FROM ({union}) AS q{_order(sorting)}{self._limit(node)}"
@@ -351,7 +210,7 @@ class Compiler:
         if frame.grouped and not self.lenient:
             grouping.check(self, facts, items, [t for t, _ in order], having, grouped=group is not None)
         elif not frame.grouped and any(t.one for t, _ in order):
-            raise MySqlError("Expression #1 of ORDER BY contains aggregate function and applies to the result of a non-aggregated query")
+            raise MySqlError(errors.ORDER_AGGREGATED)
         if having is not None and not frame.grouped:
             where.append(truth(having))
             having = None
@@ -372,7 +231,9 @@ class Compiler:
             source += f" HAVING {truth(having)}"
         names = [i.name for i in items]
         terms = [i.term for i in items]
-        found = Query("", names, terms, one_row=frame.grouped and not frame.groups, limited=node.args.get("limit") is not None)
+        found = Query(
+            "", names, terms, one_row=frame.grouped and not frame.groups, limited=node.args.get("limit") is not None
+        )
         found.keys = [frozenset(n.lower() for n in names)] if distinct else grouping.keys_of(frame.groups, items)
         if level is not None:
             columns = [f"{t.sql} AS c{k}" for k, t in enumerate(terms)]
@@ -427,7 +288,8 @@ class Compiler:
                 if column not in fields and column.source in self.scope.sources:
                     name = full_name(column)
                     raise MySqlError(
-                        f"{place}, references column '{name}' which is not in SELECT list; this is incompatible with DISTINCT"
+                        f"{place}, references column '{name}' which is not in SELECT list; this is incompatible with"
+                        " DISTINCT"
                     )
 
     def _in(self, clause: str, node: Node, part: str) -> list[Node]:
@@ -446,7 +308,7 @@ class Compiler:
                 one = one.this
             if isinstance(one, exp.Literal) and not one.is_string:
                 selected = self._expanded(node)
-                name, one = selected[self._position(one, len(selected), "group statement")]
+                _, one = selected[self._position(one, len(selected), "group statement")]
             terms.append(self._grouping_term(node, one))
         return terms
 
@@ -601,7 +463,20 @@ def _sorts(node: Node) -> bool:
 
 
 _KNOWN = frozenset(
-    ("expressions", "from_", "joins", "where", "group", "having", "order", "limit", "offset", "distinct", "with_", "kind")
+    (
+        "expressions",
+        "from_",
+        "joins",
+        "where",
+        "group",
+        "having",
+        "order",
+        "limit",
+        "offset",
+        "distinct",
+        "with_",
+        "kind",
+    )
 )
 
 
@@ -615,4 +490,3 @@ def _plain_select(c: Compiler, node: Node) -> None:
             raise errors.syntax(c.statement, c.place(at) if isinstance(at, exp.Expr) else 0)
     if not node.expressions:
         raise errors.syntax(c.statement, c.place(node))
-

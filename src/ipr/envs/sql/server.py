@@ -27,7 +27,7 @@ from ipr.envs.sql.real import Folder
 from ipr.envs.sql.world import Question
 from ipr.types import IprError
 
-PASSWORD = "IPR_MYSQL_PASSWORD"  # noqa: S105 - the variable's name
+PASSWORD = "IPR_MYSQL_PASSWORD"
 ADMIN = "IPR_MYSQL_ADMIN"
 """user:password of an account that may make others, with which `ipr doctor` makes the read-only one."""
 MODE = (
@@ -94,8 +94,8 @@ def connect(at: Address, database: str | None = None) -> Any:
 
 def _client() -> Any:
     try:
-        import pymysql  # noqa: PLC0415 - needed only where a server is used
-        import pymysql.converters  # noqa: PLC0415
+        import pymysql
+        import pymysql.converters
     except ImportError as error:
         raise IprError("env.server needs the package pymysql; pip install 'ipr[mysql]'") from error
     return pymysql
@@ -178,7 +178,7 @@ class Connection:
     def close(self) -> None:
         made, self._made = self._made, None
         if made is not None and self._owner[0] == os.getpid():
-            made._force_close()  # noqa: SLF001 - its `close` would first read what is still to come
+            made._force_close()
 
 
 class ServedDatabase:
@@ -233,7 +233,7 @@ class ServedFolder(Folder):
         missing = [name for name in names if name.lower() not in there]
         if missing:
             raise IprError(
-                f"{self._at} lacks the databases {', '.join(missing[:5])}{' ...' if missing[5:] else ''}, or the account"
+                f"{self._at} lacks {len(missing)} databases, {', '.join(missing[:5])} among them, or the account"
                 " may not read them; load InterCode's dump, and run ipr doctor"
             )
 
@@ -268,7 +268,9 @@ def make_account(url: str, names: list[str]) -> None:
     """Makes the account of `url`, which may read these databases and nothing else. Asks as IPR_MYSQL_ADMIN."""
     at = address(url)
     user, _, password = os.environ[ADMIN].partition(":")
-    made = _client().connect(host=at.host, port=at.port, user=user, password=password, charset="utf8mb4", autocommit=True)
+    made = _client().connect(
+        host=at.host, port=at.port, user=user, password=password, charset="utf8mb4", autocommit=True
+    )
     try:
         with made.cursor() as cursor:
             cursor.execute("CREATE USER IF NOT EXISTS %s@'%%' IDENTIFIED BY %s", (at.user, at.password))

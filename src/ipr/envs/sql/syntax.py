@@ -15,10 +15,11 @@ from itertools import pairwise
 from sqlglot import TokenType, exp
 from sqlglot.dialects.dialect import Dialect
 from sqlglot.errors import ParseError, SqlglotError, TokenError
-from sqlglot.tokens import Token
+from sqlglot.tokenizer_core import Token
 
 from ipr.envs.sql import errors
 from ipr.envs.sql.errors import MySqlError
+from ipr.envs.sql.words import RESERVED, TIGHT
 
 MAX_LENGTH = 4000
 """Characters of a statement; Spider's longest gold query has 577."""
@@ -44,7 +45,9 @@ class _Parser(type(_MYSQL.parser())):
         name: parse for name, parse in type(_MYSQL.parser()).FUNCTION_PARSERS.items() if name in _KEPT
     }
     NO_PAREN_FUNCTION_PARSERS = {  # noqa: RUF012
-        name: parse for name, parse in type(_MYSQL.parser()).NO_PAREN_FUNCTION_PARSERS.items() if name in ("ANY", "CASE")
+        name: parse
+        for name, parse in type(_MYSQL.parser()).NO_PAREN_FUNCTION_PARSERS.items()
+        if name in ("ANY", "CASE")
     }
     left = 20_000
     """Moves from token to token, forth and back; Spider's gold queries need 89 at most."""
@@ -117,10 +120,19 @@ def _place(statement: str, tokens: list[Token], error: ParseError) -> int:
     token = next((t for t in tokens if t.line == line and t.col == col), tokens[-1])
     if tokens[0].token_type == TokenType.VAR:
         return tokens[0].start  # no word that begins a statement
-    if token is tokens[-1] and re.match(r"Required|Expect", said.get("description") or ""):
+    missing = token is tokens[-1] and re.match(r"Required|Expect", said.get("description") or "")
+    if missing and not (len(tokens) > 1 and tokens[-2].token_type in _WANTING):
         return len(statement)
     return token.start
 
+
+_WANTING = frozenset(
+    (
+        *(TokenType.SELECT, TokenType.FROM, TokenType.WHERE, TokenType.GROUP_BY, TokenType.HAVING, TokenType.ORDER_BY),
+        *(TokenType.AND, TokenType.OR, TokenType.ON, TokenType.COMMA, TokenType.EQ, TokenType.LIMIT, TokenType.JOIN),
+    )
+)
+"""What something must follow."""
 
 # What sqlglot lets pass ---------------------------------------------------------------------------------------------
 
@@ -136,12 +148,6 @@ _ORDER = {
 }  # fmt: skip
 _SETS = (TokenType.UNION, TokenType.EXCEPT, TokenType.INTERSECT)
 _FOREIGN = frozenset(("ILIKE", "TOP", "QUALIFY", "PIVOT", "TABLESAMPLE", "MINUS", "FETCH", "SIMILAR"))
-_TIGHT = frozenset(
-    """ADDDATE BIT_AND BIT_OR BIT_XOR CAST COUNT CURDATE CURTIME DATE_ADD DATE_SUB EXTRACT GROUP_CONCAT MAX MID MIN NOW
-    POSITION SESSION_USER STD STDDEV STDDEV_POP STDDEV_SAMP SUBDATE SUBSTR SUBSTRING SUM SYSDATE SYSTEM_USER TRIM
-    VARIANCE VAR_POP VAR_SAMP""".split()
-)
-"""Functions that are known only by a parenthesis right after their name."""
 
 
 def _check_words(statement: str, tokens: list[Token], lenient: bool) -> None:
@@ -159,7 +165,10 @@ def _check_words(statement: str, tokens: list[Token], lenient: bool) -> None:
             levels.pop()
         elif kind == TokenType.COMMA and (after is None or after.token_type in _ENDS):
             raise errors.syntax(statement, after.start if after is not None else len(statement))
-        elif kind in (TokenType.DCOLON, TokenType.L_BRACKET, TokenType.DCOLONDOLLAR) or statement[token.start :][:2] == "==":
+        elif (
+            kind in (TokenType.DCOLON, TokenType.L_BRACKET, TokenType.DCOLONDOLLAR)
+            or statement[token.start :][:2] == "=="
+        ):
             raise errors.syntax(statement, token.start + (statement[token.start :][:2] == "=="))
         elif kind in _SETS:
             if levels[-1] >= 6:
@@ -181,7 +190,7 @@ def _check_words(statement: str, tokens: list[Token], lenient: bool) -> None:
 def _check_tight(statement: str, tokens: list[Token], k: int) -> None:
     """COUNT (*): a blank makes it a name."""
     name, after = tokens[k - 1], tokens[k + 1] if k + 1 < len(tokens) else None
-    if name.text.upper() not in _TIGHT or name.token_type in (TokenType.STRING, TokenType.IDENTIFIER):
+    if name.text.upper() not in TIGHT or name.token_type in (TokenType.STRING, TokenType.IDENTIFIER):
         return
     if k > 1 and tokens[k - 2].token_type in (TokenType.DOT, TokenType.ALIAS):
         return
@@ -191,32 +200,6 @@ def _check_tight(statement: str, tokens: list[Token], k: int) -> None:
         f"FUNCTION {{database}}.{name.text} does not exist. Check the 'Function Name Parsing and Resolution' section in"
         " the Reference Manual"
     )
-
-
-RESERVED = frozenset(
-    """
-    ACCESSIBLE ADD ALL ALTER ANALYZE AND AS ASC ASENSITIVE BEFORE BETWEEN BIGINT BINARY BLOB BOTH BY CALL CASCADE CASE
-    CHANGE CHAR CHARACTER CHECK COLLATE COLUMN CONDITION CONSTRAINT CONTINUE CONVERT CREATE CROSS CUBE CUME_DIST
-    CURRENT_DATE CURRENT_TIME CURRENT_TIMESTAMP CURRENT_USER CURSOR DATABASE DATABASES DAY_HOUR DAY_MICROSECOND
-    DAY_MINUTE DAY_SECOND DEC DECIMAL DECLARE DEFAULT DELAYED DELETE DENSE_RANK DESC DESCRIBE DETERMINISTIC DISTINCT
-    DISTINCTROW DIV DOUBLE DROP DUAL EACH ELSE ELSEIF EMPTY ENCLOSED ESCAPED EXCEPT EXISTS EXIT EXPLAIN FALSE FETCH
-    FIRST_VALUE FLOAT FLOAT4 FLOAT8 FOR FORCE FOREIGN FROM FULLTEXT FUNCTION GENERATED GET GRANT GROUP GROUPING GROUPS
-    HAVING HIGH_PRIORITY HOUR_MICROSECOND HOUR_MINUTE HOUR_SECOND IF IGNORE IN INDEX INFILE INNER INOUT INSENSITIVE
-    INSERT INT INT1 INT2 INT3 INT4 INT8 INTEGER INTERSECT INTERVAL INTO IO_AFTER_GTIDS IO_BEFORE_GTIDS IS ITERATE JOIN
-    JSON_TABLE KEY KEYS KILL LAG LAST_VALUE LATERAL LEAD LEADING LEAVE LEFT LIKE LIMIT LINEAR LINES LOAD LOCALTIME
-    LOCALTIMESTAMP LOCK LONG LONGBLOB LONGTEXT LOOP LOW_PRIORITY MASTER_BIND MASTER_SSL_VERIFY_SERVER_CERT MATCH
-    MAXVALUE MEDIUMBLOB MEDIUMINT MEDIUMTEXT MIDDLEINT MINUTE_MICROSECOND MINUTE_SECOND MOD MODIFIES NATURAL NOT
-    NO_WRITE_TO_BINLOG NTH_VALUE NTILE NULL NUMERIC OF ON OPTIMIZE OPTIMIZER_COSTS OPTION OPTIONALLY OR ORDER OUT OUTER
-    OUTFILE OVER PARTITION PERCENT_RANK PRECISION PRIMARY PROCEDURE PURGE RANGE RANK READ READS READ_WRITE REAL
-    RECURSIVE REFERENCES REGEXP RELEASE RENAME REPEAT REPLACE REQUIRE RESIGNAL RESTRICT RETURN REVOKE RIGHT RLIKE ROW
-    ROWS ROW_NUMBER SCHEMA SCHEMAS SECOND_MICROSECOND SELECT SENSITIVE SEPARATOR SET SHOW SIGNAL SMALLINT SPATIAL
-    SPECIFIC SQL SQLEXCEPTION SQLSTATE SQLWARNING SQL_BIG_RESULT SQL_CALC_FOUND_ROWS SQL_SMALL_RESULT SSL STARTING
-    STORED STRAIGHT_JOIN SYSTEM TABLE TERMINATED THEN TINYBLOB TINYINT TINYTEXT TO TRAILING TRIGGER TRUE UNDO UNION
-    UNIQUE UNLOCK UNSIGNED UPDATE USAGE USE USING UTC_DATE UTC_TIME UTC_TIMESTAMP VALUES VARBINARY VARCHAR VARCHARACTER
-    VARYING VIRTUAL WHEN WHERE WHILE WINDOW WITH WRITE XOR YEAR_MONTH ZEROFILL
-    """.split()
-)
-"""MySQL 8.0's reserved words: https://dev.mysql.com/doc/refman/8.0/en/keywords.html."""
 
 
 def _check_names(statement: str, tree: exp.Expr) -> None:

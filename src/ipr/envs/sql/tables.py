@@ -14,7 +14,8 @@ from ipr.envs.sql.names import Field, Scope, Source, unique
 from ipr.envs.sql.terms import Term, compared, truth
 
 if TYPE_CHECKING:
-    from ipr.envs.sql.select import Compiler, Query
+    from ipr.envs.sql.frames import Query
+    from ipr.envs.sql.select import Compiler
 
 Node = exp.Expr
 
@@ -39,8 +40,6 @@ def add_joins(c: Compiler, node: Node) -> Tables:
     scope = c.scope
     found = Tables()
     found.sql, found.base, found.natural = _source(c, from_.this, scope)
-    for inner in from_.this.args.get("joins") or ():
-        joins.insert(0, inner)
     if joins:
         found.base, found.natural = None, []
     for join in joins:
@@ -48,13 +47,13 @@ def add_joins(c: Compiler, node: Node) -> Tables:
         sql, _, _ = _source(c, join.this, scope)
         added = scope.sources[len(before) :]
         found.sql = _joined(c, join, found.sql, sql, before, added)
-        for nested in join.this.args.get("joins") or ():
-            raise NotExactError("A join of that form") if nested is not None else None
     return found
 
 
 def _source(c: Compiler, node: Node, scope: Scope) -> tuple[str, str | None, list[str]]:
     """A table of FROM: its SQL with its alias, and where it is a table with rowids, that alias and its order."""
+    if node.args.get("joins"):
+        raise NotExactError("A join in parentheses")
     alias = c.fresh("t")
     columns = [x.name for x in (node.args["alias"].args.get("columns") or ())] if node.args.get("alias") else []
     if isinstance(node, exp.Subquery):
@@ -89,7 +88,7 @@ def derived(query: Query, alias: str, sql: str, columns: list[str]) -> Source:
     """A query as a table."""
     names = columns or query.names
     if len(names) != len(query.names):
-        raise MySqlError("In definition of view, derived table or common table expression, SELECT list and column names list have different column counts")
+        raise MySqlError(errors.LISTS_DIFFER)
     unique(names)
     source = Source(alias, "")
     for k, (name, term) in enumerate(zip(names, query.terms, strict=True)):
