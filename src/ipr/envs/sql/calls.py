@@ -282,16 +282,6 @@ def _abs(c: Compiler, terms: list[Term], name: str) -> Term:
     return Term(f"abs({as_number(value)})", kind, DIGITS, loose=value.loose)
 
 
-def _mod(c: Compiler, terms: list[Term], name: str) -> Term:
-    a, b = terms
-    if a.kind.name == b.kind.name == "int":
-        return Term(f"({a.sql} % {b.sql})", INT, DIGITS, loose=loose(a, b))
-    if a.kind.exact and b.kind.exact:
-        places = max(a.kind.scale or 0, b.kind.scale or 0)
-        return Term(f"round(modulo({a.sql}, {b.sql}), {places})", dec(places), DIGITS, loose=loose(a, b))
-    return Term(f"modulo({as_number(a)}, {as_number(b)})", DBL, DIGITS, loose=loose(a, b))
-
-
 def _hex(c: Compiler, terms: list[Term], name: str) -> Term:
     (value,) = terms
     sql = f"hex({as_text(value)})" if value.text else f"hex_number({as_integer(value)})"
@@ -380,6 +370,12 @@ def _position(c: Compiler, nodes: list[Node], node: Node) -> Term:
     return call(c, "LOCATE", nodes, node)
 
 
+def _as_operator(c: Compiler, nodes: list[Node]) -> Term:
+    if len(nodes) != 2:
+        raise errors.arguments("MOD")
+    return c.single(exp.Mod(this=nodes[0], expression=nodes[1]))
+
+
 _NOW, _TODAY, _CLOCK = f"{dates.NOW}", f"{dates.NOW:%Y-%m-%d}", f"{dates.NOW:%H:%M:%S}"
 
 _OF_NODES: dict[str, Callable[[Compiler, list[Node], Node], Term]] = {
@@ -398,6 +394,7 @@ _OF_NODES: dict[str, Callable[[Compiler, list[Node], Node], Term]] = {
     "DATABASE": _database,
     "SCHEMA": _database,
     "POSITION": _position,
+    "MOD": lambda c, nodes, node: _as_operator(c, nodes),
 }
 
 _BUILT: dict[str, tuple[int, int, Built]] = {
@@ -422,7 +419,6 @@ _BUILT: dict[str, tuple[int, int, Built]] = {
     "CEIL": (1, 1, _whole),
     "CEILING": (1, 1, _whole),
     "ABS": (1, 1, _abs),
-    "MOD": (2, 2, _mod),
     "HEX": (1, 1, _hex),
     "STR_TO_DATE": (2, 2, _str_to_date),
 }

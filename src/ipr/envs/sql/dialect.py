@@ -45,7 +45,7 @@ class Reading:
 
 
 def read(statement: str, schema: Schema, lenient: bool = False) -> Reading:
-    """What a statement asks. `lenient`: as servers without ONLY_FULL_GROUP_BY read it, and a few other strictnesses."""
+    """What a statement asks. `lenient`: without ONLY_FULL_GROUP_BY and a few other strictnesses."""
     text = statement.strip().rstrip(";").strip()
     if len(text) > MAX_LENGTH:
         return Reading("error", f"{ERROR}The statement is longer than {MAX_LENGTH} characters")

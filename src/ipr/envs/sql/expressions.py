@@ -129,7 +129,7 @@ def _arithmetic(sql: str, sign: str, a: Term, b: Term, scale: Callable[[int, int
         places = min(scale(first, second), 30)
         sql = f"round({sql}, {kept(places)})" if places else f"({sql})"
         return Term(sql, dec(places), DIGITS, loose=both, exact=exactly(sign, a, b))
-    shown = None if None in known else scale(known[0] or 0, known[1] or 0)
+    shown = None if None in known else max(known[0] or 0, known[1] or 0)
     return Term(f"({sql})", Kind("dbl", shown), DIGITS, loose=both)
 
 
@@ -167,7 +167,9 @@ def _modulo(c: Compiler, node: Node) -> Term:
     if a.kind.exact and b.kind.exact:
         places = max(a.kind.scale or 0, b.kind.scale or 0)
         return Term(f"round(modulo({left}, {right}), {places})", dec(places), DIGITS, loose=both)
-    return Term(f"modulo({left}, {right})", DBL, DIGITS, loose=both)
+    known = [t.kind.decimals if t.kind.number else None for t in (a, b)]
+    shown = None if None in known else max(known[0] or 0, known[1] or 0)
+    return Term(f"modulo({left}, {right})", Kind("dbl", shown), DIGITS, loose=both)
 
 
 def _negative(c: Compiler, node: Node) -> Term:

@@ -334,6 +334,7 @@ FUNCTIONS: dict[str, tuple[int, Function]] = {
         lambda v, s: None if v is None else text_of(v, s) if s else text_of(float(f"{single(v):.6g}"), None),
     ),
     "to_integer": (1, _known(_to_integer)),
+    "double_integer": (1, _known(round)),
     "text_integer": (1, _known(_text_integer)),
     "unsigned": (1, _known(_unsigned)),
     "to_decimal": (3, _known(_to_decimal)),

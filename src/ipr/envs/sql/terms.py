@@ -92,7 +92,8 @@ def as_number(term: Term) -> str:
 def as_integer(term: Term) -> str:
     if term.kind.name == "int":
         return term.sql
-    return f"to_integer({as_number(term)})"
+    word = "double_integer" if term.kind.name in ("dbl", "flt") else "to_integer"
+    return f"{word}({as_number(term)})"
 
 
 def truth(term: Term) -> str:
