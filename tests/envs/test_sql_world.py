@@ -217,7 +217,7 @@ def as_mysql_8(text: str) -> str:
 
 
 def test_recorded_episodes_in_parity(tmp_path: Path, spider: Path) -> None:
-    """Equal in every letter but for the help text (our own words), and what MySQL 8 says in other words than MariaDB."""
+    """Equal in every letter but for the help text (our own words), and MySQL 8's words in place of MariaDB's."""
     file = SHARED / "fixtures/intercode_sql_observation_cases.json"
     if not file.is_file():
         pytest.skip("no observation cases in ../shared")

@@ -65,7 +65,8 @@ def check_data(folder: Path) -> dict[str, Any]:
 
     `full_reward` of `questions` earned 1.0. Of these, `refused` have a gold query that MySQL 8 refuses from an agent
     (most show columns that are not grouped): its rows are taken as SQLite gives them, for which Spider wrote it, and
-    another statement can earn them. Questions that cannot be played are counted in `broken`, and `messages` names each, or its file, with its fix.
+    another statement can earn them. Questions that cannot be played are counted in `broken`, and `messages` names
+    each, or its file, with its fix.
     """
     source = Folder(folder)
     console = Console(source, MAX_STEPS)

@@ -29,6 +29,15 @@ _COLUMNS = (
     *("IS_NULLABLE", "DATA_TYPE", "CHARACTER_MAXIMUM_LENGTH", "NUMERIC_PRECISION", "NUMERIC_SCALE"),
     *("CHARACTER_SET_NAME", "COLLATION_NAME", "COLUMN_TYPE", "COLUMN_KEY", "EXTRA", "PRIVILEGES", "COLUMN_COMMENT"),
 )
+_UNKNOWN = {
+    "tables": (
+        *("VERSION", "ROW_FORMAT", "TABLE_ROWS", "AVG_ROW_LENGTH", "DATA_LENGTH", "MAX_DATA_LENGTH", "INDEX_LENGTH"),
+        *("DATA_FREE", "AUTO_INCREMENT", "CREATE_TIME", "UPDATE_TIME", "CHECK_TIME", "CHECKSUM", "CREATE_OPTIONS"),
+    ),
+    "columns": ("CHARACTER_OCTET_LENGTH", "DATETIME_PRECISION", "GENERATION_EXPRESSION", "SRS_ID"),
+    "schemata": ("SQL_PATH", "DEFAULT_ENCRYPTION"),
+}
+"""Columns of information_schema that only a server can fill."""
 _SIZES = {"tinytext": 255, "text": 65535, "mediumtext": 16777215, "longtext": 4294967295}
 _DIGITS = {
     "tinyint": 3,
@@ -74,7 +83,16 @@ def _virtual(name: str, names: tuple[str, ...], rows: list[Row]) -> Table:
         ", ".join(f"({', '.join(map(_value, row))})" for row in rows) or f"({', '.join(['NULL'] * len(names))}) LIMIT 0"
     )
     sql = f"(VALUES {values})" if rows else f"(SELECT * FROM (VALUES {values}))"
+    for column in _UNKNOWN[name]:
+        columns.append(Column(column, "column1", STR, _not_known(f"information_schema.{name}.{column}")))
     return Table(name.upper(), sql, "information_schema", columns, rowid=False)
+
+
+def _not_known(what: str) -> Callable[[], Any]:
+    def look() -> Any:
+        raise NotExactError(what)
+
+    return look
 
 
 def _value(value: Any) -> str:

@@ -109,6 +109,10 @@ def hardness(query: str) -> str:
 _SAYINGS = (
     (r"interrupted", "Query execution was interrupted, maximum statement execution time exceeded"),
     (r"string or blob too big", "The result of a function is too long"),
+    (
+        r"HAVING clause on a non-aggregate query",
+        "HAVING with an aggregate that is not selected cannot be answered here",
+    ),
     (r"integer overflow", "BIGINT value is out of range"),
     (r"not authorized.*|attempt to write.*", "Command denied; only SELECT, SHOW TABLES and DESC can be run"),
     (r"(?:too many|at most|Expression tree|parser stack).*|LIKE or GLOB.*", "The statement is too complicated"),

@@ -377,6 +377,11 @@ _COMPILED: dict[type, Callable[[Compiler, Node], Term]] = {
     exp.Substring: _substring,
     exp.Trim: _trim,
     exp.Extract: _extract,
+    exp.CurrentDate: lambda c, n: calls.call(c, "CURRENT_DATE", [], n),
+    exp.CurrentTime: lambda c, n: calls.call(c, "CURRENT_TIME", [], n),
+    exp.CurrentTimestamp: lambda c, n: calls.call(c, "CURRENT_TIMESTAMP", [], n),
+    exp.Localtime: lambda c, n: calls.call(c, "LOCALTIME", [], n),
+    exp.Localtimestamp: lambda c, n: calls.call(c, "LOCALTIMESTAMP", [], n),
     exp.Window: aggregates.window,
     exp.GroupConcat: aggregates.group_concat,
 }

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from sqlglot import exp
 
 from ipr.envs.sql import errors
-from ipr.envs.sql.errors import MySqlError
 from ipr.envs.sql.names import Field, full_name
 from ipr.envs.sql.terms import Term
 
@@ -86,7 +85,8 @@ def check(c: Compiler, facts: Facts, items: list[Item], order: list[Term], havin
     """Refuses columns that a group may have several values of."""
     known: set[Field] | None = None
     parts = [(n, "SELECT list", i.term) for n, i in enumerate(items, 1)]
-    parts += [(n, "ORDER BY clause", t) for n, t in enumerate(order, 1)]
+    if grouped:  # else there is one row, and its order is nothing
+        parts += [(n, "ORDER BY clause", t) for n, t in enumerate(order, 1)]
     if having is not None:
         parts.append((1, "HAVING clause", having))
     for number, place, term in parts:
@@ -98,8 +98,6 @@ def check(c: Compiler, facts: Facts, items: list[Item], order: list[Term], havin
                 known = facts.determined(named, c)
             if column in known:
                 continue
-            if place == "ORDER BY clause" and not grouped:
-                raise MySqlError(errors.ORDER_AGGREGATED)
             raise errors.not_grouped(number, place, full_name(column), grouped)
 
 

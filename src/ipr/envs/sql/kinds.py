@@ -175,7 +175,7 @@ def _time(value: Any) -> Any:
     return -found if sign else found
 
 
-# Values as text, as the server writes them in CONCAT -------------------------------------------------------------------
+# Values as text, as the server writes them in CONCAT ------------------------------------------------------------------
 
 
 def text_of_double(value: float) -> str:

@@ -75,13 +75,12 @@ class Schema:
     def __init__(
         self, name: str, connection: sqlite3.Connection, ask: Ask, described: Mapping[str, Sequence[Row]] | None
     ) -> None:
-        self.name = name
+        self.name = name.lower()
         self._ask = ask
-        written = {t.lower(): (t, list(rows)) for t, rows in (described or {}).items()}
         self.stored: dict[str, str] = {}
         """Tables as SQLite calls them, by their name in lower case."""
         self.names: dict[str, str] = {}
-        """Tables as they are printed, by their name in lower case, in MySQL's order."""
+        """Tables as they are printed: in lower case, as lower_case_table_names=1 keeps them."""
         self.info: dict[str, list[Row]] = {}
         self.views: set[str] = set()
         self.broken: set[str] = set()
@@ -93,14 +92,14 @@ class Schema:
                 if kind == "table":
                     raise
                 self.broken.add(stored.lower())
-                self.names[stored.lower()] = stored
+                self.names[stored.lower()] = stored.lower()
                 continue
             lower = stored.lower()
             self.stored[lower], self.info[lower] = stored, rows
-            self.names[lower] = written[lower][0] if lower in written else stored
+            self.names[lower] = lower
             if kind == "view":
                 self.views.add(lower)
-        self.described = {t: rows for t, (_, rows) in written.items()}
+        self.described = {t.lower(): list(rows) for t, rows in (described or {}).items()}
         self._tables: dict[str, Table] = {}
 
     # Tables ----------------------------------------------------------------------------------------------------------
@@ -160,7 +159,7 @@ class Schema:
     def _order(self, table: Table, key: frozenset[str]) -> list[str]:
         columns = [c for c in table.columns if c.name.lower() in key]
         names = ", ".join(c.sql for c in columns)
-        rows = self._ask(f"SELECT {names} FROM {table.sql}")
+        rows = self._ask(f"SELECT {names} FROM {table.sql} ORDER BY rowid")
         found = [tuple(collation.key(v) if isinstance(v, str) else v for v in row) for row in rows]
         try:
             if all(a <= b for a, b in pairwise(found)):
@@ -179,10 +178,13 @@ class Schema:
 
         def look() -> tuple[str, Kind, Letters]:
             if kind.number:
-                test = f"typeof({column.sql}) IN ('text', 'blob')"
+                wrong = "'text', 'blob', 'real'" if kind.name == "int" else "'text', 'blob'"
+                test = f"typeof({column.sql}) IN ({wrong})"
                 if not self._ask(f"SELECT 1 FROM {_quoted(self.stored[lower])} WHERE {test} LIMIT 1"):
                     return "{}", kind, None
                 values = [v for (v,) in self._ask(sql) if v is not None]
+                if all(isinstance(v, (int, float)) for v in values):
+                    return "to_integer({})", kind, None
                 if lower in self.described and all(isinstance(v, (int, float, str)) for v in values):
                     return "num({})", kind, None
                 return "CAST({} AS TEXT)", Kind("str"), _letters(list(map(str, values)))
@@ -191,17 +193,17 @@ class Schema:
                 return _dated(kind, values)
             if kind.name == "bin":
                 return "{}", kind, None
-            form = "{}"
+            form = "{0}"
             if not all(isinstance(v, str) for v in values):
                 values = [
                     v if isinstance(v, str) else v.decode(errors="replace") if isinstance(v, bytes) else str(v)
                     for v in values
                 ]
-                form = "CAST({} AS TEXT)"
+                form = "CASE typeof({0}) WHEN 'real' THEN text_of({0}, NULL) ELSE CAST({0} AS TEXT) END"
             if types.get(column.name.lower(), stored).lower().startswith("char") and any(
                 v.endswith(" ") for v in values
             ):
-                form = f"rtrim({form}, ' ')"
+                form = f"rtrim(({form}), ' ')"
             return form, kind, _letters(values)
 
         return look

@@ -207,6 +207,8 @@ class Compiler(Names):
         having = self._having(node, items)
         order = self._ordered(node, items)
         distinct = node.args.get("distinct")
+        if frame.grouped and group is None and not any(i.term.one for i in items) and having is None:
+            raise MySqlError(errors.ORDER_AGGREGATED)
         if frame.grouped and not self.lenient:
             grouping.check(self, facts, items, [t for t, _ in order], having, grouped=group is not None)
         elif not frame.grouped and any(t.one for t, _ in order):
@@ -245,6 +247,8 @@ class Compiler(Names):
         ties = [first] if frame.groups else []
         if frame.groups and _sorts(node):
             ties = [order_key(t) for t in frame.groups]
+        if found.one_row:
+            order = []
         if not frame.grouped and not order and tables.natural:
             ties = tables.natural
         if not distinct:
@@ -354,7 +358,9 @@ class Compiler(Names):
         frame = self.frame
         frame.clause, frame.aggregates = "field list", True
         items: list[Item] = []
-        for one in node.expressions:
+        for place, one in enumerate(node.expressions):
+            if isinstance(one, exp.Star) and place:  # a star alone comes first
+                raise errors.syntax(self.statement, self.place(one))
             if isinstance(one, exp.Star) or (isinstance(one, exp.Column) and isinstance(one.this, exp.Star)):
                 for found in self._starred(one):
                     term = Term(self.scope.sql(found), found.kind, found.letters, loose=(found,), field=found)

@@ -147,22 +147,39 @@ _ORDER = {
     TokenType.ORDER_BY: 6, TokenType.LIMIT: 7,
 }  # fmt: skip
 _SETS = (TokenType.UNION, TokenType.EXCEPT, TokenType.INTERSECT)
+_CASTS = frozenset(
+    (
+        *("SIGNED", "UNSIGNED", "CHAR", "CHARACTER", "NCHAR", "BINARY", "DATE", "DATETIME", "TIME", "YEAR", "DECIMAL"),
+        *("DOUBLE", "FLOAT", "REAL", "JSON"),
+    )
+)
+"""What a value can be cast to."""
 _FOREIGN = frozenset(("ILIKE", "TOP", "QUALIFY", "PIVOT", "TABLESAMPLE", "MINUS", "FETCH", "SIMILAR"))
 
 
 def _check_words(statement: str, tokens: list[Token], lenient: bool) -> None:
+    opened = [""]  # the word before each open parenthesis
     levels: list[int] = [-1]  # the latest clause of the SELECT at each depth of parentheses
     for k, (token, after) in enumerate(pairwise([*tokens, None])):
         if token is None:
             break
         kind, word = token.token_type, token.text.upper()
         before = tokens[k - 1] if k else None
+        if (
+            kind == TokenType.ALIAS
+            and after is not None
+            and opened[-1] == "CAST"
+            and after.text.upper().split()[0] not in _CASTS
+        ):
+            raise errors.syntax(statement, after.start)
         if kind == TokenType.L_PAREN:
+            opened.append(before.text.upper() if before is not None else "")
             levels.append(-1)
             if before is not None and before.end + 1 < token.start and not lenient:
                 _check_tight(statement, tokens, k)
         elif kind == TokenType.R_PAREN and len(levels) > 1:
             levels.pop()
+            opened.pop()
         elif kind == TokenType.COMMA and (after is None or after.token_type in _ENDS):
             raise errors.syntax(statement, after.start if after is not None else len(statement))
         elif (
@@ -208,6 +225,10 @@ def _check_names(statement: str, tree: exp.Expr) -> None:
         if node.args.get("quoted") or node.this.upper() not in RESERVED or "start" not in node.meta:
             continue
         start = node.meta["start"]
+        if node.this.upper() == "DUAL" and isinstance(node.parent, exp.Table):
+            continue
+        if isinstance(node.parent, exp.IndexTableHint):
+            continue
         if statement[:start].rstrip().endswith((".", "@")):
             continue
         raise errors.syntax(statement, start)

@@ -39,6 +39,8 @@ def add_joins(c: Compiler, node: Node) -> Tables:
         return Tables()
     scope = c.scope
     found = Tables()
+    if not joins and from_.this.name.upper() == "DUAL" and not from_.this.this.args.get("quoted"):
+        return found
     found.sql, found.base, found.natural = _source(c, from_.this, scope)
     if joins:
         found.base, found.natural = None, []
@@ -66,7 +68,7 @@ def _source(c: Compiler, node: Node, scope: Scope) -> tuple[str, str | None, lis
         return f"({query.sql}) AS {alias}", None, []
     if not isinstance(node, exp.Table) or not isinstance(node.this, exp.Identifier):
         raise NotExactError(f"{type(node).__name__.upper()} in FROM")
-    if any(node.args.get(k) for k in ("pivots", "hints", "sample", "version", "when", "ordinality", "partition")):
+    if any(node.args.get(k) for k in ("pivots", "sample", "version", "when", "ordinality", "partition")):
         raise NotExactError("Such a table in FROM")
     name, database = node.name, node.text("db")
     if not database and (query := c.cte(name.lower())) is not None:

@@ -148,7 +148,7 @@ class Console:
         self._steps, self._last, self._submitted = steps, last, submitted
 
     def _gold_rows(self, task_id: str) -> tuple[tuple[object, ...], ...]:
-        """The gold query's rows; those of one that MySQL 8 refuses are taken as SQLite gives them, for which Spider wrote it."""
+        """The gold query's rows; where MySQL 8 refuses it, as SQLite gives them, for which Spider wrote it."""
         result = self._run(self._question.gold)
         if result.rows is None:
             result = self._run(self._question.gold, lenient=True)
