@@ -197,7 +197,7 @@ ROWS: dict[str, list[tuple[Any, ...]]] = {
     "SELECT DISTINCT title FROM street WHERE id < 4": [("Main",), ("High",)],
     "SELECT name FROM town ORDER BY name": [("arding",), ("Ärding",), ("Zell am See",), ("Zell-Weg",)],
     "SELECT COUNT(DISTINCT name), COUNT(DISTINCT region, tax) FROM town": [(3, 3)],
-    "SELECT MAX(name), MIN(name) FROM town": [("Zell-Weg", "arding")],
+    "SELECT MAX(name), MIN(title) FROM town, street": [("Zell-Weg", "50% off")],
     "SELECT 3 UNION SELECT 1 UNION SELECT 3": [(3,), (1,)],
     "SELECT 'b' UNION SELECT 'B' UNION SELECT 'a'": [("b",), ("a",)],
     "SELECT 1 UNION SELECT 2.50": [(D("1.00"),), (D("2.50"),)],

@@ -129,7 +129,7 @@ def _table(name: str, body: str) -> _Table:
             kind = re.sub(r"\b(tinyint|smallint|mediumint|int|bigint)\(\d+\)", r"\1", kind)  # as MySQL 8 prints it
             kind = "tinyint(1)" if re.match(r"tinyint\s*\(1\)", found[2], re.I) else kind
             default = re.search(r"DEFAULT\s+(?:'((?:[^'\\]|\\.|'')*)'|([\w.+-]+(?:\(\))?))", rest, re.I)
-            value = None if default is None else default[1] if default[1] is not None else default[2]
+            value = None if default is None else _plain(default[1]) if default[1] is not None else default[2]
             table.rows.append(
                 {
                     "field": column,

@@ -249,7 +249,7 @@ class Compiler(Names):
             ties = [order_key(t) for t in frame.groups]
         if found.one_row:
             order = []
-        if not frame.grouped and not order and tables.natural:
+        if not frame.grouped and tables.natural:
             ties = tables.natural
         if not distinct:
             top = len(self.frames) == 1  # what is printed has all its digits
