@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ipr import envs
+from ipr import config as configs
+from ipr import doctor, envs
 from ipr.cli import main
 from ipr.envs import checker, sql
 from ipr.envs.sql import compare, server
@@ -119,14 +120,14 @@ def test_the_server_keeps_the_bounds(url: str) -> None:
 
 
 @needs_server
-def test_the_account_is_checked(port: int, url: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_account_is_checked(port: int, url: str, folder: Path) -> None:
     assert "may only read" in server.check_account(url)
     with pytest.raises(IprError, match="may do more than read"):
         server.check_account(f"mysql://root@127.0.0.1:{port}/")
     with pytest.raises(IprError, match="IPR_MYSQL_PASSWORD"):
         server.check_account(f"mysql://ipr:wrong@127.0.0.1:{port}/")
-    main(["doctor", "quick", "env.name=sql", f"env.data={folder}", f"env.server={url}"])
-    assert "ipr may only read" in capsys.readouterr().out
+    config = configs.validate({"env": {"name": "sql", "data": str(folder), "server": url}}, "test")
+    assert "ipr may only read" in doctor._served(config)()
 
 
 @needs_server
