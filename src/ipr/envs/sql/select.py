@@ -192,7 +192,7 @@ class Compiler(Names):
         tables = add_joins(self, node)
         where = [truth(single(self, n)) for n in self._in("where clause", node, "where")]
         facts = grouping.Facts(self, node)
-        counted = any(map(aggregates.is_aggregate, _own(node, ("expressions", "having", "order"))))
+        counted = any(map(aggregates.is_aggregate, _own(node, ("expressions", "having"))))
         group = node.args.get("group")
         if group is not None and not group.expressions:
             raise NotExactError("GROUP BY of that form")
@@ -207,12 +207,10 @@ class Compiler(Names):
         having = self._having(node, items)
         order = self._ordered(node, items)
         distinct = node.args.get("distinct")
-        if frame.grouped and group is None and not any(i.term.one for i in items) and having is None:
+        if not frame.grouped and any(map(aggregates.is_aggregate, _own(node, ("order",)))):
             raise MySqlError(errors.ORDER_AGGREGATED)
         if frame.grouped and not self.lenient:
             grouping.check(self, facts, items, [t for t, _ in order], having, grouped=group is not None)
-        elif not frame.grouped and any(t.one for t, _ in order):
-            raise MySqlError(errors.ORDER_AGGREGATED)
         if having is not None and not frame.grouped:
             where.append(truth(having))
             having = None
