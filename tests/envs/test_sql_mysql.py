@@ -147,6 +147,8 @@ VALUES: dict[str, Any] = {
     "FIND_IN_SET('b', 'a,b,c')": 2,
     "INSTR('foobarbar', 'BAR')": 4,
     "LOCATE('bar', 'foobarbar', 5)": 7,
+    "LOCATE('e', 'Liège')": 5,
+    "INSTR('LIÈGE', 'è')": 3,
     "STRCMP('text', 'text2')": -1,
     "INSERT('Quadratic', 3, 4, 'What')": "QuWhattic",
     "UPPER('straße')": "STRAßE",

@@ -67,13 +67,23 @@ def _fits(letters: tuple[str, ...], at: int, piece: tuple[str | None, ...]) -> b
 
 
 def instr(text: str, part: str, start: int = 1) -> int:
-    """The place of a part in a text, from 1; 0 where it is not there."""
+    """The place of a part in a text, from 1; 0 where it is not there.
+
+    Only as many bytes as the part has are compared (`my_instr_mb`): so "e" is not found in "é", which has two.
+    """
+    if start - 1 > len(text):
+        return 0
     if text.isascii() and part.isascii():
-        return text.lower().find(part.lower(), start - 1) + 1 if start - 1 <= len(text) else 0
-    letters, wanted = _letters(text), _letters(part)
-    for at in range(start - 1, len(letters) - len(wanted) + 1):
-        if letters[at : at + len(wanted)] == wanted:
-            return at + 1
+        return text.lower().find(part.lower(), start - 1) + 1
+    wanted, size = key(part), len(part.encode(errors="replace"))
+    if len(text) * size > _STEPS // 10:
+        raise NotExactError("Looking for so long a text in another")
+    raw, at = text.encode(errors="replace"), len(text[: start - 1].encode(errors="replace"))
+    for place, letter in enumerate(text[start - 1 :], start):
+        piece = raw[at : at + size]
+        if len(piece) == size and key(piece.decode(errors="replace")) == wanted:
+            return place
+        at += len(letter.encode(errors="replace"))
     return 0
 
 
