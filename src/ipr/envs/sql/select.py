@@ -191,7 +191,6 @@ class Compiler(Names):
         frame.clause = "on clause"
         tables = add_joins(self, node)
         where = [truth(single(self, n)) for n in self._in("where clause", node, "where")]
-        facts = grouping.Facts(self, node)
         counted = any(map(aggregates.is_aggregate, _own(node, ("expressions", "having"))))
         group = node.args.get("group")
         if group is not None and not group.expressions:
@@ -210,7 +209,7 @@ class Compiler(Names):
         if not frame.grouped and any(map(aggregates.is_aggregate, _own(node, ("order",)))):
             raise MySqlError(errors.ORDER_AGGREGATED)
         if frame.grouped and not self.lenient:
-            grouping.check(self, facts, items, [t for t, _ in order], having, grouped=group is not None)
+            grouping.check(self, grouping.Facts(self, node), items, [t for t, _ in order], having, grouped=group is not None)
         if having is not None and not frame.grouped:
             where.append(truth(having))
             having = None
@@ -368,7 +367,9 @@ class Compiler(Names):
             if isinstance(one, exp.Alias):
                 items.append(Item(one.alias, term, True))
             else:
-                name = one.name if isinstance(one, exp.Column) else self._written(one)
+                # How an expression is written is a name that only a query around this one can use.
+                nested = len(self.frames) > 1
+                name = one.name if isinstance(one, exp.Column) else self._written(one) if nested else ""
                 items.append(Item(name, term, False))
         return items
 

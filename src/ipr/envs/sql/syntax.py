@@ -59,6 +59,10 @@ class _Parser(type(_MYSQL.parser())):
         super()._advance(times)
 
 
+_NAMES = _Parser.ID_VAR_TOKENS
+"""What sqlglot takes for a name."""
+
+
 def parse(statement: str, lenient: bool = False) -> exp.Expr:
     """The tree of a statement. Raises MySqlError where MySQL refuses it, TooMuchError where it is too much.
 
@@ -88,7 +92,7 @@ def parse(statement: str, lenient: bool = False) -> exp.Expr:
         raise errors.syntax(statement, tokens[0].start) from error
     if tree is None:
         raise MySqlError("Query was empty")
-    if not lenient:
+    if not lenient and any(t.token_type in _NAMES and t.text.upper() in RESERVED for t in tokens):
         _check_names(statement, tree)
     return tree
 
