@@ -49,7 +49,7 @@ MAX_OPEN = 200
 """Connections at a time in a thread."""
 
 _SIZE = 1_000_000
-"""Bytes of a database for each of which it has the limits above once more, up to `_MOST` times in all."""
+"""Bytes of a database for each of which it has the limits above once more, up to `_MOST` times in all (of time half as much)."""
 _MOST = 20.0
 _EVERY = 32  # opcodes between two looks at the clock; SQLite only looks where it jumps
 _PLANNING = 20_000  # questions to the authorizer in one statement
@@ -181,7 +181,7 @@ class Database:
             connection.create_aggregate(name, arguments, self._telling_class(aggregate))
         # A gold query may read all rows and show them all: limits grow with the data, but never beyond `_MOST` times.
         factor = min(1.0 + self._bytes / _SIZE, _MOST)
-        self._opcodes, self._seconds = MAX_OPCODES * factor, MAX_SECONDS * factor
+        self._opcodes, self._seconds = MAX_OPCODES * factor, MAX_SECONDS * min(factor, _MOST / 2)
         self._rows, self._result = int(MAX_ROWS * factor), int(MAX_RESULT * factor)
         self._asked = self._ticks = self._counted = 0
         self._deadline = self._least = 0.0

@@ -209,7 +209,9 @@ class Compiler(Names):
         if not frame.grouped and any(map(aggregates.is_aggregate, _own(node, ("order",)))):
             raise MySqlError(errors.ORDER_AGGREGATED)
         if frame.grouped and not self.lenient:
-            grouping.check(self, grouping.Facts(self, node), items, [t for t, _ in order], having, grouped=group is not None)
+            grouping.check(
+                self, grouping.Facts(self, node), items, [t for t, _ in order], having, grouped=group is not None
+            )
         if having is not None and not frame.grouped:
             where.append(truth(having))
             having = None
