@@ -49,7 +49,7 @@ MAX_OPEN = 200
 """Connections at a time in a thread."""
 
 _SIZE = 1_000_000
-"""Bytes of a database for each of which it has the limits above once more, up to `_MOST` times in all (of time half as much)."""
+"""Bytes of a database for each of which it has the limits above once more, up to `_MOST` times (time half as often)."""
 _MOST = 20.0
 _EVERY = 32  # opcodes between two looks at the clock; SQLite only looks where it jumps
 _PLANNING = 20_000  # questions to the authorizer in one statement

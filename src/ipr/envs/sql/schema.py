@@ -17,7 +17,7 @@ from typing import Any
 
 from ipr.envs.sql import catalog, collation, dates, errors
 from ipr.envs.sql.errors import MySqlError
-from ipr.envs.sql.kinds import Kind, declared
+from ipr.envs.sql.kinds import DBL, INT, Kind, declared
 from ipr.envs.sql.names import Field, Letters
 
 _STORED = """SELECT name, type FROM sqlite_master WHERE type IN ('table', 'view')
@@ -193,6 +193,9 @@ class Schema:
                 return _dated(kind, values)
             if kind.name == "bin":
                 return "{}", kind, None
+            if values and lower not in self.described and not _TEXTUAL.search(stored):
+                if all(isinstance(v, (int, float)) for v in values):  # such as NUMBER(8), or no type at all
+                    return "{}", INT if all(isinstance(v, int) for v in values) else DBL, None
             form = "{0}"
             if not all(isinstance(v, str) for v in values):
                 values = [
@@ -209,6 +212,7 @@ class Schema:
         return look
 
 
+_TEXTUAL = re.compile("char|text|clob|string", re.IGNORECASE)
 _FORMS = {"date": re.compile(r"\d{4}-\d\d-\d\d"), "dt": re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")}
 
 
