@@ -218,6 +218,20 @@ def env_check(options: argparse.Namespace) -> Any:
     return result
 
 
+def env_compare(options: argparse.Namespace) -> Any:
+    """The statements that SQLite and a real server answer differently (InterCodeSQL; docs/environments.md)."""
+    from ipr.envs.sql.compare import compare
+
+    report = compare(Path(options.data), options.server, Path(options.statements) if options.statements else None)
+    if not options.json:
+        for one in report["differences"]:
+            print(
+                f"{one['kind']}: {one['db']}: {one['statement']}\n  sqlite: {one['sqlite']}\n  server: {one['server']}"
+            )
+        _print({key: value for key, value in report.items() if key != "differences"})
+    return report
+
+
 def env_list(options: argparse.Namespace) -> Any:
     """The environments that there are, where each comes from, and what is wrong with it."""
     from ipr import envs
@@ -425,6 +439,7 @@ def _parser() -> argparse.ArgumentParser:
         "restore": "Fetch the data that made a model.",
         "import": "Take trajectories, or ALFWorld's data folder, after playing all of it again.",
         "export": "Write pairs or trajectories for other trainers.",
+        "convert": "Make Spider's folder (SQLite files, schema.json) of a dump of MySQL, such as InterCode's.",
     }.items():
         kind = kinds.add_parser(name, help=text, description=text)
         kind.add_argument("--json", action="store_true")
@@ -443,7 +458,9 @@ def _parser() -> argparse.ArgumentParser:
             )
         if name in ("import", "export"):
             kind.add_argument("--data", type=Path, help="folder of the real data set")
-        if name in ("games", "restore", "import", "export"):
+        if name == "convert":
+            kind.add_argument("dump", type=Path, help="what mysqldump wrote")
+        if name in ("games", "restore", "import", "export", "convert"):
             kind.add_argument("--out", type=Path, required=True)
         if name == "games":
             kind.add_argument("--split", default="train")
@@ -457,6 +474,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("name")
     sub.add_argument("--data", help="folder of the real data set: all in it is played")
     sub.add_argument("--games", type=int, default=20)
+
+    sub = add("compare", env_compare, envs)
+    sub.add_argument("name", choices=("sql",))
+    sub.add_argument("--data", required=True, help="Spider's folder")
+    sub.add_argument("--server", required=True, help="mysql://user@host/, which has the same databases")
+    sub.add_argument("--statements", help="rows with db and statement, JSON or a line each (default: the gold queries)")
 
     sub = add("doctor", doctor)
     sub.add_argument("preset", nargs="?", default="quick", help="what is to run: a preset or a YAML file")

@@ -38,6 +38,8 @@ class EnvConfig(_Section):
     """Environment, one of `ipr env list`: alfworld, sql, webshop, or an installed package's."""
     data: str | None = None
     """Folder of the real data set; null plays the generated world."""
+    server: str | None = None
+    """A MySQL or MariaDB for InterCodeSQL in place of SQLite, mysql://user@host/ (password: IPR_MYSQL_PASSWORD)."""
     max_steps: int | None = Field(default=None, ge=1)
     """Step limit of an episode; null takes the environment's own (ALFWorld 20)."""
     shots: Literal[0, 1] = 0

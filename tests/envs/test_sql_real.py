@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from flows.cli import main
 from ipr import envs
 from ipr.envs import sql
-from ipr.envs.sql import expert
+from ipr.envs.sql import engine, expert
 from ipr.envs.sql.real import Folder
 from ipr.types import IprError
 from tests.envs.test_sql_world import orchestra
@@ -23,7 +25,7 @@ def test_every_gold_query_earns_everything(spider: Path) -> None:
     report = sql.check_data(spider)
     assert report["messages"] == []
     assert report["questions"] == report["full_reward"] == 631
-    assert report["broken"] == 0
+    assert (report["broken"], report["refused"]) == (0, 15)
     assert report["steps_per_s"] > 1500  # 3,000 and more on a quiet core
 
 
@@ -31,7 +33,7 @@ def test_the_expert_earns_everything(spider: Path) -> None:
     folder = Folder(spider)
     ids = folder.task_ids("train")[::3]
     played = [expert.play(folder, task_id, 10) for task_id in ids]
-    assert {t.reward for t in played} == {1.0}
+    assert sum(t.reward == 1.0 for t in played) >= len(played) - 2  # a gold query that MySQL 8 refuses
     assert {t.ending for t in played} == {"terminated"}
     assert 0.05 < sum(t.invalid for t in played) / len(ids) < 0.35
 
@@ -91,6 +93,65 @@ def test_intercodes_file_goes_before_spiders(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     assert folder.task_ids("unseen") == ["ic_spider_dev/00000"]
     assert folder.task_type("ic_spider_dev/00000") == "extra"
+
+
+def test_iprs_files_are_the_splits(tmp_path: Path) -> None:
+    spiders_own(tmp_path)
+    golds = [f"SELECT {k} FROM conductor" for k in range(70)]
+    items = [{"db": "orchestra", "gold": gold, "query": "How many?", "hardness": "easy"} for gold in golds]
+    for name, part in (("train", items[:60]), ("test", items[60:]), ("dev", items[:1])):
+        (tmp_path / f"ic_spider_{name}.json").write_text(json.dumps(part))
+    folder = Folder(tmp_path)
+    assert folder.task_ids("unseen") == [f"ic_spider_test/{k:05d}" for k in range(10)]
+    others = [i for split in ("train", "dev", "seen") for i in folder.task_ids(split)]
+    assert sorted(others) == [f"ic_spider_train/{k:05d}" for k in range(60)]
+    assert len(folder.task_ids("train")) > 40
+
+
+def test_a_database_in_wal_mode_is_read_with_its_log(tmp_path: Path) -> None:
+    """Whether the log was written back or not, and nothing is written beside the file."""
+    orchestra(tmp_path, "SELECT COUNT(*) FROM conductor")
+    file = tmp_path / "database/orchestra/orchestra.sqlite"
+    writer = sqlite3.connect(file)
+    writer.execute("PRAGMA journal_mode=WAL")
+    writer.execute("INSERT INTO conductor VALUES (13, 'Marin Alsop')")
+    writer.commit()
+    log = file.with_name("orchestra.sqlite-wal")
+    assert log.stat().st_size > 0
+    kept = {p: p.read_bytes() for p in (file, log)}
+    for state in ("with its log", "written back"):
+        engine._kept.databases.clear()
+        engine._kept.results.clear()
+        folder = Folder(tmp_path)
+        assert folder.database(folder.question("ic_spider_dev/00000")).run("SELECT COUNT(*) FROM conductor").rows == (
+            (13,),
+        )
+        if state == "with its log":
+            assert {p: p.read_bytes() for p in kept} == kept
+            writer.close()
+            assert not log.exists()
+
+
+def test_limits_follow_the_datas_size(tmp_path: Path) -> None:
+    """A database of 120,000 rows shows them all, groups and sorts them; endless work ends there too."""
+    orchestra(tmp_path)
+    file = tmp_path / "database/orchestra/orchestra.sqlite"
+    with sqlite3.connect(file) as connection:
+        connection.execute("CREATE TABLE ranking (player INT, points INT, day TEXT)")
+        rows = ((k % 5000, k % 977, f"2020-01-{1 + k % 28:02d}") for k in range(120_000))
+        connection.executemany("INSERT INTO ranking VALUES (?, ?, ?)", rows)
+    connection.close()
+    folder = Folder(tmp_path)
+    database = folder.database(folder.question("ic_spider_dev/00000"))
+    every = database._run("SELECT player, points FROM ranking")[0].rows
+    assert every is not None
+    assert len(every) == 120_000
+    grouped = database._run("SELECT SUM(points), day FROM ranking GROUP BY day ORDER BY SUM(points) DESC")[0].rows
+    assert grouped is not None
+    assert len(grouped) == 28
+    start = time.thread_time()
+    assert database._run("SELECT COUNT(*) FROM ranking a, ranking b, ranking c")[0].kind == "error"
+    assert time.thread_time() - start < 10
 
 
 @pytest.mark.parametrize(

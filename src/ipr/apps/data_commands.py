@@ -138,6 +138,12 @@ def export(options: Namespace) -> dict[str, Any]:
     return {"file": str(exports.write(lines, options.out)), "rows": len(lines), "from": [str(f) for f in files]}
 
 
+def convert(options: Namespace) -> dict[str, Any]:
+    from ipr.envs.sql.convert import convert as converted
+
+    return converted(options.dump, options.out)
+
+
 def _by_iteration(file: Path) -> tuple[int, str]:
     """iteration-10 after iteration-9."""
     number = file.parent.name.removeprefix("iteration-")

@@ -202,6 +202,8 @@ def _environments(config: RunConfig) -> Iterator[Check]:
         )
         fix = f"correct env.data={data}" if data else fix
         yield _tried(f"environment {name}", _loader(name, data), fix, needed=mine)
+    if config.env.server is not None:
+        yield _tried("database server", _served(config), "correct env.server=mysql://user@host/", needed=True)
     if config.env.name not in envs.names():
         yield _tried("environment", _loader(config.env.name, None), "correct env.name (ipr env list)", needed=True)
     for line in envs.refused():
@@ -209,6 +211,21 @@ def _environments(config: RunConfig) -> Iterator[Check]:
     spacy = importlib.util.find_spec("spacy") is not None
     detail = "there" if spacy else "not there; WebShop's real data set takes nouns by a rule of ours instead"
     yield Check("spacy (optional)", True, detail)
+
+
+def _served(config: RunConfig) -> Callable[[], str]:
+    """The account of env.server may only read; made first where IPR_MYSQL_ADMIN says who can."""
+
+    def look() -> str:
+        from ipr.envs.sql import server
+
+        assert config.env.server is not None
+        if os.environ.get(server.ADMIN):
+            folder = server.ServedFolder(Path(config.env.data or "."), config.env.server)
+            server.make_account(config.env.server, folder.databases())
+        return server.check_account(config.env.server)
+
+    return look
 
 
 def _loader(name: str, data: str | None) -> Callable[[], str]:

@@ -22,7 +22,7 @@ LOOKED_AT = 20
 
 def environment(config: EnvConfig) -> EnvSpec:
     """The environment that a config names. Raises IprError where its experts' file has none for the train split."""
-    spec = envs.get(config.name, data=config.data, max_steps=config.max_steps, shots=config.shots)
+    spec = envs.get(config.name, config.data, config.max_steps, config.shots, config.server)
     if config.experts is None:
         return spec
     best: dict[str, Trajectory] = {}
@@ -47,7 +47,7 @@ def environment(config: EnvConfig) -> EnvSpec:
 
 def without_expert(config: EnvConfig, known: Collection[str]) -> list[str]:
     """The train problems that no expert in `known` has shown, whatever file the experts are of."""
-    ids = envs.get(config.name, data=config.data, max_steps=config.max_steps, shots=config.shots).task_ids("train")
+    ids = envs.get(config.name, config.data, config.max_steps, config.shots, config.server).task_ids("train")
     return [task_id for task_id in ids if task_id not in known]
 
 

@@ -22,6 +22,8 @@ from ipr.types import EnvSpec, IprError, Message, suggestion
 GROUP = "ipr.environments"
 _BUILT_IN = {"alfworld": "ipr.envs.alfworld", "sql": "ipr.envs.sql", "webshop": "ipr.envs.webshop"}
 """Environment -> the module whose `spec` makes it."""
+_SERVED = ("sql",)
+"""Environments that play on a database server where they are given one."""
 _LOOKED_AT = 200
 """Episodes among which an example is looked for."""
 
@@ -66,8 +68,16 @@ def check_data(name: str, folder: Path) -> dict[str, Any] | None:
         raise _broken(name, f"check_data({folder}) raises {_line(error)}") from error
 
 
-def get(name: str, data: str | Path | None = None, max_steps: int | None = None, shots: int = 0) -> EnvSpec:
+def get(
+    name: str,
+    data: str | Path | None = None,
+    max_steps: int | None = None,
+    shots: int = 0,
+    server: str | None = None,
+) -> EnvSpec:
     """An environment. `data` is a folder of the real data set, None the generated world; `shots` 1 adds an example.
+
+    `server` is a database server's address, for the one environment that can play on one.
 
     Raises IprError, in one line, for an unknown name and for whatever is wrong with a package's environment.
     """
@@ -75,12 +85,15 @@ def get(name: str, data: str | Path | None = None, max_steps: int | None = None,
     if max_steps is not None and max_steps < 1:
         raise IprError(f"max_steps is {max_steps}; give 1 or more")
     folder = None if data is None else Path(data)
-    spec = _made(name, module, folder, max_steps)
+    if server is not None and name not in _SERVED:
+        raise IprError(f"env.server={server} is of no use to {name}; only {', '.join(_SERVED)} plays on a server")
+    more = {} if server is None else {"server": server}
+    spec = _made(name, module, folder, max_steps, more)
     if not shots:
         return spec
     # The example is played with the environment's own step limit, so that it is always the same one.
     split = "pretrain" if data is None and name in _BUILT_IN else "train"
-    return replace(spec, prompt=(*spec.prompt, *_example(_made(name, module, folder, None), split)))
+    return replace(spec, prompt=(*spec.prompt, *_example(_made(name, module, folder, None, more), split)))
 
 
 def _example(spec: EnvSpec, split: str) -> list[Message]:
@@ -100,10 +113,10 @@ def _example(spec: EnvSpec, split: str) -> list[Message]:
     ]
 
 
-def _made(name: str, module: ModuleType, folder: Path | None, max_steps: int | None) -> EnvSpec:
+def _made(name: str, module: ModuleType, folder: Path | None, max_steps: int | None, more: dict[str, str]) -> EnvSpec:
     """What a module's `spec` gives; of a package's module, whatever it raises is named."""
     if name in _BUILT_IN:
-        return module.spec(folder, max_steps)
+        return module.spec(folder, max_steps, **more)
     try:
         spec = module.spec(folder, max_steps)
     except IprError:

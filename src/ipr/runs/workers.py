@@ -48,7 +48,7 @@ class Player:
     @cached_property
     def spec(self) -> EnvSpec:
         env = self.config.env
-        return _environment(env.name, env.data, env.max_steps, env.shots)
+        return _environment(env.name, env.data, env.max_steps, env.shots, env.server)
 
     def play(self, jobs: Sequence[Job], progress: Progress | None = None, more: More | None = None) -> list[Trajectory]:
         return rollout.play(
@@ -278,5 +278,5 @@ def _check(player: Player, model: str, versions: dict[str, str]) -> None:
 
 
 @lru_cache(maxsize=1)
-def _environment(name: str, data: str | None, max_steps: int | None, shots: int) -> EnvSpec:
-    return envs.get(name, data=data, max_steps=max_steps, shots=shots)
+def _environment(name: str, data: str | None, max_steps: int | None, shots: int, server: str | None) -> EnvSpec:
+    return envs.get(name, data, max_steps, shots, server)

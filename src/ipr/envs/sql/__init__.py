@@ -17,11 +17,18 @@ MAX_STEPS = 10
 """Step limit."""
 
 
-def spec(data: Path | None = None, max_steps: int | None = None) -> EnvSpec:
-    """The environment: generated questions, or those of Spider's folder."""
+def spec(data: Path | None = None, max_steps: int | None = None, server: str | None = None) -> EnvSpec:
+    """The environment: generated questions, or those of Spider's folder, on SQLite or on a `server`."""
     limit = MAX_STEPS if max_steps is None else max_steps
     source: Questions = questions
-    if data is not None:
+    if server is not None:
+        from ipr.envs.sql.server import ServedFolder
+
+        if data is None:
+            raise IprError("env.server plays the questions of a folder; give env.data, with ic_spider_dev.json")
+        source = ServedFolder(data, server)
+        source.check()
+    elif data is not None:
         source = Folder(data)
         source.check()
 
@@ -42,28 +49,31 @@ def spec(data: Path | None = None, max_steps: int | None = None) -> EnvSpec:
         expert=play_expert,
         task_type=source.task_type,
         oracle=oracle,
-        version="generated-1" if data is None else "real-1",
+        version=("generated-2" if data is None else "real-2") + ("-server" if server else ""),
     )
 
 
 def check_data(folder: Path) -> dict[str, Any]:
     """Plays every gold query of a folder through a scripted agent: SHOW TABLES, DESC, the query, submit.
 
-    `full_reward` of `questions` earned 1.0. Questions that cannot be played are counted in `broken`, and `messages`
-    names each, or its file, with its fix.
+    `full_reward` of `questions` earned 1.0. Of these, `refused` have a gold query that MySQL 8 refuses from an agent
+    (most show columns that are not grouped): its rows are taken as SQLite gives them, for which Spider wrote it, and
+    another statement can earn them. Questions that cannot be played are counted in `broken`, and `messages` names
+    each, or its file, with its fix.
     """
     source = Folder(folder)
     console = Console(source)
-    played = full = steps = broken = 0
+    played = full = steps = broken = refused = 0
     messages: dict[str, None] = {}
     start = time.process_time()
     for task_id in source.all_ids():
         try:
             question = source.question(task_id)
             console.reset(task_id)
-            table = next(iter(source.database(question).tables.values()))
+            table = next(iter(source.database(question).tables.values()), "none")
             for statement in ("SHOW TABLES", f"DESC `{table}`", question.gold):
                 console.step(compose("I look.", f"```sql\n{statement}\n```"))
+            strict = console.result()
             outcome = console.step(compose("That is the answer.", "submit"))
         except IprError as error:
             broken += 1
@@ -71,6 +81,10 @@ def check_data(folder: Path) -> dict[str, Any]:
             continue
         played += 1
         steps += 4
+        if strict is not None and strict.rows is None:
+            refused += 1
+            full += 1
+            continue
         full += outcome.reward == 1.0
         if outcome.reward != 1.0:
             messages[f"{question.where}: the gold query of {task_id} earns {outcome.reward}; correct or remove it"] = (
@@ -80,6 +94,7 @@ def check_data(folder: Path) -> dict[str, Any]:
     return {
         "questions": played,
         "full_reward": full,
+        "refused": refused,
         "steps_per_s": round(steps / seconds) if seconds else 0,
         "broken": broken,
         "messages": list(messages),

@@ -1,185 +1,92 @@
-"""MySQL's dialect on SQLite: what a statement asks, and what MySQL would say of its errors.
+"""MySQL's dialect on SQLite: what a statement asks, in SQLite's words, or what MySQL 8 says against it.
 
-Decided here: sqlglot translates (7/2, CONCAT, IF, DIV, quotes and more); comparisons of text ignore case, as MySQL's
-do; a statement that sqlglot cannot read goes to SQLite as it is; what is no query is refused here already. Identifiers
-are written in back quotes, since SQLite takes an unknown name in double quotes for a string. Bounds on length and
-nesting come first: the statement is hostile input, for sqlglot too. Left out: MySQL's number types (a SUM of integers
-stays an int, where MySQL has Decimal).
+Decided here: `syntax` reads, `select` and `expressions` compile with MySQL's types, `catalog` answers SHOW and DESC
+from the schema. A statement has MySQL 8's answer or is an error; where MySQL would answer and this engine would not in
+the same way, the error says so (`errors.NotExactError`).
 """
 
 from __future__ import annotations
 
-import logging
 import re
-from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import sqlglot
-from sqlglot import TokenType, exp
-from sqlglot.dialects.dialect import Dialect
-from sqlglot.dialects.sqlite import SQLite
-from sqlglot.errors import ErrorLevel, SqlglotError
+from sqlglot import exp
+from sqlglot.errors import SqlglotError
 
-MAX_LENGTH = 4000
-"""Characters of a statement; Spider's longest gold query has 577."""
-MAX_NESTING = 15
-"""Parentheses (and CASE) in one another."""
+from ipr.envs.sql import catalog, syntax
+from ipr.envs.sql.errors import ERROR, MySqlError, NotExactError, no_table
+from ipr.envs.sql.kinds import Kind
+from ipr.envs.sql.schema import Schema
+from ipr.envs.sql.select import Compiler
 
-ERROR = "Error executing query: "
-
-
-class _Written(SQLite):
-    """SQLite, written with `names` for "names"."""
-
-    class Tokenizer(SQLite.Tokenizer):
-        IDENTIFIERS = ["`"]  # noqa: RUF012 - sqlglot's way
+MAX_LENGTH, MAX_NESTING = syntax.MAX_LENGTH, syntax.MAX_NESTING
+_TOO_MUCH = f"{ERROR}The statement is too complicated"
+_COMMENTS = re.compile(r"/\*.*?\*/|(?:--[ \t]|--$|#)[^\n]*", re.DOTALL | re.MULTILINE)
+_NO_RESULT = (
+    *(exp.Set, exp.Use, exp.Insert, exp.Update, exp.Delete, exp.Merge, exp.DDL, exp.Drop, exp.Command, exp.Pragma),
+    *(exp.Attach, exp.Alter, exp.TruncateTable, exp.Transaction, exp.Commit, exp.Rollback, exp.Kill, exp.Analyze),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
     """What a statement asks."""
 
-    kind: Literal["query", "tables", "columns", "databases", "error", "nothing"]
-    """"error": refused with `text`; "nothing": a statement without a result set, which is not run either."""
+    kind: Literal["query", "rows", "error", "nothing"]
+    """"rows": answered without the database; "error": refused with `text`; "nothing": a statement without a result
+    set, which is not run either."""
     text: str = ""
-    """A query in SQLite's words, the table whose columns are asked, or what is answered."""
+    """A query in SQLite's words, or what is answered."""
+    kinds: tuple[Kind, ...] = ()
+    """Types of a query's columns."""
+    rows: tuple[tuple[Any, ...], ...] = ()
 
 
-_NAME = r"(?:`([^`]+)`|\"([^\"]+)\"|([\w$]+))"
-_TABLE = rf"(?:{_NAME}\s*\.\s*)?{_NAME}"
-_TABLES = re.compile(r"show\s+(?:full\s+)?tables", re.IGNORECASE)
-_DATABASES = re.compile(r"show\s+(?:databases|schemas)", re.IGNORECASE)
-_COLUMNS = re.compile(
-    rf"(?:desc(?:ribe)?|explain|show\s+(?:columns|fields)\s+(?:from|in))\s+{_TABLE}(?!\s*\()", re.IGNORECASE
-)
-_COMMENTS = re.compile(r"/\*.*?\*/|(?:--[ \t]|--$|#)[^\n]*", re.DOTALL | re.MULTILINE)
-
-
-def read(statement: str, database: str, numbers: Collection[str] = frozenset()) -> Reading:
-    """What a statement asks. `numbers` are the columns (lower case) that hold numbers only."""
+def read(statement: str, schema: Schema, lenient: bool = False) -> Reading:
+    """What a statement asks. `lenient`: without ONLY_FULL_GROUP_BY and a few other strictnesses."""
     text = statement.strip().rstrip(";").strip()
-    if "\x00" in text:
-        return Reading("error", syntax_error(text[text.index("\x00") :].replace("\x00", "?")))
     if len(text) > MAX_LENGTH:
         return Reading("error", f"{ERROR}The statement is longer than {MAX_LENGTH} characters")
+    if "\x00" in text:
+        text = text.replace("\x00", "?")
     bare = _COMMENTS.sub(" ", text)
     if not bare.strip():
         return Reading("nothing", f"{ERROR}Query was empty")
-    if _nesting(bare) > MAX_NESTING:
-        return Reading("error", f"{ERROR}The statement is too complicated")
-    if _TABLES.fullmatch(text):
-        return Reading("tables")
-    if _DATABASES.fullmatch(text):
-        return Reading("databases")
-    if found := _COLUMNS.fullmatch(text):
-        parts = [g for g in found.groups() if g is not None]
-        if len(parts) == 2 and parts[0].lower() != database.lower():
-            return Reading("error", f"{ERROR}Table '{parts[0]}.{parts[1]}' doesn't exist\n")
-        return Reading("columns", parts[-1])
-    return _translate(text, database, numbers)
-
-
-def _nesting(text: str) -> int:
-    depth = deepest = 0
-    for word in re.findall(r"[(\[{]|[)\]}]|\bcase\b|\bend\b|(?:\bnot\b\s*|[-+~!]\s*){8,}", text, re.IGNORECASE):
-        if word in "([{" or word.lower() == "case":
-            depth += 1
-        elif word in ")]}" or word.lower() == "end":
-            depth -= 1
-        else:
-            return MAX_NESTING + 1
-        deepest = max(deepest, depth)
-    return deepest
-
-
-def _translate(text: str, database: str, numbers: Collection[str]) -> Reading:
+    if syntax.nesting(bare) > MAX_NESTING:
+        return Reading("error", _TOO_MUCH)
     try:
-        tokens = _MYSQL.tokenize(text)
-        if any(a.token_type == TokenType.COMMA and b.token_type in _NO_ITEM for a, b in pairwise(tokens)):
-            return Reading("query", text)  # sqlglot overlooks a comma with nothing after it; SQLite does not
-        trees = [tree for tree in _Parser(dialect=_MYSQL).parse(tokens, text) if tree is not None]
-        if len(trees) > 1:
-            return Reading("error", f"{ERROR}One statement at a time, please")
-        if not trees:
-            return Reading("nothing", f"{ERROR}Query was empty")
-        if isinstance(trees[0], _REFUSED):
-            word = text.split(None, 1)[0].upper()
-            return Reading("nothing", f"{ERROR}{word} command denied; only SELECT, SHOW TABLES and DESC can be run")
-        if not isinstance(trees[0], exp.Query):
-            return Reading("query", text)  # not known to be harmless: the sandbox judges
-        _as_in_mysql(trees[0], database.lower(), numbers)
-        return Reading("query", trees[0].sql(_Written, copy=False, comments=False, unsupported_level=ErrorLevel.IGNORE))
-    except (RecursionError, _TooMuchError):
-        return Reading("error", f"{ERROR}The statement is too complicated")
-    except Exception:  # sqlglot's own errors, and what hostile input brings to light in it
-        return Reading("query", text)
+        return _read(text, schema, lenient)
+    except MySqlError as error:
+        return Reading("error", ERROR + str(error).replace("{database}", schema.name))
+    except (RecursionError, syntax.TooMuchError):
+        return Reading("error", _TOO_MUCH)
 
 
-class _TooMuchError(Exception):
-    """More reading than any honest statement needs."""
+def _read(text: str, schema: Schema, lenient: bool) -> Reading:
+    tree = syntax.parse(text, lenient)
+    if isinstance(tree, exp.Show):
+        return Reading("rows", rows=tuple(catalog.show(schema, tree, text)))
+    if isinstance(tree, exp.Describe):
+        return Reading("rows", rows=tuple(_described(tree, schema)))
+    if isinstance(tree, exp.Query):
+        query = Compiler(schema, text, lenient).query(tree)
+        return Reading("query", query.sql, tuple(t.kind for t in query.terms))
+    if isinstance(tree, _NO_RESULT):
+        word = text.split(None, 1)[0].upper()
+        return Reading("nothing", f"{ERROR}{word} command denied; only SELECT, SHOW TABLES and DESC can be run")
+    raise syntax.errors.syntax(text, 0)
 
 
-class _Parser(type(Dialect.get_or_raise("mysql").parser())):
-    """sqlglot's parser of MySQL, with an end: many JOINs without ON, for one, take it 2 ** n steps."""
-
-    left = 20_000
-    """Moves from token to token, forth and back; Spider's gold queries need 89 at most."""
-
-    def _advance(self, times: int = 1) -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise _TooMuchError
-        super()._advance(times)
-
-
-_MYSQL = Dialect.get_or_raise("mysql")
-_NO_ITEM = (TokenType.FROM, TokenType.R_PAREN, TokenType.WHERE, TokenType.COMMA)
-_REFUSED = (
-    exp.Set,
-    exp.Use,
-    exp.Insert,
-    exp.Update,
-    exp.Delete,
-    exp.Merge,
-    exp.DDL,
-    exp.Drop,
-    exp.Command,
-    exp.Pragma,
-    exp.Attach,
-    exp.Describe,
-)
-_COMPARISONS = (exp.EQ, exp.NEQ, exp.NullSafeEQ, exp.NullSafeNEQ, exp.LT, exp.LTE, exp.GT, exp.GTE, exp.In, exp.Between)
-
-
-def _as_in_mysql(tree: exp.Expr, database: str, numbers: Collection[str]) -> None:
-    """Names of the database fall away, and comparisons that may be of text ignore case."""
-    for node in list(tree.walk()):
-        if isinstance(node, (exp.Table, exp.Column)) and node.text("db").lower() == database:
-            node.set("db", None)
-        if isinstance(node, (exp.Left, exp.Right)):  # words of joins in SQLite
-            name = "text_left" if isinstance(node, exp.Left) else "text_right"
-            node.replace(exp.Anonymous(this=name, expressions=[node.this, node.expression]))
-        elif isinstance(node, _COMPARISONS) and _may_be_text(node, numbers):
-            node.set("this", exp.Collate(this=node.this, expression=exp.Var(this="NOCASE")))
-
-
-def _may_be_text(node: exp.Expr, numbers: Collection[str]) -> bool:
-    sides = [node.this, node.args.get("expression"), node.args.get("low"), *node.args.get("expressions", ())]
-    if isinstance(node.this, (exp.Tuple, exp.Collate)):
-        return False
-    return not any(_is_number(side, numbers) for side in sides if side is not None)
-
-
-def _is_number(side: exp.Expr, numbers: Collection[str]) -> bool:
-    if isinstance(side, exp.Literal):
-        return not side.is_string
-    if isinstance(side, exp.Column):
-        return side.name.lower() in numbers
-    if isinstance(side, (exp.Count, exp.Avg, exp.Sum, exp.Neg)):
-        return True
-    return isinstance(side, (exp.Max, exp.Min)) and _is_number(side.this, numbers)
+def _described(tree: exp.Describe, schema: Schema) -> list[tuple[Any, ...]]:
+    table = tree.this
+    if not isinstance(table, exp.Table):
+        raise NotExactError("EXPLAIN of a query")
+    database = table.text("db")
+    if database and database.lower() != schema.name.lower():
+        raise no_table(database, table.name)
+    return catalog.columns(schema, table.name)
 
 
 def hardness(query: str) -> str:
@@ -197,73 +104,24 @@ def hardness(query: str) -> str:
     return "easy" if load <= 1 else "medium" if load <= 3 else "hard" if load <= 4 else "extra"
 
 
-# Errors --------------------------------------------------------------------------------------------------------------
-
-
-def syntax_error(near: str) -> str:
-    return (
-        f"{ERROR}You have an error in your SQL syntax; check the manual that corresponds to your MariaDB server version"
-        f" for the right syntax to use near '{near}' at line 1\n"
-    )
-
+# SQLite's errors ----------------------------------------------------------------------------------------------------
 
 _SAYINGS = (
-    (r"no such table: (?:main\.)?(?P<x>.+)", "Table '{db}.{x}' doesn't exist\n"),
-    (r"access to (?P<x>[^.]+)\.\S* is prohibited", "Table '{db}.{x}' doesn't exist\n"),
-    (r"no such column: (?P<x>.+)", "Unknown column '{x}' in '{clause}'"),
-    (r"ambiguous column name: (?P<x>.+)", "Column '{x}' in '{clause}' is ambiguous"),
-    (r"(?:no such function: |not authorized to use function: )(?P<x>\w+)", "FUNCTION {db}.{x} does not exist"),
-    (
-        r"wrong number of arguments to function (?P<x>\w+)\(\)",
-        "Incorrect parameter count in the call to native function '{x}'",
-    ),
-    (r"misuse of (?:window function|aggregate).*", "Invalid use of group function"),
-    (r"(?:SELECTs to the left|all VALUES).*", "The used SELECT statements have a different number of columns"),
-    (r"(?:sub-select|row value misused).*", "Operand should contain 1 column(s)"),
-    (r"interrupted", "Query execution was interrupted (max_statement_time exceeded)"),
+    (r"interrupted", "Query execution was interrupted, maximum statement execution time exceeded"),
     (r"string or blob too big", "The result of a function is too long"),
-    (r"user-defined function raised exception", "A function was given what it cannot take"),
-    (r"not authorized|attempt to write.*", "Command denied; only SELECT, SHOW TABLES and DESC can be run"),
+    (
+        r"HAVING clause on a non-aggregate query",
+        "HAVING with an aggregate that is not selected cannot be answered here",
+    ),
+    (r"integer overflow", "BIGINT value is out of range"),
+    (r"not authorized.*|attempt to write.*", "Command denied; only SELECT, SHOW TABLES and DESC can be run"),
+    (r"(?:too many|at most|Expression tree|parser stack).*|LIKE or GLOB.*", "The statement is too complicated"),
 )
 
 
-def error_text(said: str, statement: str, database: str, near: str | None) -> str:
-    """MySQL's words for SQLite's. `near` is the rest of the statement from where a syntax error is, if it is one."""
-    if near is not None:
-        return syntax_error(near)
+def error_text(said: str) -> str:
+    """What is said of a query that was compiled and that SQLite could not run."""
     for pattern, words in _SAYINGS:
-        if found := re.fullmatch(pattern, said):
-            x = found.groupdict().get("x") or ""
-            clause = _clause(statement, x) if "{clause}" in words else ""
-            return ERROR + words.format(db=database, x=x, clause=clause)
+        if re.fullmatch(pattern, said, re.DOTALL):
+            return ERROR + words
     return ERROR + said
-
-
-def _clause(statement: str, column: str) -> str:
-    """The part of the statement in which a column stands first, as MariaDB names it."""
-    try:
-        (tree,) = _Parser(dialect=_MYSQL).parse(_MYSQL.tokenize(statement), statement)
-        for node in tree.find_all(exp.Column) if tree is not None else ():
-            if node.sql().lower().replace('"', "") == column.lower():
-                return next((_CLAUSES[type(p)] for p in _parents(node) if type(p) in _CLAUSES), "SELECT")
-    except Exception:  # as above
-        pass
-    return "SELECT"
-
-
-def _parents(node: exp.Expr) -> Iterator[exp.Expr]:
-    while node.parent is not None:
-        node = node.parent
-        yield node
-
-
-_CLAUSES: dict[type, str] = {
-    exp.Where: "WHERE",
-    exp.Group: "GROUP BY",
-    exp.Having: "HAVING",
-    exp.Order: "ORDER BY",
-    exp.Join: "ON",
-    exp.Select: "SELECT",
-}
-
-logging.getLogger("sqlglot").setLevel(logging.ERROR)  # it warns of every statement that it cannot carry over

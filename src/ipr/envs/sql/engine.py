@@ -13,22 +13,28 @@ would cost more than a step's time.
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
+import tempfile
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
-from ipr.envs.sql import dialect
+from ipr.envs.sql import collation, dialect
+from ipr.envs.sql.errors import MySqlError
+from ipr.envs.sql.folds import AGGREGATES
 from ipr.envs.sql.functions import ALLOWED, FUNCTIONS, MAX_LENGTH
+from ipr.envs.sql.kinds import Kind, converter
+from ipr.envs.sql.schema import Schema
 from ipr.types import IprError
 
 SHOWN = 350
 """Characters of an observation; what is longer is cut there and ends in "..."."""
-MAX_ROWS = 10_000
+MAX_ROWS = 50_000
 MAX_RESULT = 8_000_000
 """Of a result: characters of its texts, and 64 for each value."""
 MAX_SECONDS = 1.0
@@ -42,6 +48,9 @@ KEPT = 24_000_000
 MAX_OPEN = 200
 """Connections at a time in a thread."""
 
+_SIZE = 1_000_000
+"""Bytes of a database for each of which it has the limits above once more, up to `_MOST` times (time half as often)."""
+_MOST = 20.0
 _EVERY = 32  # opcodes between two looks at the clock; SQLite only looks where it jumps
 _PLANNING = 20_000  # questions to the authorizer in one statement
 _SETTINGS = (
@@ -81,11 +90,19 @@ class Result:
 
 
 def found(rows: Sequence[Row]) -> Result:
-    return Result(tuple(rows), shown(str(list(rows))))
+    return Result(tuple(rows), shown(str(list(rows[:SHOWN]))))  # a row has two letters and more
 
 
 def shown(text: str) -> str:
     return text if len(text) <= SHOWN else text[:SHOWN] + "..."
+
+
+class Session(Protocol):
+    """Where an episode's statements run."""
+
+    def run(self, statement: str, lenient: bool = False) -> Result: ...
+
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -107,8 +124,23 @@ class Source:
 
 
 def open_file(file: Path) -> sqlite3.Connection:
-    """A connection that can only read, and takes the file for unchanging (no locks, no journal)."""
-    return sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro&immutable=1", uri=True, isolation_level=None)
+    """A connection that can only read, and takes the file for unchanging (no locks, no journal).
+
+    What a database in WAL mode still has in its log is read from a copy: SQLite would write beside the file.
+    """
+    log = file.with_name(f"{file.name}-wal")
+    if not log.is_file() or not log.stat().st_size:
+        return sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro&immutable=1", uri=True, isolation_level=None)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / file.name
+        shutil.copyfile(file, copy)
+        shutil.copyfile(log, copy.with_name(log.name))
+        whole = sqlite3.connect(copy)
+        whole.execute("PRAGMA journal_mode=DELETE").fetchall()
+        whole.close()
+        connection = sqlite3.connect(f"{copy.as_uri()}?mode=ro&immutable=1", uri=True, isolation_level=None)
+        connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchall()  # opens the file before it goes
+        return connection
 
 
 class Database:
@@ -119,47 +151,19 @@ class Database:
         self._source = source
         try:
             self._connection = source.open()
-            self.tables = self._schema()
-            self._kinds = {t: list(self._table_info(t)) for t in self.tables.values()}
+            self.schema = Schema(source.name, self._connection, self._ask, source.described)
+            pages, size = (self._connection.execute(f"PRAGMA {p}").fetchone()[0] for p in ("page_count", "page_size"))
+            self._bytes = pages * size
         except (sqlite3.Error, UnicodeDecodeError) as error:
             raise IprError(f"{source.where or source.name}: {error}; fetch the file again") from error
-        numeric = {c.lower(): True for rows in self._kinds.values() for _, c, *_ in rows}
-        for rows in self._kinds.values():
-            for _, column, kind, *_ in rows:
-                numeric[column.lower()] &= _numeric(kind)
-        self._numbers = frozenset(c for c, yes in numeric.items() if yes)
-        self._guard()
-
-    # Reading the schema ----------------------------------------------------------------------------------------------
-
-    def _schema(self) -> dict[str, str]:
+        self.tables = self.schema.names
         """Tables by their name in lower case, as SHOW TABLES lists them."""
-        found = self._connection.execute(
-            "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
-        )
-        return {name.lower(): name for name in sorted((row[0] for row in found), key=str.lower)}
-
-    def _table_info(self, table: str) -> list[Row]:
-        quoted = table.replace('"', '""')
-        return self._connection.execute(f'PRAGMA table_info("{quoted}")').fetchall()
+        self._said = ""
+        self._guard()
 
     def columns(self, table: str) -> list[str]:
         """The columns of a table (any case)."""
-        return [row[1] for row in self._kinds[self.tables[table.lower()]]]
-
-    def _describe(self, name: str) -> Result:
-        """DESC: field, type, null, key, default, extra."""
-        table = self.tables.get(name.lower())
-        if table is None:
-            return Result(None, f"{dialect.ERROR}Table '{self.name}.{name}' doesn't exist\n", "error")
-        written = {t.lower(): rows for t, rows in (self._source.described or {}).items()}
-        if table.lower() in written:
-            return found(written[table.lower()])
-        rows = []
-        for _, column, kind, not_null, default, key in self._kinds[table]:
-            kind = kind.lower() or "text"
-            rows.append((column, kind, "NO" if not_null or key else "YES", "PRI" if key else "", default, ""))
-        return found(rows)
+        return [row[1] for row in self.schema.info[table.lower()]]
 
     # The sandbox -----------------------------------------------------------------------------------------------------
 
@@ -170,11 +174,45 @@ class Database:
         for limit, value in _LIMITS.items():
             connection.setlimit(limit, value)
         for name, (arguments, function) in FUNCTIONS.items():
-            connection.create_function(name, arguments, function, deterministic=True)
-        self._asked = self._ticks = 0
+            connection.create_function(name, arguments, self._telling(function), deterministic=True)
+        connection.create_collation("mysql", collation.compare)
+        connection.create_function("row_seen", 0, self._next_row)
+        for name, (arguments, aggregate) in AGGREGATES.items():
+            connection.create_aggregate(name, arguments, self._telling_class(aggregate))
+        # A gold query may read all rows and show them all: limits grow with the data, but never beyond `_MOST` times.
+        factor = min(1.0 + self._bytes / _SIZE, _MOST)
+        self._opcodes, self._seconds = MAX_OPCODES * factor, MAX_SECONDS * min(factor, _MOST / 2)
+        self._rows, self._result = int(MAX_ROWS * factor), int(MAX_RESULT * factor)
+        self._asked = self._ticks = self._counted = 0
         self._deadline = self._least = 0.0
         connection.set_authorizer(self._may)
         connection.set_progress_handler(self._over, _EVERY)
+
+    def _next_row(self) -> int:
+        self._counted += 1
+        return self._counted
+
+    def _telling(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function whose refusal in MySQL's words is kept: SQLite only says that it raised something."""
+
+        def called(*arguments: Any) -> Any:
+            try:
+                return function(*arguments)
+            except MySqlError as error:
+                self._said = str(error)
+                raise
+
+        return called
+
+    def _telling_class(self, aggregate: type) -> type:
+        tell = self._telling
+
+        class Telling(aggregate):
+            def __init__(self) -> None:
+                super().__init__()
+                self.step = tell(super().step)
+
+        return Telling
 
     def _may(self, action: int, one: str | None, two: str | None, schema: str | None, _: str | None) -> int:
         self._asked += 1
@@ -189,61 +227,75 @@ class Database:
                 name = one.lower()
                 # A table of which no column is read is asked for with "", and so is a WITH by its name.
                 other = not two and not name.startswith(("sqlite_", "pragma_", "json_", "fts", "dbstat", "generate_"))
-                return sqlite3.SQLITE_OK if name in self.tables or other else sqlite3.SQLITE_DENY
+                return sqlite3.SQLITE_OK if name in self.schema.stored or other else sqlite3.SQLITE_DENY
         return sqlite3.SQLITE_DENY
 
     def _over(self) -> bool:
         self._ticks += 1
-        return self._ticks * _EVERY > MAX_OPCODES or self._late()
+        return self._ticks * _EVERY > self._opcodes or self._late()
 
     def _late(self) -> bool:
         return time.perf_counter() > self._deadline and time.thread_time() > self._least
 
-    def run(self, statement: str) -> Result:
-        """Runs one statement of the agent, or remembers what it gave: the database never changes."""
-        key = (*self._source.key, statement)
-        known = _remembered(key)
+    def _start(self, seconds: float) -> None:
+        self._asked = self._ticks = self._counted = 0
+        self._said = ""
+        self._deadline = time.perf_counter() + seconds
+        self._least = time.thread_time() + seconds / 2
+
+    def _ask(self, sql: str) -> list[Row]:
+        """A statement of ours about the database's values."""
+        self._start(10 * MAX_SECONDS)
+        self._connection.text_factory = lambda raw: raw.decode(errors="replace")
+        try:
+            return self._connection.execute(sql).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise IprError(f"{self._source.where or self.name}: {error}; fetch the file again") from error
+        finally:
+            self._connection.text_factory = str
+
+    def run(self, statement: str, lenient: bool = False) -> Result:
+        """Runs one statement of the agent, or remembers what it gave: the database never changes.
+
+        `lenient`: groups may show columns that ONLY_FULL_GROUP_BY refuses.
+        """
+        key = (*self._source.key, "lenient" if lenient else "", statement)
+        known = remembered(key)
         if known is None:
             clean = statement.encode("utf-8", "replace").decode()  # half characters cannot be passed on
-            known, cost = self._run(clean)
-            _remember(key, known, cost)
+            known, cost = self._run(clean, lenient)
+            remember(key, known, cost)
         return known
 
-    def _run(self, statement: str) -> tuple[Result, int]:
-        reading = dialect.read(statement, self.name, self._numbers)
+    def _run(self, statement: str, lenient: bool = False) -> tuple[Result, int]:
+        reading = dialect.read(statement, self.schema, lenient)
         match reading.kind:
             case "query":
-                return self._query(reading.text, statement)
-            case "tables":
-                result = found([(t,) for t in self.tables.values()])
-            case "databases":
-                result = found([(self.name,)])
-            case "columns":
-                result = self._describe(reading.text)
+                return self._query(reading)
+            case "rows":
+                result = found(reading.rows)
             case kind:
                 result = Result(None, shown(reading.text), kind)
         return result, 1000
 
-    def _query(self, sql: str, statement: str) -> tuple[Result, int]:
-        rows, cost, problem = self._fetch(sql)
-        if rows is not None:
-            return found(rows), cost
+    def _query(self, reading: dialect.Reading) -> tuple[Result, int]:
+        rows, cost, problem = self._fetch(reading.text)
         if problem == "Could not decode to UTF-8":
             self._connection.text_factory = lambda raw: raw.decode(errors="replace")
             try:
-                rows, cost, problem = self._fetch(sql)
+                rows, cost, problem = self._fetch(reading.text)
             finally:
                 self._connection.text_factory = str
-            if rows is not None:
-                return found(rows), cost
-        text = dialect.error_text(problem, statement, self.name, self._near(sql, statement, problem))
-        return Result(None, shown(text), "error"), 1000
+        if rows is not None:
+            try:
+                return found(_converted(rows, reading.kinds)), cost
+            except MySqlError as error:
+                problem = str(error)
+        return Result(None, shown(dialect.error_text(problem)), "error"), 1000
 
     def _fetch(self, sql: str) -> tuple[list[Row] | None, int, str]:
         """Rows and what they weigh; or None and what went wrong, in SQLite's words."""
-        self._asked = self._ticks = 0
-        self._deadline = time.perf_counter() + MAX_SECONDS
-        self._least = time.thread_time() + LEAST_SECONDS
+        self._start(self._seconds)
         rows: list[Row] = []
         cost = 1000
         cursor = self._connection.cursor()
@@ -254,12 +306,12 @@ class Database:
             for row in cursor:
                 rows.append(row)
                 cost += sum(64 + len(v) if isinstance(v, (str, bytes)) else 64 for v in row)
-                if len(rows) > MAX_ROWS or cost > MAX_RESULT:
-                    return None, 0, f"The result has more than {MAX_ROWS} rows or is too large; LIMIT it"
+                if len(rows) > self._rows or cost > self._result:
+                    return None, 0, f"The result has more than {self._rows} rows or is too large; LIMIT it"
         except (sqlite3.Warning, sqlite3.ProgrammingError) as error:
             return None, 0, str(error)
         except sqlite3.DatabaseError as error:
-            said = str(error)
+            said = self._said or str(error)
             if "image is malformed" in said or "not a database" in said or "disk I/O" in said:
                 raise IprError(f"{self._source.where or self.name}: {said}; fetch the file again") from error
             if self._asked > _PLANNING:
@@ -273,36 +325,20 @@ class Database:
             cursor.close()
         return rows, cost, ""
 
-    def _near(self, sql: str, statement: str, said: str) -> str | None:
-        """Where a syntax error is: the rest of the statement from there, as MySQL quotes it; None for other errors.
-
-        SQLite names the token only, so the first of its places at which the statement fails in the same way is taken.
-        """
-        if said == "incomplete input":
-            return ""
-        if said.startswith("unrecognized token: "):
-            token = said.removeprefix('unrecognized token: "').removesuffix('"')
-        elif said.startswith('near "') and said.endswith('": syntax error'):
-            token = said.removeprefix('near "').removesuffix('": syntax error')
-        else:
-            return None
-        text = statement.strip().rstrip(";").strip()
-        start, since = -1, time.perf_counter()
-        for _ in range(20):
-            start = text.find(token, start + 1)
-            if start < 0 or time.perf_counter() - since > 0.1:
-                break
-            if self._fetch("EXPLAIN " + text[: start + len(token)])[2] == said:
-                return text[start:]
-        return token
-
     def close(self) -> None:
         self._connection.close()
 
 
-def _numeric(kind: str) -> bool:
-    kind = kind.lower()
-    return any(word in kind for word in ("int", "real", "floa", "doub", "num", "dec", "bit"))
+def _converted(rows: list[Row], kinds: tuple[Kind, ...]) -> list[Row]:
+    """The values that a client of MySQL is given."""
+    converters = [(k, convert) for k, kind in enumerate(kinds) if (convert := converter(kind)) is not None]
+    if not converters:
+        return rows
+    changed = [list(row) for row in rows]
+    for k, convert in converters:
+        for row in changed:
+            row[k] = convert(row[k])
+    return list(map(tuple, changed))
 
 
 # What a process keeps ------------------------------------------------------------------------------------------------
@@ -339,14 +375,27 @@ def database(source: Source) -> Database:
     return known
 
 
-def _remembered(key: tuple[str, ...]) -> Result | None:
+@dataclass(frozen=True)
+class Shared:
+    """A session on a database that nobody can change, and so all episodes of a thread share."""
+
+    source: Source
+
+    def run(self, statement: str, lenient: bool = False) -> Result:
+        return database(self.source).run(statement, lenient)
+
+    def close(self) -> None:
+        pass
+
+
+def remembered(key: tuple[str, ...]) -> Result | None:
     if key not in _kept.results:
         return None
     _kept.results.move_to_end(key)
     return _kept.results[key][0]
 
 
-def _remember(key: tuple[str, ...], result: Result, cost: int) -> None:
+def remember(key: tuple[str, ...], result: Result, cost: int) -> None:
     cost += len(key[-1])
     _kept.results[key] = (result, cost)
     _kept.weight += cost

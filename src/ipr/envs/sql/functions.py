@@ -1,112 +1,425 @@
-"""The functions that an agent's statement may call.
+"""MySQL's functions on SQLite, one value at a time; and the list of SQLite's own that a statement may call.
 
 Decided here: a list of what is allowed, so that nothing new in SQLite slips in; each gives the same whenever it is
-called, so no random(), and of dates none that asks for the present time or the time zone. MySQL's functions that SQLite
-lacks and that cost nothing are here too. Left out: regular expressions, which can take for ever, and printf.
+called (NOW() is `dates.NOW`), so no RAND(). A result longer than `MAX_LENGTH` is refused before it is made. Left out:
+functions of files, locks, users and JSON.
 """
 
 from __future__ import annotations
 
-import sqlite3
+import datetime as dt
+import hashlib
+import math
 from collections.abc import Callable
-from functools import lru_cache
+from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal, localcontext
+from functools import partial
 from typing import Any
+
+from ipr.envs.sql import dates
+from ipr.envs.sql.collation import key
+from ipr.envs.sql.errors import MySqlError
+from ipr.envs.sql.folds import AGGREGATES
+from ipr.envs.sql.kinds import single, text_of
+from ipr.envs.sql.matching import instr, like, regexp
 
 MAX_LENGTH = 100_000
 """Bytes of a text."""
 _SQLITE = """
-    abs avg ceil ceiling char coalesce count cume_dist degrees dense_rank exp first_value floor glob group_concat hex
-    ifnull iif lag last_value lead length like ln log log10 log2 lower ltrim max min mod nth_value ntile nullif
-    percent_rank pi pow power quote radians rank round row_number rtrim sign sqrt substr substring sum total
-    trim trunc typeof unicode upper acos asin atan atan2 cos sin tan likely unlikely likelihood
+    abs atan avg ceil coalesce cos count cume_dist degrees dense_rank exp first_value floor ifnull lag last_value lead
+    length like lower ltrim max min nth_value ntile percent_rank pi power radians rank round row_number rtrim sign sin
+    substr sum tan upper hex total typeof
 """
 
+_NOW = str(dates.NOW)
 
-@lru_cache(maxsize=1)
-def _dates() -> sqlite3.Connection:
-    return sqlite3.connect(":memory:", check_same_thread=False)
-
-
-def _date_function(name: str) -> Callable[..., Any]:
-    """SQLite's own date function, of given dates only."""
-
-    def function(*arguments: Any) -> Any:
-        texts = [str(a).strip().lower() for a in arguments]
-        if len(texts) <= (name == "strftime") or any(t in ("now", "localtime", "utc") for t in texts):
-            raise ValueError("the present time is not to be had here")
-        marks = ", ".join("?" * len(arguments))
-        return _dates().execute(f"SELECT {name}({marks})", arguments).fetchone()[0]
-
-    return function
+Function = Callable[..., Any]
 
 
-def _part(form: str) -> Callable[[Any], Any]:
-    strftime = _date_function("strftime")
+def _known(function: Function) -> Function:
+    """NULL where an argument is NULL."""
 
-    def function(date: Any) -> Any:
-        found = strftime(form, date)
-        return None if found is None else int(found)
+    def wrapped(*arguments: Any) -> Any:
+        return None if None in arguments else function(*arguments)
 
-    return function
-
-
-def _left(text: Any, n: Any) -> Any:
-    return None if text is None or n is None else str(text)[: max(0, int(n))]
+    return wrapped
 
 
-def _right(text: Any, n: Any) -> Any:
-    return None if text is None or n is None else str(text)[-int(n) :] if int(n) > 0 else ""
+# Texts --------------------------------------------------------------------------------------------------------------
 
 
-def _concat_ws(mark: Any, *parts: Any) -> Any:
-    return None if mark is None else str(mark).join(str(p) for p in parts if p is not None)
-
-
-def _text(value: Any) -> str:
-    """A value as SQLite casts it to text."""
-    if isinstance(value, bytes):
-        return value.decode(errors="replace")
-    if isinstance(value, float):
-        return _dates().execute("SELECT CAST(? AS TEXT)", (value,)).fetchone()[0]
-    return str(value)
-
-
-def _instr(text: Any, part: Any) -> int | None:
-    """As SQLite's, in linear time: its own compares letter by letter, so that a hundred in a row on 100 kB, between
-    which it never looks at the clock, take 4 s."""
-    if text is None or part is None:
-        return None
-    if isinstance(text, bytes) and isinstance(part, bytes):
-        return text.find(part) + 1
-    return _text(text).find(_text(part)) + 1
-
-
-def _replace(text: Any, old: Any, new: Any) -> Any:
-    """As `_instr`. Raises OverflowError, SQLite's "string or blob too big", before it makes a result that is."""
-    if text is None or old is None:
-        return None
-    if not _text(old):
-        return _text(text) if isinstance(text, bytes) else text
-    if new is None:
-        return None
-    text, old, new = _text(text), _text(old), _text(new)
+def _replace(text: str, old: str, new: str) -> str:
+    if not old:
+        return text
     if len(text) + text.count(old) * (len(new) - len(old)) > MAX_LENGTH:
         raise OverflowError
     return text.replace(old, new)
 
 
-FUNCTIONS: dict[str, tuple[int, Callable[..., Any]]] = {
-    **{name: (-1, _date_function(name)) for name in ("date", "time", "datetime", "julianday", "strftime")},
-    "year": (1, _part("%Y")),
-    "month": (1, _part("%m")),
-    "day": (1, _part("%d")),
-    "text_left": (2, _left),
-    "text_right": (2, _right),
-    "concat_ws": (-1, _concat_ws),
-    "instr": (2, _instr),
-    "replace": (3, _replace),
-    "reverse": (1, lambda text: None if text is None else str(text)[::-1]),
-}
-"""Name -> number of arguments (-1: any), and the function, which replaces SQLite's of that name."""
+def _sub(text: str, start: int, length: int | None = None) -> str:
+    if start < 0:
+        start += len(text)
+        if start < 0:
+            return ""
+    elif start == 0:
+        return ""
+    else:
+        start -= 1
+    return text[start:] if length is None else text[start : start + max(0, length)]
 
-ALLOWED = frozenset(_SQLITE.split()) | FUNCTIONS.keys()
+
+def _pad(text: str, length: int, mark: str, left: bool) -> str | None:
+    if length < 0:
+        return None
+    if length > MAX_LENGTH:
+        raise OverflowError
+    if length <= len(text):
+        return text[:length]
+    if not mark:
+        return ""
+    fill = (mark * (length // len(mark) + 1))[: length - len(text)]
+    return fill + text if left else text + fill
+
+
+def _repeat(text: str, count: int) -> str:
+    if len(text) * max(0, count) > MAX_LENGTH:
+        raise OverflowError
+    return text * max(0, count)
+
+
+def _trim(text: str, mark: str = " ", sides: str = "lt") -> str:
+    while mark and "l" in sides and text.startswith(mark):
+        text = text[len(mark) :]
+    while mark and "t" in sides and text.endswith(mark):
+        text = text[: -len(mark)]
+    return text
+
+
+def _substring_index(text: str, mark: str, count: int) -> str:
+    if not mark or not count:
+        return ""
+    parts = text.split(mark)
+    return mark.join(parts[:count] if count > 0 else parts[count:])
+
+
+def _format(number: float, places: int) -> str:
+    places = min(max(0, places), 30)
+    return f"{Decimal(repr(number)).quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP):,f}"
+
+
+def _insert(text: str, start: int, length: int, new: str) -> str:
+    if not 1 <= start <= len(text):
+        return text
+    end = len(text) if length < 0 else start - 1 + length
+    return text[: start - 1] + new + text[end:]
+
+
+def _concat_ws(mark: Any, *parts: Any) -> Any:
+    return None if mark is None else mark.join(p for p in parts if p is not None)
+
+
+def _locate(part: str, text: str, start: int = 1) -> int:
+    return instr(text, part, start) if start > 0 else 0
+
+
+def _find_in_set(text: str, texts: str) -> int:
+    keys = [key(t) for t in texts.split(",")] if texts else []
+    return keys.index(key(text)) + 1 if key(text) in keys else 0
+
+
+# Numbers ------------------------------------------------------------------------------------------------------------
+
+
+def _to_integer(value: Any) -> int:
+    return value if isinstance(value, int) else dates.round_half(value)
+
+
+def _text_integer(value: str) -> int:
+    found = dates.number(value)
+    return int(found)
+
+
+def _unsigned(value: int) -> int:
+    if value < 0:
+        raise MySqlError("BIGINT UNSIGNED value is out of range")
+    return value
+
+
+def _digits(value: Any) -> Decimal:
+    """A number, or a decimal as text, with all its digits."""
+    return Decimal(repr(value) if isinstance(value, float) else value)
+
+
+def _exact_text(value: Any, places: int, how: str) -> str:
+    return f"{_digits(value).quantize(Decimal(1).scaleb(-places), how):f}"
+
+
+def _exact(value: Any, places: int, how: str) -> float:
+    return float(_exact_text(value, places, how))
+
+
+def _operate(sign: str, a: Any, b: Any, scale_a: int, scale_b: int) -> str | None:
+    """A decimal of two numbers of so many decimals, as `decimal.cc` works it out.
+
+    A quotient is cut after whole words of nine digits: as many as its operands take and the four more decimals need.
+    """
+    first, second = (
+        _digits(v) if isinstance(v, (str, int)) else _digits(v).quantize(Decimal(1).scaleb(-s))
+        for v, s in ((a, scale_a), (b, scale_b))
+    )
+    with localcontext() as context:
+        context.prec = 80
+        match sign:
+            case "+":
+                return f"{first + second:f}"
+            case "-":
+                return f"{first - second:f}"
+            case "*":
+                return f"{first * second:f}"
+        if not second:
+            return None
+        parts = [max(0, -int(n.as_tuple().exponent)) for n in (first, second)]
+        words = [-(-n // 9) * 9 for n in parts]
+        more = max(0, 4 - (sum(words) - sum(parts)))
+        digits = -(-(sum(words) + more) // 9) * 9
+        return f"{(first / second).quantize(Decimal(1).scaleb(-digits), ROUND_DOWN):f}"
+
+
+def _compare_fixed(a: float, b: float, places: int) -> int:
+    """How doubles that are shown with decimals are compared: up to half of the last one (`compare_real_fixed`)."""
+    return 0 if a == b or abs(a - b) < 5 / 10 ** (places + 1) else 1 if a > b else -1
+
+
+def _round_double(value: float, places: int) -> float:
+    scaled = value * 10.0**places if places >= 0 else value / 10.0**-places
+    if not math.isfinite(scaled):
+        return value
+    return round(scaled) / 10.0**places if places >= 0 else round(scaled) * 10.0**-places
+
+
+def _cut_double(value: float, places: int) -> float:
+    scaled = value * 10.0**places if places >= 0 else value / 10.0**-places
+    if not math.isfinite(scaled):
+        return value
+    return math.trunc(scaled) / 10.0**places if places >= 0 else math.trunc(scaled) * 10.0**-places
+
+
+def _to_decimal(value: Any, precision: int, scale: int) -> float | int:
+    found = Decimal(value if isinstance(value, int) else repr(float(value)))
+    found = found.quantize(Decimal(1).scaleb(-scale), ROUND_HALF_UP)
+    most = Decimal(10) ** (precision - scale) - Decimal(1).scaleb(-scale)
+    found = max(-most, min(most, found))
+    return float(found) if scale else int(found)
+
+
+def _modulo(a: float, b: float) -> float | None:
+    return None if not b else math.fmod(a, b)
+
+
+def _whole(a: float, b: float) -> int | None:
+    return None if not b else int(Decimal(repr(a)) / Decimal(repr(b)))
+
+
+def _of(function: Callable[[float], float]) -> Function:
+    """A function of mathematics; NULL where it has no value."""
+
+    def computed(value: Any) -> float | None:
+        try:
+            return function(float(value))
+        except (ValueError, OverflowError):
+            return None
+
+    return computed
+
+
+def _log(base: float, value: float | None = None) -> float | None:
+    if value is None:
+        return _of(math.log)(base)
+    return None if base <= 0 or base == 1 or value <= 0 else math.log(value) / math.log(base)
+
+
+# Dates --------------------------------------------------------------------------------------------------------------
+
+
+def _real(value: Any) -> dt.datetime | None:
+    at = dates.moment(value)
+    return None if at is None else at.real
+
+
+def _of_date(function: Callable[[dt.datetime], Any]) -> Function:
+    def computed(value: Any) -> Any:
+        when = _real(value)
+        return None if when is None else function(when)
+
+    return computed
+
+
+def _week(value: Any, mode: int = 0) -> int | None:
+    when = _real(value)
+    return None if when is None else dates.week(when, mode)[1]
+
+
+def _year_week(value: Any, mode: int = 0) -> int | None:
+    when = _real(value)
+    if when is None:
+        return None
+    year, week = dates.week(when, mode | 2)
+    return year * 100 + week
+
+
+def _last_day(when: dt.datetime) -> str:
+    following = (when.replace(day=1) + dt.timedelta(days=31)).replace(day=1)
+    return (following - dt.timedelta(days=1)).strftime("%Y-%m-%d")
+
+
+def _date_diff(a: Any, b: Any) -> int | None:
+    first, second = _real(a), _real(b)
+    return None if first is None or second is None else dates.days(first) - dates.days(second)
+
+
+def _from_days(count: int) -> str | None:
+    try:
+        return dt.date.fromordinal(count - 365).isoformat()
+    except (ValueError, OverflowError):
+        return None
+
+
+def _make_date(year: int, day: int) -> str | None:
+    year += 0 if year > 99 else 2000 if year < 70 else 1900
+    try:
+        return None if day < 1 else (dt.date(year, 1, 1) + dt.timedelta(days=day - 1)).isoformat()
+    except (ValueError, OverflowError):
+        return None
+
+
+def _as_time(value: Any) -> str | None:
+    found = dates.clock(value)
+    return None if found is None else f"{found[0]:02d}:{found[1]:02d}:{found[2]:02d}"
+
+
+def _time_to_sec(value: Any) -> int | None:
+    found = dates.clock(value)
+    return None if found is None else found[0] * 3600 + found[1] * 60 + found[2]
+
+
+def _sec_to_time(value: int) -> str:
+    value, sign = min(abs(value), 3020399), "-" if value < 0 else ""
+    return f"{sign}{value // 3600:02d}:{value // 60 % 60:02d}:{value % 60:02d}"
+
+
+def _unix(value: Any = _NOW) -> int | None:
+    when = _real(value)
+    return None if when is None else max(0, int((when - dt.datetime(1970, 1, 1)).total_seconds()))
+
+
+def _from_unix(value: int) -> str | None:
+    return None if not 0 <= value < 2**36 else str(dt.datetime(1970, 1, 1) + dt.timedelta(seconds=value))
+
+
+def _period_diff(a: int, b: int) -> int:
+    return (a // 100 * 12 + a % 100) - (b // 100 * 12 + b % 100)
+
+
+def _row_key(*values: Any) -> str | None:
+    return None if None in values else repr(values)
+
+
+FUNCTIONS: dict[str, tuple[int, Function]] = {
+    "text_key": (1, _known(key)),
+    "row_key": (-1, _row_key),
+    "num": (1, _known(lambda v: dates.number(v if isinstance(v, str) else str(v)))),
+    "single": (1, _known(single)),
+    "text_of": (2, text_of),
+    "text_of_float": (
+        2,
+        lambda v, s: None if v is None else text_of(v, s) if s else text_of(float(f"{single(v):.6g}"), None),
+    ),
+    "to_integer": (1, _known(_to_integer)),
+    "double_integer": (1, _known(round)),
+    "text_integer": (1, _known(_text_integer)),
+    "unsigned": (1, _known(_unsigned)),
+    "to_decimal": (3, _known(_to_decimal)),
+    "round_exact": (2, _known(partial(_exact, how=ROUND_HALF_UP))),
+    "cut_exact": (2, _known(partial(_exact, how=ROUND_DOWN))),
+    "round_text": (2, _known(partial(_exact_text, how=ROUND_HALF_UP))),
+    "cut_text": (2, _known(partial(_exact_text, how=ROUND_DOWN))),
+    "exact": (5, _known(_operate)),
+    "compare_fixed": (3, _known(_compare_fixed)),
+    "round_double": (2, _known(_round_double)),
+    "cut_double": (2, _known(_cut_double)),
+    "modulo": (2, _known(_modulo)),
+    "whole": (2, _known(_whole)),
+    "sqrt_of": (1, _known(_of(math.sqrt))),
+    "ln_of": (1, _known(_of(math.log))),
+    "log10_of": (1, _known(_of(math.log10))),
+    "log2_of": (1, _known(_of(math.log2))),
+    "log_of": (-1, _known(_log)),
+    "bit_count": (1, _known(lambda n: (n & (2**64 - 1)).bit_count())),
+    "hex_number": (1, _known(lambda n: f"{n & (2**64 - 1):X}")),
+    # texts
+    "sub_text": (-1, _known(_sub)),
+    "text_left": (2, _known(lambda text, n: text[: max(0, n)])),
+    "text_right": (2, _known(lambda text, n: text[-n:] if n > 0 else "")),
+    "lpad": (3, _known(partial(_pad, left=True))),
+    "rpad": (3, _known(partial(_pad, left=False))),
+    "trim_both": (-1, _known(_trim)),
+    "trim_leading": (-1, _known(partial(_trim, sides="l"))),
+    "trim_trailing": (-1, _known(partial(_trim, sides="t"))),
+    "replace": (3, _known(_replace)),
+    "repeat_text": (2, _known(_repeat)),
+    "reverse": (1, _known(lambda text: text[::-1])),
+    "space": (1, _known(lambda n: _repeat(" ", n))),
+    "substring_index": (3, _known(_substring_index)),
+    "format_number": (2, _known(_format)),
+    "insert_text": (4, _known(_insert)),
+    "concat_ws": (-1, _concat_ws),
+    "byte_length": (1, _known(lambda text: len(text.encode(errors="replace")))),
+    "ascii_code": (1, _known(lambda text: text.encode(errors="replace")[0] if text else 0)),
+    "instr_text": (2, _known(instr)),
+    "locate": (-1, _known(_locate)),
+    "find_in_set": (2, _known(_find_in_set)),
+    "upper_text": (1, _known(lambda text: "".join(u if len(u := c.upper()) == 1 else c for c in text))),
+    "lower_text": (1, _known(lambda text: "".join(u if len(u := c.lower()) == 1 else c for c in text))),
+    "like_in": (4, _known(like)),
+    "regexp_in": (-1, _known(regexp)),
+    "md5": (1, _known(lambda text: hashlib.md5(text.encode(errors="replace"), usedforsecurity=False).hexdigest())),
+    "sha1": (1, _known(lambda text: hashlib.sha1(text.encode(errors="replace"), usedforsecurity=False).hexdigest())),
+    # dates
+    **{
+        f"date_{unit.lower()}": (1, partial(dates.part, unit))
+        for unit in ("YEAR", "MONTH", "DAY", "HOUR", "MINUTE", "SECOND", "QUARTER")
+    },
+    **{
+        f"date_{unit.lower()}": (1, partial(dates.part, unit))
+        for unit in ("DAYOFWEEK", "WEEKDAY", "DAYOFYEAR", "TO_DAYS")
+    },
+    "date_part": (2, _known(dates.part)),
+    "date_num": (1, dates.date_num),
+    "date_add": (5, _known(lambda value, n, unit, sign, timed: dates.date_add(value, n, unit, sign, timed))),
+    "date_diff": (2, _known(_date_diff)),
+    "date_format": (2, dates.date_format),
+    "str_to_date": (2, dates.str_to_date),
+    "timestamp_diff": (3, _known(dates.timestampdiff)),
+    "as_date": (1, dates.as_date),
+    "as_datetime": (1, dates.as_datetime),
+    "as_time": (1, _as_time),
+    "week_of": (-1, _known(_week)),
+    "week_of_year": (1, _known(lambda value: _week(value, 3))),
+    "year_week": (-1, _known(_year_week)),
+    "day_name": (1, _known(_of_date(lambda when: dates.DAYS[when.weekday()]))),
+    "month_name": (
+        1,
+        _known(lambda v: None if (at := dates.moment(v)) is None or not at.month else dates.MONTHS[at.month - 1]),
+    ),
+    "last_day": (1, _known(_of_date(_last_day))),
+    "from_days": (1, _known(_from_days)),
+    "make_date": (2, _known(_make_date)),
+    "time_to_sec": (1, _known(_time_to_sec)),
+    "sec_to_time": (1, _known(_sec_to_time)),
+    "unix_timestamp": (-1, _known(_unix)),
+    "from_unixtime": (1, _known(_from_unix)),
+    "period_diff": (2, _known(_period_diff)),
+}
+"""Name -> number of arguments (-1: any), and the function."""
+
+
+ALLOWED = frozenset(_SQLITE.split()) | FUNCTIONS.keys() | AGGREGATES.keys() | {"row_seen", "deeper"}

@@ -74,6 +74,10 @@ def database(question: Question) -> Database:
     return engine.database(databases.source(question.where, question.database))
 
 
+def session(question: Question) -> engine.Session:
+    return engine.Shared(databases.source(question.where, question.database))
+
+
 def _parts(task_id: str) -> tuple[str, int]:
     split, _, number = task_id.partition("/")
     if split not in SIZES or not re.fullmatch(r"[0-9]{6}", number) or int(number) >= SIZES[split]:

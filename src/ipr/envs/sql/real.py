@@ -1,10 +1,12 @@
-"""Questions of the real data set: Spider's folder, with InterCode's question file or Spider's own.
+"""Questions of the real data set: Spider's folder, with InterCode's question file, IPR's or Spider's own.
 
 Decided here: `database/<db>/<db>.sqlite`, and beside it, where it is there, `schema.json` with the rows that DESC
 prints in MySQL. Task ids are "<question file>/<place in it>". Train is `train_spider.json` with a twentieth held out
-each for dev and seen, and unseen the development questions, whose databases are others. Where only one question file is
-there, a quarter of its databases is unseen, and the questions of the others are divided: by a hash of database and gold
-query, so that the phrasings of one question stay together.
+each for dev and seen, and unseen the development questions, whose databases are others. Where IPR's
+`ic_spider_train.json` and `ic_spider_test.json` are both there, they are the splits in the same way (unseen is test),
+and no other file is read. Where only one question file is there, a quarter of its databases is unseen, and the
+questions of the others are divided: by a hash of database and gold query, so that the phrasings of one question stay
+together.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ipr.envs.sql.dialect import hardness
-from ipr.envs.sql.engine import Database, Row, Source, database, open_file
+from ipr.envs.sql.engine import Database, Row, Session, Shared, Source, database, open_file
 from ipr.envs.sql.world import Question
 from ipr.types import IprError, derive_seed
 
@@ -23,22 +25,26 @@ SPLITS = ("train", "dev", "seen", "unseen")
 TRAIN = "train_spider.json"
 OTHERS = ("ic_spider_dev.json", "dev.json")
 """Question files, InterCode's first; one of them is read."""
+PUBLISHED = ("ic_spider_train.json", "ic_spider_test.json")
+"""IPR's own question files, which are its splits."""
 _FIX = "give Spider's folder, with database/<db>/<db>.sqlite and ic_spider_dev.json or dev.json"
 
 
 class Folder:
     """A folder of real questions and their databases."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, databases: bool = True) -> None:
         self.folder = folder
         if not folder.is_dir():
             raise IprError(f"{folder}: no such folder; {_FIX}")
         files = [name for name in OTHERS if (folder / name).is_file()][:1]
         if (folder / TRAIN).is_file():
             files = [TRAIN, *files]
+        if all((folder / name).is_file() for name in PUBLISHED):
+            files = list(PUBLISHED)
         if not files:
             raise IprError(f"{folder} holds no {', '.join((*OTHERS, TRAIN))}; {_FIX}")
-        if not (folder / "database").is_dir():
+        if databases and not (folder / "database").is_dir():
             raise IprError(f"{folder / 'database'}: no such folder; {_FIX}")
         self._files = {Path(name).stem: self._read(folder / name) for name in files}
         self._split = self._splits()
@@ -51,7 +57,8 @@ class Folder:
 
     def _splits(self) -> dict[str, list[str]]:
         splits: dict[str, list[str]] = {name: [] for name in SPLITS}
-        whole = set(self._files) - {Path(TRAIN).stem} if len(self._files) > 1 else set()
+        first = {Path(name).stem for name in (TRAIN, PUBLISHED[0])}
+        whole = set(self._files) - first if len(self._files) > 1 else set()
         names = sorted({str(_field(item, "db", "db_id")) for items in self._files.values() for item in items})
         ranked = sorted(names, key=lambda name: derive_seed("sql", "unseen", name))
         unseen = set() if whole else set(ranked[: max(1, len(names) // 4)] if len(names) > 1 else ())
@@ -102,6 +109,9 @@ class Folder:
     def database(self, question: Question) -> Database:
         return database(self._source(question.database))
 
+    def session(self, question: Question) -> Session:
+        return Shared(self._source(question.database))
+
     @lru_cache(maxsize=512)  # noqa: B019 - one object a run
     def _source(self, name: str) -> Source:
         file = self.folder / "database" / name / f"{name}.sqlite"
@@ -112,9 +122,13 @@ class Folder:
         described = _described(schema) if schema.is_file() else None
         return Source(name, partial(open_file, file), described, str(file), state)
 
+    def databases(self) -> list[str]:
+        """The databases that are asked, by name."""
+        return sorted({self._fields(i)[0] for i in self.all_ids()})
+
     def check(self) -> None:
         """Raises IprError for the first question that is broken, or database that is not there."""
-        for name in sorted({self._fields(i)[0] for i in self.all_ids()}):
+        for name in self.databases():
             self._source(name)
 
 

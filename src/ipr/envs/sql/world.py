@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ipr.envs.react import action_of, one_line
-from ipr.envs.sql.engine import Database, Result
+from ipr.envs.sql.engine import Database, Result, Session
 from ipr.envs.sql.prompt import HELP
 from ipr.envs.sql.reward import reward
 from ipr.types import IprError, Outcome
@@ -40,6 +40,10 @@ class Questions(Protocol):
     def question(self, task_id: str) -> Question: ...
 
     def database(self, question: Question) -> Database: ...
+
+    def session(self, question: Question) -> Session:
+        """A connection of an episode's own, or what is as good."""
+        ...
 
 
 Snapshot = tuple[str, str | None, bool]
@@ -72,6 +76,7 @@ class Console:
 
     def __init__(self, questions: Questions) -> None:
         self._questions = questions
+        self._session: Session | None = None
         self._task_id = ""
 
     def reset(self, task_id: str) -> str:
@@ -102,8 +107,9 @@ class Console:
         """The result that stands."""
         return None if self._last is None else self._run(self._last)
 
-    def _run(self, statement: str) -> Result:
-        return self._questions.database(self._question).run(statement)
+    def _run(self, statement: str, lenient: bool = False) -> Result:
+        assert self._session is not None
+        return self._session.run(statement, lenient)
 
     def _last_text(self) -> str:
         return "None" if self._last is None else self._run(self._last).text
@@ -114,14 +120,18 @@ class Console:
     def restore(self, state: Snapshot) -> None:
         task_id, last, submitted = state
         if task_id != self._task_id:
-            self._task_id = ""  # until all of it is there
+            self.close()  # until all of it is there
             self._question = self._questions.question(task_id)
+            self._session = self._questions.session(self._question)
             self._gold = self._gold_rows(task_id)
             self._task_id = task_id
         self._last, self._submitted = last, submitted
 
     def _gold_rows(self, task_id: str) -> tuple[tuple[object, ...], ...]:
+        """The gold query's rows; where MySQL 8 refuses it, as SQLite gives them, for which Spider wrote it."""
         result = self._run(self._question.gold)
+        if result.rows is None:
+            result = self._run(self._question.gold, lenient=True)
         if result.rows is None:
             where = self._question.where or "sql"
             raise IprError(f"{where}: the gold query of {task_id} fails ({result.text.strip()}); correct or remove it")
@@ -129,3 +139,6 @@ class Console:
 
     def close(self) -> None:
         self._task_id = ""
+        if self._session is not None:
+            self._session.close()
+            self._session = None

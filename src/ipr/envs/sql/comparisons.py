@@ -1,0 +1,148 @@
+"""Comparisons: =, <, BETWEEN, IN, ANY, ALL, EXISTS, LIKE and REGEXP. How two values compare is `terms.pair`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from sqlglot import exp
+
+from ipr.envs.sql import errors
+from ipr.envs.sql.errors import MySqlError, NotExactError
+from ipr.envs.sql.kinds import DBL, INT, NULL
+from ipr.envs.sql.terms import DIGITS, Term, as_number, as_text, common_letters, compared, constant, loose, pair
+
+if TYPE_CHECKING:
+    from ipr.envs.sql.select import Compiler
+
+Node = exp.Expr
+
+
+def compare(sign: str) -> Callable[[Compiler, Node], Term]:
+    def compiled(c: Compiler, node: Node) -> Term:
+        if isinstance(node.expression, (exp.Any, exp.All)):
+            return _quantified(c, node, sign)
+        return compared(c.compiled(node.this), sign, c.compiled(node.expression))
+
+    return compiled
+
+
+def between(c: Compiler, node: Node) -> Term:
+    value, low, high = (c.single(node.args[k]) for k in ("this", "low", "high"))
+    kinds = {t.kind.name for t in (value, low, high)}
+    if kinds & {"str"} and any(t.kind.number for t in (value, low, high)):  # all three are compared as doubles
+        if any(t.kind.temporal for t in (value, low, high)):
+            raise NotExactError("BETWEEN a number and a date")
+        value, low, high = (Term(as_number(t), DBL, literal=t.literal, loose=t.loose) for t in (value, low, high))
+    sides = [pair(value, low, False), pair(value, high, False)]
+    both = [f"{a} {sign} {b}" for sign, (a, b) in zip((">=", "<="), sides, strict=True)]
+    return Term(f"({' AND '.join(both)})", INT, DIGITS, loose=loose(value, low, high))
+
+
+def in_(c: Compiler, node: Node) -> Term:
+    value = c.compiled(node.this)
+    if (query := node.args.get("query")) is not None:
+        return _in_query(c, value, query)
+    if node.args.get("unnest") is not None or node.args.get("field") is not None:
+        raise errors.syntax(c.statement, c.place(node))
+    items = [c.compiled(e) for e in node.expressions]
+    if not value.parts and len({(t.kind.name, t.letters is None) for t in items}) == 1:
+        sides = [pair(value, item, True) for item in items]
+        if len({left for left, _ in sides}) == 1:
+            sql = f"({sides[0][0]} IN ({', '.join(right for _, right in sides)}))"
+            return Term(sql, INT, DIGITS, loose=loose(value, *items))
+    if value.parts:
+        sql = " OR ".join(compared(value, "=", item).sql for item in items)
+    else:
+        sql = " OR ".join("{} = {}".format(*pair(value, item, True)) for item in items)
+    return Term(f"({sql})", INT, DIGITS, loose=loose(value, *items))
+
+
+def _in_query(c: Compiler, value: Term, node: Node, sign: str = "=") -> Term:
+    query, captured = c.nested(node)
+    if query.limited:
+        raise MySqlError(errors.LIMIT_IN)
+    parts = value.parts or (value,)
+    if len(parts) != len(query.terms):
+        raise MySqlError(f"Operand should contain {len(parts)} column(s)")
+    lefts, rights = [], []
+    for k, (ours, theirs) in enumerate(zip(parts, query.terms, strict=True)):
+        column = Term(f"q.c{k}", theirs.kind, theirs.letters, binary=theirs.binary)
+        left, right = pair(ours, column, True)
+        lefts.append(left)
+        rights.append(right)
+    left = lefts[0] if len(lefts) == 1 else f"({', '.join(lefts)})"
+    inner = f"SELECT {', '.join(rights)} FROM ({query.sql}) AS q"
+    return Term(f"({left} IN ({inner}))", INT, DIGITS, loose=(*value.loose, *captured))
+
+
+def _quantified(c: Compiler, node: Node, sign: str) -> Term:
+    """= ANY is IN, <> ALL is NOT IN; the others ask for a row that says so."""
+    some = isinstance(node.expression, exp.Any)
+    inner = node.expression.this
+    value = c.single(node.this)
+    if (some and sign == "=") or (not some and sign == "<>"):
+        found = _in_query(c, value, inner)
+        return found if some else Term(f"(NOT {found.sql})", INT, DIGITS, loose=found.loose)
+    query, captured = c.nested(inner)
+    if query.limited:
+        raise MySqlError(errors.LIMIT_IN)
+    if len(query.terms) != 1:
+        raise MySqlError(errors.ONE_COLUMN)
+    column = Term("q.c0", query.terms[0].kind, query.terms[0].letters, binary=query.terms[0].binary)
+    test = compared(value, sign, column).sql
+    best = f"SELECT {'max' if some else 'min'}({test}) FROM ({query.sql}) AS q"
+    unknown = f"SELECT count(*) > count({test}) FROM ({query.sql}) AS q"
+    decided = "1" if some else "0"
+    empty = "0" if some else "1"
+    sql = (
+        f"(CASE ifnull(({best}), -1) WHEN {decided} THEN {decided} ELSE"
+        f" CASE WHEN ({unknown}) THEN NULL ELSE {empty} END END)"
+    )
+    return Term(sql, INT, DIGITS, loose=(*value.loose, *captured))
+
+
+def exists(c: Compiler, node: Node) -> Term:
+    query, captured = c.nested(node.this)
+    return Term(f"(EXISTS ({query.sql}))", INT, DIGITS, loose=captured)
+
+
+def subquery(c: Compiler, node: Node) -> Term:
+    query, captured = c.nested(node)
+    parts = []
+    for k, term in enumerate(query.terms):
+        if query.one_row:
+            sql = f"(SELECT q.c{k} FROM ({query.sql}) AS q)"
+        else:
+            sql = f"(SELECT only(q.c{k}) FROM ({query.sql}) AS q)"
+        parts.append(Term(sql, term.kind, term.letters, loose=captured, binary=term.binary))
+    return parts[0] if len(parts) == 1 else Term("", NULL, loose=captured, parts=tuple(parts))
+
+
+def like(c: Compiler, node: Node) -> Term:
+    escape = "\\"
+    if isinstance(node, exp.Escape):
+        if not isinstance(node.expression, exp.Literal):
+            raise NotExactError("ESCAPE of what is no constant")
+        escape, node = node.expression.this, node.this
+        if len(escape) > 1:
+            raise MySqlError("Incorrect arguments to ESCAPE")
+    if not isinstance(node, exp.Like):
+        raise errors.syntax(c.statement, c.place(node))
+    said = "NOT " if node.args.get("negate") else ""
+    text, pattern = c.single(node.this), c.single(node.expression)
+    both = loose(text, pattern)
+    sides = as_text(text), as_text(pattern)
+    mark = constant(escape).sql
+    if text.binary or pattern.binary:
+        return Term(f"({said}like_in({sides[0]}, {sides[1]}, {mark}, 1))", INT, DIGITS, loose=both)
+    plain = common_letters([text, pattern]) is not None
+    if plain and escape and isinstance(pattern.literal, str) and not pattern.literal.endswith(escape):
+        return Term(f"({said}{sides[0]} LIKE {sides[1]} ESCAPE {mark})", INT, DIGITS, loose=both)
+    return Term(f"({said}like_in({sides[0]}, {sides[1]}, {mark}, 0))", INT, DIGITS, loose=both)
+
+
+def regexp(c: Compiler, node: Node) -> Term:
+    text, pattern = c.single(node.this), c.single(node.expression)
+    exact = int(text.binary or pattern.binary)
+    return Term(f"regexp_in({as_text(text)}, {as_text(pattern)}, {exact})", INT, DIGITS, loose=loose(text, pattern))

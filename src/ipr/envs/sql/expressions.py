@@ -1,0 +1,405 @@
+"""Expressions of MySQL as SQLite's, with MySQL's types: operators, comparisons, CASE, CAST and nested queries.
+
+Decided here: what is not known to give MySQL's value is refused (`NotExactError`); there is no way around. Comparing
+is `terms.pair`, functions are `calls`, aggregates `aggregates`; a nested query is compiled by the `Compiler` that is
+passed along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from sqlglot import exp
+
+from ipr.envs.sql import aggregates, calls, comparisons, dates, errors
+from ipr.envs.sql.errors import MySqlError, NotExactError
+from ipr.envs.sql.kinds import BIN, COUNTED, DATE, DATETIME, DBL, INT, NULL, STR, TIME, Kind, dec
+from ipr.envs.sql.terms import (
+    DIGITS,
+    Term,
+    as_number,
+    as_text,
+    choice,
+    compared,
+    constant,
+    exactly,
+    kept,
+    loose,
+    truth,
+)
+
+if TYPE_CHECKING:
+    from ipr.envs.sql.select import Compiler
+
+Node = exp.Expr
+
+
+def compile_expression(c: Compiler, node: Node) -> Term:
+    """An expression in the clause and scope that the compiler is in."""
+    compiled = _COMPILED.get(type(node))
+    if compiled is None:
+        raise NotExactError(f"{type(node).__name__.upper()}")
+    for part, value in node.args.items():
+        if value and part not in _PARTS and part not in _PARTS_OF.get(type(node), ()):
+            raise NotExactError(f"{type(node).__name__.upper()} with {part}")
+    return c.grouped(compiled(c, node))
+
+
+def single(c: Compiler, node: Node) -> Term:
+    """An expression that must be one value."""
+    term = compile_expression(c, node)
+    if term.parts:
+        raise MySqlError(errors.ONE_COLUMN)
+    return term
+
+
+# Constants and names ------------------------------------------------------------------------------------------------
+
+
+def _literal(c: Compiler, node: Node) -> Term:
+    text = node.this
+    if node.args.get("is_string"):
+        return constant(text)
+    if "e" in text.lower():
+        return Term(repr(float(text)), DBL, DIGITS, float(text))
+    if "." in text:
+        whole, _, decimals = text.partition(".")
+        if len(whole.lstrip("0")) + len(decimals) > 15:
+            raise NotExactError("A decimal of so many digits")
+        return Term(f"{whole or '0'}.{decimals or '0'}", dec(len(decimals)), DIGITS, float(text))
+    if len(text) > 18:
+        raise NotExactError("An integer of so many digits")
+    return Term(str(int(text)), INT, DIGITS, int(text))
+
+
+def _column(c: Compiler, node: Node) -> Term:
+    if isinstance(node.this, exp.Star):
+        raise errors.syntax(c.statement, c.place(node))
+    return c.column(node)
+
+
+def _paren(c: Compiler, node: Node) -> Term:
+    term = compile_expression(c, node.this)
+    if not term.parts:
+        term.sql = term.sql if term.field is not None else f"({term.sql})"
+    return term
+
+
+def _row(c: Compiler, node: Node) -> Term:
+    parts = tuple(single(c, e) for e in node.expressions)
+    return Term("", NULL, loose=loose(*parts), parts=parts)
+
+
+# Operators ----------------------------------------------------------------------------------------------------------
+
+
+def _numbers(c: Compiler, node: Node) -> tuple[Term, Term, str, str]:
+    a, b = single(c, node.this), single(c, node.expression)
+    return a, b, as_number(a), as_number(b)
+
+
+def _scale(kind: Kind) -> int | None:
+    """Decimals of a term in arithmetic; None for what is computed as a double that is shown in full."""
+    return kind.decimals if kind.name in ("int", "dec", "date", "dt", "time") else None
+
+
+def _plus(sign: str) -> Callable[[Compiler, Node], Term]:
+    def compiled(c: Compiler, node: Node) -> Term:
+        for one, other in ((node.this, node.expression), (node.expression, node.this)):
+            if isinstance(other, exp.Interval):
+                value = single(c, one)
+                return calls.interval(c, value, other, 1 if sign == "+" else -1)
+        a, b, left, right = _numbers(c, node)
+        return _arithmetic(f"{left} {sign} {right}", sign, a, b, max)
+
+    return compiled
+
+
+def _arithmetic(sql: str, sign: str, a: Term, b: Term, scale: Callable[[int, int], int]) -> Term:
+    """The type of a sum or product: integer, decimal, or double, whose decimals are kept where both have some."""
+    known = [a.kind.decimals if a.kind.name != "str" else None, b.kind.decimals if b.kind.name != "str" else None]
+    both = loose(a, b)
+    if "null" in (a.kind.name, b.kind.name):
+        return Term("NULL", NULL, loose=both)
+    if (a.kind.exact and b.kind.exact) or ((a.kind.temporal or b.kind.temporal) and None not in known):
+        first, second = known[0] or 0, known[1] or 0
+        if not first and not second and "dec" not in (a.kind.name, b.kind.name):
+            return Term(f"({sql})", COUNTED, DIGITS, loose=both)
+        places = min(scale(first, second), 30)
+        sql = f"round({sql}, {kept(places)})" if places else f"({sql})"
+        return Term(sql, dec(places), DIGITS, loose=both, exact=exactly(sign, a, b))
+    shown = None if None in known else max(known[0] or 0, known[1] or 0)
+    return Term(f"({sql})", Kind("dbl", shown), DIGITS, loose=both)
+
+
+def _times(c: Compiler, node: Node) -> Term:
+    a, b, left, right = _numbers(c, node)
+    return _arithmetic(f"{left} * {right}", "*", a, b, lambda x, y: x + y)
+
+
+def _divide(c: Compiler, node: Node) -> Term:
+    a, b, left, right = _numbers(c, node)
+    sql = f"(CAST({left} AS REAL) / {right})"
+    both = loose(a, b)
+    if "null" in (a.kind.name, b.kind.name):
+        return Term("NULL", NULL, loose=both)
+    if _scale(a.kind) is not None and _scale(b.kind) is not None:
+        places = (_scale(a.kind) or 0) + 4
+        return Term(sql, dec(places), DIGITS, loose=both, exact=exactly("/", a, b))
+    known = [t.kind.decimals if t.kind.name != "str" else None for t in (a, b)]
+    shown = None if None in known else max(known[0] or 0, known[1] or 0) + 4
+    return Term(sql, Kind("dbl", shown), DIGITS, loose=both)
+
+
+def _whole_divide(c: Compiler, node: Node) -> Term:
+    a, b, left, right = _numbers(c, node)
+    if a.kind.name == b.kind.name == "int":
+        return Term(f"({left} / {right})", COUNTED, DIGITS, loose=loose(a, b))
+    return Term(f"whole({left}, {right})", COUNTED, DIGITS, loose=loose(a, b))
+
+
+def _modulo(c: Compiler, node: Node) -> Term:
+    a, b, left, right = _numbers(c, node)
+    both = loose(a, b)
+    if a.kind.name == b.kind.name == "int":
+        return Term(f"({left} % {right})", INT, DIGITS, loose=both)
+    if a.kind.exact and b.kind.exact:
+        places = max(a.kind.scale or 0, b.kind.scale or 0)
+        return Term(f"round(modulo({left}, {right}), {places})", dec(places), DIGITS, loose=both)
+    known = [t.kind.decimals if t.kind.number else None for t in (a, b)]
+    shown = None if None in known else max(known[0] or 0, known[1] or 0)
+    return Term(f"modulo({left}, {right})", Kind("dbl", shown), DIGITS, loose=both)
+
+
+def _negative(c: Compiler, node: Node) -> Term:
+    a = single(c, node.this)
+    kind = a.kind if a.kind.number else NULL if a.kind.name == "null" else DBL if a.text else INT
+    kind = (
+        COUNTED if kind.name == "int" and a.literal is None else Kind("dbl", kind.scale) if kind.name == "flt" else kind
+    )
+    literal = -a.literal if isinstance(a.literal, (int, float)) else None
+    return Term(f"(- {as_number(a)})", kind, DIGITS, literal, loose=a.loose)
+
+
+def _bits(sign: str) -> Callable[[Compiler, Node], Term]:
+    def compiled(c: Compiler, node: Node) -> Term:
+        a, b = single(c, node.this), single(c, node.expression)
+        if a.kind.name != "int" or b.kind.name != "int":
+            raise NotExactError("An operator of bits on what is no integer")
+        sql = f"({a.sql} {sign} {b.sql})"
+        # BIGINT UNSIGNED: of what is negative MySQL gives another number
+        return Term(f"unsigned({sql})", INT, DIGITS, loose=loose(a, b))
+
+    return compiled
+
+
+def _connect(word: str) -> Callable[[Compiler, Node], Term]:
+    def compiled(c: Compiler, node: Node) -> Term:
+        terms = []
+        while type(node) is (exp.And if word == "AND" else exp.Or):  # a long chain without a long recursion
+            terms.append(single(c, node.expression))
+            node = node.this
+        terms.append(single(c, node))
+        terms.reverse()
+        return Term(f"({f' {word} '.join(map(truth, terms))})", INT, DIGITS, loose=loose(*terms))
+
+    return compiled
+
+
+def _xor(c: Compiler, node: Node) -> Term:
+    a, b = single(c, node.this), single(c, node.expression)
+    return Term(f"((({truth(a)}) <> 0) <> (({truth(b)}) <> 0))", INT, DIGITS, loose=loose(a, b))
+
+
+def _not(c: Compiler, node: Node) -> Term:
+    a = single(c, node.this)
+    return Term(f"(NOT {truth(a)})", INT, DIGITS, loose=a.loose)
+
+
+def _is(c: Compiler, node: Node) -> Term:
+    a = single(c, node.this)
+    if isinstance(node.expression, exp.Boolean):
+        word = "TRUE" if node.expression.this else "FALSE"
+        return Term(f"({truth(a)} IS {word})", INT, DIGITS, loose=a.loose)
+    if not isinstance(node.expression, exp.Null):
+        raise NotExactError("IS")
+    return Term(f"({a.sql} IS NULL)", INT, DIGITS, loose=a.loose)
+
+
+# Choices and conversions --------------------------------------------------------------------------------------------
+
+
+def _case(c: Compiler, node: Node) -> Term:
+    base = single(c, node.this) if node.this is not None else None
+    tests, values = [], []
+    for branch in node.args["ifs"]:
+        test = single(c, branch.this)
+        tests.append(Term(truth(test), INT, loose=test.loose) if base is None else compared(base, "=", test))
+        values.append(single(c, branch.args["true"]))
+    default = node.args.get("default")
+    values.append(single(c, default) if default is not None else Term("NULL", NULL))
+
+    def build(sides: list[str]) -> str:
+        whens = [f"WHEN {t.sql} THEN {v}" for t, v in zip(tests, sides[:-1], strict=True)]
+        return f"(CASE {' '.join(whens)} ELSE {sides[-1]} END)"
+
+    return choice(values, build, *tests)
+
+
+def _cast(c: Compiler, node: Node) -> Term:
+    term = single(c, node.this)
+    to = node.args["to"]
+    word = to.this.name if isinstance(to, exp.DataType) else str(to).upper()
+    sizes = [int(p.name) for p in to.expressions] if isinstance(to, exp.DataType) else []
+    if term.kind.name == "null":
+        return Term("NULL", NULL, loose=term.loose)
+    return cast(term, word, sizes)
+
+
+def cast(term: Term, word: str, sizes: list[int]) -> Term:
+    """CAST: half away from zero, text by what it begins with."""
+    match word:
+        case "BIGINT" | "INT" | "SIGNED":
+            return Term(calls.signed(term), INT, DIGITS, loose=term.loose)
+        case "UBIGINT" | "UINT" | "UNSIGNED":
+            return Term(f"unsigned({calls.signed(term)})", INT, DIGITS, loose=term.loose)
+        case "DECIMAL" | "UDECIMAL":
+            precision, scale = (*sizes, *(10, 0)[len(sizes) :])
+            sql = f"to_decimal({as_number(term)}, {precision}, {scale})"
+            return Term(sql, dec(scale), DIGITS, loose=term.loose)
+        case "DOUBLE":
+            return Term(f"CAST({as_number(term)} AS REAL)", DBL, DIGITS, loose=term.loose)
+        case "FLOAT":
+            return Term(f"single({as_number(term)})", Kind("flt"), DIGITS, loose=term.loose)
+        case "CHAR" | "TEXT" | "VARCHAR" | "NCHAR":
+            text = as_text(term)
+            letters = term.letters if term.text else DIGITS
+            sql = f"substr({text}, 1, {sizes[0]})" if sizes else f"({text})"
+            return Term(sql, STR, letters, loose=term.loose)
+        case "DATE":
+            return Term(f"as_date({_dated(term)})", DATE, DIGITS, loose=term.loose)
+        case "DATETIME" | "TIMESTAMP":
+            return Term(f"as_datetime({_dated(term)})", DATETIME, DIGITS, loose=term.loose)
+        case "TIME":
+            return Term(f"as_time({_dated(term)})", TIME, DIGITS, loose=term.loose)
+        case "BINARY" | "VARBINARY" if not sizes:
+            if term.kind.name == "str":
+                return Term(f"CAST({term.sql} AS BLOB)", BIN, loose=term.loose, binary=True)
+    raise NotExactError(f"CAST to {word}")
+
+
+def _dated(term: Term) -> str:
+    return term.sql if term.text or term.kind.temporal else as_number(term)
+
+
+def _collate(c: Compiler, node: Node) -> Term:
+    term = single(c, node.this)
+    name = node.expression.name.lower()
+    if name in ("utf8mb4_0900_ai_ci", "utf8mb4_bin", "utf8mb4_0900_bin", "utf8mb4_0900_as_cs") and term.text:
+        if name.endswith("as_cs"):
+            raise NotExactError(f"COLLATE {name}")
+        return Term(term.sql, term.kind, term.letters, term.literal, term.loose, name.endswith("bin"))
+    raise NotExactError(f"COLLATE {name}")
+
+
+def _function(c: Compiler, node: Node) -> Term:
+    return calls.call(c, str(node.this).upper(), node.expressions, node)
+
+
+def _substring(c: Compiler, node: Node) -> Term:
+    found = [node.this, node.args.get("start"), node.args.get("length")]
+    return calls.call(c, "SUBSTRING", [a for a in found if a is not None], node)
+
+
+def _trim(c: Compiler, node: Node) -> Term:
+    side = (node.args.get("position") or "BOTH").upper()
+    arguments = [a for a in (node.this, node.expression) if a is not None]
+    return calls.call(
+        c, {"BOTH": "TRIM", "LEADING": "TRIM LEADING", "TRAILING": "TRIM TRAILING"}[side], arguments, node
+    )
+
+
+def _extract(c: Compiler, node: Node) -> Term:
+    unit, value = node.this.name.upper(), single(c, node.expression)
+    if unit not in dates.UNITS:
+        raise errors.syntax(c.statement, c.place(node))
+    return Term(f"date_part({constant(unit).sql}, {_dated(value)})", INT, DIGITS, loose=value.loose)
+
+
+def _date_literal(c: Compiler, node: Node) -> Term:
+    return compile_expression(c, node.this)
+
+
+_COMPILED: dict[type, Callable[[Compiler, Node], Term]] = {
+    exp.Literal: _literal,
+    exp.Concat: lambda c, n: constant("".join(e.name for e in n.expressions)),
+    exp.Boolean: lambda c, n: Term("1" if n.this else "0", INT, DIGITS, int(bool(n.this))),
+    exp.Null: lambda c, n: Term("NULL", NULL, DIGITS),
+    exp.Column: _column,
+    exp.Paren: _paren,
+    exp.Tuple: _row,
+    exp.Add: _plus("+"),
+    exp.Sub: _plus("-"),
+    exp.Mul: _times,
+    exp.Div: _divide,
+    exp.IntDiv: _whole_divide,
+    exp.Mod: _modulo,
+    exp.Neg: _negative,
+    exp.BitwiseAnd: _bits("&"),
+    exp.BitwiseOr: _bits("|"),
+    exp.BitwiseLeftShift: _bits("<<"),
+    exp.BitwiseRightShift: _bits(">>"),
+    exp.And: _connect("AND"),
+    exp.Or: _connect("OR"),
+    exp.Xor: _xor,
+    exp.Not: _not,
+    exp.Is: _is,
+    exp.EQ: comparisons.compare("="),
+    exp.NEQ: comparisons.compare("<>"),
+    exp.NullSafeEQ: comparisons.compare("IS"),
+    exp.LT: comparisons.compare("<"),
+    exp.LTE: comparisons.compare("<="),
+    exp.GT: comparisons.compare(">"),
+    exp.GTE: comparisons.compare(">="),
+    exp.Between: comparisons.between,
+    exp.In: comparisons.in_,
+    exp.Exists: comparisons.exists,
+    exp.Subquery: comparisons.subquery,
+    exp.Select: comparisons.subquery,
+    exp.Like: comparisons.like,
+    exp.Escape: comparisons.like,
+    exp.RegexpLike: comparisons.regexp,
+    exp.Case: _case,
+    exp.Cast: _cast,
+    exp.Collate: _collate,
+    exp.Anonymous: _function,
+    exp.Substring: _substring,
+    exp.Trim: _trim,
+    exp.Extract: _extract,
+    exp.CurrentDate: lambda c, n: calls.call(c, "CURRENT_DATE", [], n),
+    exp.CurrentTime: lambda c, n: calls.call(c, "CURRENT_TIME", [], n),
+    exp.CurrentTimestamp: lambda c, n: calls.call(c, "CURRENT_TIMESTAMP", [], n),
+    exp.Localtime: lambda c, n: calls.call(c, "LOCALTIME", [], n),
+    exp.Localtimestamp: lambda c, n: calls.call(c, "LOCALTIMESTAMP", [], n),
+    exp.Window: aggregates.window,
+    exp.GroupConcat: aggregates.group_concat,
+}
+_PARTS = frozenset(("this", "expression", "expressions"))
+_PARTS_OF: dict[type, tuple[str, ...]] = {
+    exp.Literal: ("is_string",),
+    exp.Column: ("table", "db"),
+    exp.Div: ("typed", "safe"),
+    exp.Between: ("low", "high"),
+    exp.In: ("query",),
+    exp.Like: ("negate",),
+    exp.Case: ("ifs", "default"),
+    exp.Cast: ("to", "_type"),
+    exp.Substring: ("start", "length"),
+    exp.Trim: ("position",),
+    exp.Window: ("partition_by", "order", "spec", "over", "alias"),
+    exp.GroupConcat: ("separator",),
+    exp.Subquery: ("with_", "order", "limit", "offset"),
+    exp.Select: ("from_", "joins", "where", "group", "having", "order", "limit", "offset", "distinct", "with_", "kind"),
+}
+"""What a node may hold; in another dialect's words it would hold more, which must not be overlooked."""

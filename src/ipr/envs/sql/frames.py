@@ -1,0 +1,177 @@
+"""What the compiler knows of the query that it is in, and what a name means there.
+
+HAVING knows the select list and GROUP BY, ORDER BY the select list first, all others the tables alone
+(https://dev.mysql.com/doc/refman/8.0/en/problems-with-alias.html).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from sqlglot import exp
+
+from ipr.envs.sql import errors
+from ipr.envs.sql.errors import MySqlError
+from ipr.envs.sql.names import Scope
+from ipr.envs.sql.schema import Schema
+from ipr.envs.sql.terms import Term
+
+Node = exp.Expr
+
+
+@dataclass(slots=True)
+class Query:
+    """A compiled query."""
+
+    sql: str
+    names: list[str]
+    terms: list[Term]
+    """Its columns, of which kind and letters are of use."""
+    one_row: bool = False
+    limited: bool = False
+    keys: list[frozenset[str]] = field(default_factory=list)
+    """Names of columns that no two rows share."""
+
+
+@dataclass(slots=True)
+class Item:
+    """A column of the select list."""
+
+    name: str
+    term: Term
+    alias: bool
+
+
+@dataclass(slots=True)
+class Frame:
+    """What the compiler knows of the query that it is in."""
+
+    scope: Scope
+    clause: str = "field list"
+    aggregates: bool = False
+    """Whether aggregates may stand here."""
+    depth: int = 0
+    """Aggregates around the present expression."""
+    grouped: bool = False
+    keys: frozenset[str] = frozenset()
+    """SQL of the expressions of GROUP BY."""
+    rolled: frozenset[str] = frozenset()
+    """Those of them that a row of WITH ROLLUP sums up."""
+    items: list[Item] = field(default_factory=list)
+    """The select list, where its names may be used."""
+    ctes: dict[str, Query] = field(default_factory=dict)
+    groups: list[Term] = field(default_factory=list)
+    node: Node | None = None
+
+
+class Names:
+    """The part of a compiler that knows names."""
+
+    def __init__(self, schema: Schema, statement: str, lenient: bool = False) -> None:
+        self.schema, self.statement = schema, statement
+        self.lenient = lenient
+        """Whether groups may show any of their rows, as without ONLY_FULL_GROUP_BY."""
+        self.frames: list[Frame] = []
+        self._names = 0
+
+    # What expressions ask of it ------------------------------------------------------------------------------------
+
+    @property
+    def frame(self) -> Frame:
+        return self.frames[-1]
+
+    @property
+    def scope(self) -> Scope:
+        return self.frame.scope
+
+    @property
+    def clause(self) -> str:
+        return self.frame.clause
+
+    @property
+    def grouping(self) -> bool:
+        return self.frame.grouped
+
+    def fresh(self, letter: str) -> str:
+        self._names += 1
+        return f"{letter}{self._names}"
+
+    def place(self, node: Node) -> int:
+        """Where a part of the statement begins, as far as that is known."""
+        places = [n.meta["start"] for n in node.walk() if "start" in n.meta]
+        return min(places) if places else len(self.statement)
+
+    @contextmanager
+    def inside_aggregate(self) -> Iterator[None]:
+        if not self.frame.aggregates or self.frame.depth:
+            raise MySqlError(errors.GROUP_MISUSED)
+        self.frame.depth += 1
+        try:
+            yield
+        finally:
+            self.frame.depth -= 1
+
+    @contextmanager
+    def inside_window(self) -> Iterator[None]:
+        yield
+
+    def grouped(self, term: Term) -> Term:
+        """A term that is one of GROUP BY's expressions has no loose columns, and is NULL where it is summed up."""
+        if term.loose and term.sql in self.frame.keys and not self.frame.depth:
+            if term.sql in self.frame.rolled:
+                return Term("NULL", term.kind, term.letters)
+            term.loose = ()
+        return term
+
+    def column(self, node: Node) -> Term:
+        name, table, database = node.name, node.text("table"), node.text("db")
+        frame = self.frame
+        if frame.clause == "having clause" and not frame.depth:
+            return self._in_having(name, table, database)
+        try:
+            return self._found(name, table, database)
+        except MySqlError:
+            if not table and frame.clause == "order clause" and (item := self._item(name)) is not None:
+                return item.term
+            raise
+
+    def _found(self, name: str, table: str, database: str) -> Term:
+        found, scope = self.scope.find(name, table, database, self.frame.clause)
+        return Term(scope.sql(found), found.kind, found.letters, loose=(found,), field=found)
+
+    def _item(self, name: str, table: str = "") -> Item | None:
+        """A column of the select list by its name."""
+        for item in self.frame.items:
+            if item.name.lower() == name.lower() and (not table or item.term.field is not None):
+                return item
+        return None
+
+    def _in_having(self, name: str, table: str, database: str) -> Term:
+        if not table and (item := self._item(name)) is not None:
+            return item.term
+        found, scope = self.scope.find(name, table, database, self.frame.clause)
+        known = [i.term.field for i in self.frame.items] + [t.field for t in self.frame.groups]
+        if scope is self.scope and not any(found is k for k in known):
+            raise errors.no_column(".".join(p for p in (database, table, name) if p), self.frame.clause)
+        return Term(scope.sql(found), found.kind, found.letters, loose=(found,), field=found)
+
+    def asks_for_this_database(self) -> bool:
+        """Whether the query around says which database it asks information_schema about."""
+        node = self.frame.node
+        where = node.args.get("where") if node is not None else None
+        parts = (
+            list(where.this.flatten())
+            if where is not None and isinstance(where.this, exp.And)
+            else [where and where.this]
+        )
+        return any(
+            isinstance(p, exp.EQ)
+            and isinstance(p.this, exp.Column)
+            and p.this.name.lower() in ("table_schema", "schema_name")
+            for p in parts
+        )
+
+    def cte(self, name: str) -> Query | None:
+        return next((f.ctes[name] for f in reversed(self.frames) if name in f.ctes), None)

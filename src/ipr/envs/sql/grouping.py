@@ -1,0 +1,107 @@
+"""ONLY_FULL_GROUP_BY: a group shows only what is the same in all its rows.
+
+See https://dev.mysql.com/doc/refman/8.0/en/group-by-functional-dependence.html. A column is determined by GROUP BY's
+columns when it is one of them, when WHERE or ON makes it equal to a determined column or to a constant, and when the
+determined columns hold a unique key of its table. Left out: what MySQL infers inside of views.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlglot import exp
+
+from ipr.envs.sql import errors
+from ipr.envs.sql.names import Field, full_name
+from ipr.envs.sql.terms import Term
+
+if TYPE_CHECKING:
+    from ipr.envs.sql.frames import Item
+    from ipr.envs.sql.select import Compiler
+
+Node = exp.Expr
+
+
+class Facts:
+    """What WHERE and ON say of columns."""
+
+    def __init__(self, c: Compiler, node: Node) -> None:
+        self.equal: list[tuple[Field, Field]] = []
+        """Of the first follows the second."""
+        self.constant: list[Field] = []
+        if (where := node.args.get("where")) is not None:
+            self._read(c, where.this, None)
+        for join in node.args.get("joins") or ():
+            side = (join.args.get("side") or "").upper()
+            weak = c.scope.named(join.this.alias_or_name) if side == "LEFT" else None
+            if (on := join.args.get("on")) is not None and side != "RIGHT":
+                self._read(c, on, weak)
+            for name in join.args.get("using") or ():
+                fields = [f for s in c.scope.sources if (f := s.find(name.name)) is not None]
+                self.equal += [(a, b) for a in fields for b in fields if a is not b]
+
+    def _read(self, c: Compiler, node: Node, weak: object) -> None:
+        if isinstance(node, exp.And):
+            self._read(c, node.this, weak)
+            self._read(c, node.expression, weak)
+        elif isinstance(node, exp.Paren):
+            self._read(c, node.this, weak)
+        elif isinstance(node, exp.EQ):
+            left, right = _field(c, node.this), _field(c, node.expression)
+            if left is not None and right is not None:
+                for a, b in ((left, right), (right, left)):
+                    if weak is None or b.source is weak:
+                        self.equal.append((a, b))
+            elif weak is None and isinstance(node.expression, exp.Literal) and left is not None:
+                self.constant.append(left)
+            elif weak is None and isinstance(node.this, exp.Literal) and right is not None:
+                self.constant.append(right)
+
+    def determined(self, fields: set[Field], c: Compiler) -> set[Field]:
+        """All columns that follow from these."""
+        found = fields | set(self.constant)
+        while True:
+            more = {b for a, b in self.equal if a in found}
+            for source in c.scope.sources:
+                names = {f.name.lower() for f in source.fields if f in found}
+                if any(key <= names for key in source.keys):
+                    more |= set(source.fields)
+            if more <= found:
+                return found
+            found |= more
+
+
+def _field(c: Compiler, node: Node) -> Field | None:
+    if not isinstance(node, exp.Column):
+        return None
+    for source in c.scope.sources:
+        named = not node.table or node.table.lower() == source.alias.lower()
+        if named and (found := source.find(node.name)) is not None:
+            return found
+    return None
+
+
+def check(c: Compiler, facts: Facts, items: list[Item], order: list[Term], having: Term | None, grouped: bool) -> None:
+    """Refuses columns that a group may have several values of."""
+    known: set[Field] | None = None
+    parts = [(n, "SELECT list", i.term) for n, i in enumerate(items, 1)]
+    if grouped:  # else there is one row, and its order is nothing
+        parts += [(n, "ORDER BY clause", t) for n, t in enumerate(order, 1)]
+    if having is not None:
+        parts.append((1, "HAVING clause", having))
+    for number, place, term in parts:
+        for column in term.loose:
+            if column.source not in c.scope.sources:
+                continue
+            if known is None:
+                named = {t.field for t in c.frame.groups if t.field is not None}
+                known = facts.determined(named, c)
+            if column in known:
+                continue
+            raise errors.not_grouped(number, place, full_name(column), grouped)
+
+
+def keys_of(groups: list[Term], items: list[Item]) -> list[frozenset[str]]:
+    """The names under which all of GROUP BY's expressions are shown: a key of the result."""
+    names = [next((i.name.lower() for i in items if i.term.sql == g.sql), None) for g in groups]
+    return [frozenset(n for n in names if n)] if groups and None not in names else []

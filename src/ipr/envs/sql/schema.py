@@ -1,0 +1,237 @@
+"""What a database holds, as MySQL would have it: tables, their columns' types, keys, and what the values are like.
+
+Decided here: `schema.json` (the rows that DESC prints) gives the types; without it SQLite's declared ones do. What is
+needed to answer as MySQL does, such as whether a column's texts are all plain ASCII or its dates all in ISO form, is
+read from the values once, when a statement first names the column. A view that cannot be read is
+refused as MySQL refuses it, and spoils nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from ipr.envs.sql import catalog, collation, dates, errors
+from ipr.envs.sql.errors import MySqlError
+from ipr.envs.sql.kinds import DBL, INT, Kind, declared
+from ipr.envs.sql.names import Field, Letters
+
+_STORED = """SELECT name, type FROM sqlite_master WHERE type IN ('table', 'view')
+    AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"""
+Row = tuple[Any, ...]
+Ask = Callable[[str], list[Row]]
+"""Runs a statement of ours on the database."""
+
+
+@dataclass(slots=True)
+class Column:
+    """A column of a table."""
+
+    name: str
+    sql: str
+    """Its name in SQLite's words."""
+    kind: Kind
+    look: Callable[[], tuple[str, Kind, Letters]] | None = None
+    """Works out how it is read ("{}" stands for it), its type and its letters."""
+    looked: tuple[str, Kind, Letters] | None = None
+
+    def tell(self, found: Field, alias: str) -> None:
+        """Gives a field what is known of the column's values."""
+        if self.looked is None:
+            self.looked = ("{}", self.kind, None) if self.look is None else self.look()
+        form, found.kind, found.letters = self.looked
+        found.sql = form.format(f"{alias}.{self.sql}")
+
+
+@dataclass(slots=True)
+class Table:
+    """A table or view."""
+
+    name: str
+    """As MySQL prints it."""
+    sql: str
+    database: str
+    columns: list[Column]
+    keys: list[frozenset[str]] = field(default_factory=list)
+    rowid: bool = True
+    view: bool = False
+    order: Callable[[], list[str]] | None = None
+    ordered: list[str] | None = None
+
+    def natural(self) -> list[str]:
+        """What the rows must be sorted by to come as InnoDB keeps them; nothing where they are as they are."""
+        if self.ordered is None:
+            self.ordered = self.order() if self.order is not None else []
+        return self.ordered
+
+
+class Schema:
+    """The tables of a database."""
+
+    def __init__(
+        self, name: str, connection: sqlite3.Connection, ask: Ask, described: Mapping[str, Sequence[Row]] | None
+    ) -> None:
+        self.name = name.lower()
+        self._ask = ask
+        self.stored: dict[str, str] = {}
+        """Tables as SQLite calls them, by their name in lower case."""
+        self.names: dict[str, str] = {}
+        """Tables as they are printed: in lower case, as lower_case_table_names=1 keeps them."""
+        self.info: dict[str, list[Row]] = {}
+        self.views: set[str] = set()
+        self.broken: set[str] = set()
+        found = connection.execute(_STORED).fetchall()
+        for stored, kind in sorted(found, key=lambda r: r[0].lower()):
+            try:
+                rows = connection.execute(f"PRAGMA table_info({_quoted(stored)})").fetchall()
+            except sqlite3.Error:
+                if kind == "table":
+                    raise
+                self.broken.add(stored.lower())
+                self.names[stored.lower()] = stored.lower()
+                continue
+            lower = stored.lower()
+            self.stored[lower], self.info[lower] = stored, rows
+            self.names[lower] = lower
+            if kind == "view":
+                self.views.add(lower)
+        self.described = {t.lower(): list(rows) for t, rows in (described or {}).items()}
+        self._tables: dict[str, Table] = {}
+
+    # Tables ----------------------------------------------------------------------------------------------------------
+
+    def table(self, name: str, database: str, ours: Callable[[], bool]) -> Table:
+        """A table by its name. `ours`: whether a statement asks information_schema of this database only."""
+        lower = name.lower()
+        if database.lower() == "information_schema":
+            return catalog.table(self, lower, ours())
+        if database and database.lower() != self.name.lower():
+            raise MySqlError(f"Unknown database '{database.lower()}'")
+        self.known(name)
+        if lower not in self._tables:
+            self._tables[lower] = self._table(lower)
+        return self._tables[lower]
+
+    def known(self, name: str) -> None:
+        """Raises MySqlError for a table that is not there, or a view that cannot be read."""
+        if name.lower() in self.broken:
+            raise MySqlError(
+                f"View '{self.name}.{name.lower()}' references invalid table(s) or column(s) or function(s) or"
+                " definer/invoker of view lack rights to use them"
+            )
+        if name.lower() not in self.stored:
+            raise errors.no_table(self.name, name)
+
+    def _table(self, lower: str) -> Table:
+        rows = self.describe(lower)
+        kinds = {row[0].lower(): declared(str(row[1])) for row in rows}
+        columns = []
+        for _, name, stored, *_ in self.info[lower]:
+            kind = kinds.get(name.lower()) or declared(stored)
+            column = Column(name, _quoted(name), kind)
+            column.look = self._looker(lower, column, stored, {r[0].lower(): str(r[1]) for r in rows})
+            columns.append(column)
+        keys = [frozenset(r[0].lower() for r in rows if r[3] == "PRI")]
+        keys += [frozenset((r[0].lower(),)) for r in rows if r[3] == "UNI" and r[2] == "NO"]
+        view = lower in self.views
+        table = Table(self.names[lower], _quoted(self.stored[lower]), self.name, columns, [k for k in keys if k])
+        table.rowid, table.view = not view, view
+        if keys[0] and not view:
+            table.order = lambda: self._order(table, keys[0])
+        return table
+
+    def describe(self, lower: str) -> list[Row]:
+        """DESC: field, type, null, key, default, extra."""
+        if lower in self.described:
+            return self.described[lower]
+        keys = {row[5]: row[1] for row in self.info[lower] if row[5]}
+        rows = []
+        for _, column, kind, not_null, default, key in self.info[lower]:
+            kind = kind.lower() or "text"
+            missing = not_null or (key and keys)
+            rows.append((column, kind, "NO" if missing else "YES", "PRI" if key else "", default, ""))
+        return rows
+
+    def _order(self, table: Table, key: frozenset[str]) -> list[str]:
+        columns = [c for c in table.columns if c.name.lower() in key]
+        names = ", ".join(c.sql for c in columns)
+        rows = self._ask(f"SELECT {names} FROM {table.sql} ORDER BY rowid")
+        found = [tuple(collation.key(v) if isinstance(v, str) else v for v in row) for row in rows]
+        try:
+            if all(a <= b for a, b in pairwise(found)):
+                return []
+        except TypeError:
+            return []
+        return [f"text_key({{}}.{c.sql})" if c.kind.name == "str" else f"{{}}.{c.sql}" for c in columns]
+
+    # Values ----------------------------------------------------------------------------------------------------------
+
+    def _looker(
+        self, lower: str, column: Column, stored: str, types: Mapping[str, str]
+    ) -> Callable[[], tuple[str, Kind, Letters]]:
+        sql = f"SELECT DISTINCT {column.sql} FROM {_quoted(self.stored[lower])}"
+        kind = column.kind
+
+        def look() -> tuple[str, Kind, Letters]:
+            if kind.number:
+                wrong = "'text', 'blob', 'real'" if kind.name == "int" else "'text', 'blob'"
+                test = f"typeof({column.sql}) IN ({wrong})"
+                if not self._ask(f"SELECT 1 FROM {_quoted(self.stored[lower])} WHERE {test} LIMIT 1"):
+                    return "{}", kind, None
+                values = [v for (v,) in self._ask(sql) if v is not None]
+                if all(isinstance(v, (int, float)) for v in values):
+                    return "to_integer({})", kind, None
+                if lower in self.described and all(isinstance(v, (int, float, str)) for v in values):
+                    return "num({})", kind, None
+                return "CAST({} AS TEXT)", Kind("str"), _letters(list(map(str, values)))
+            values = [v for (v,) in self._ask(sql) if v is not None]
+            if kind.temporal:
+                return _dated(kind, values)
+            if kind.name == "bin":
+                return "{}", kind, None
+            untold = values and lower not in self.described and not _TEXTUAL.search(stored)
+            if untold and all(isinstance(v, (int, float)) for v in values):  # such as NUMBER(8), or no type at all
+                return "{}", INT if all(isinstance(v, int) for v in values) else DBL, None
+            form = "{0}"
+            if not all(isinstance(v, str) for v in values):
+                values = [
+                    v if isinstance(v, str) else v.decode(errors="replace") if isinstance(v, bytes) else str(v)
+                    for v in values
+                ]
+                form = "CASE typeof({0}) WHEN 'real' THEN text_of({0}, NULL) ELSE CAST({0} AS TEXT) END"
+            if types.get(column.name.lower(), stored).lower().startswith("char") and any(
+                v.endswith(" ") for v in values
+            ):
+                form = f"rtrim(({form}), ' ')"
+            return form, kind, _letters(values)
+
+        return look
+
+
+_TEXTUAL = re.compile("char|text|clob|string", re.IGNORECASE)
+_FORMS = {"date": re.compile(r"\d{4}-\d\d-\d\d"), "dt": re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")}
+
+
+def _dated(kind: Kind, values: list[Any]) -> tuple[str, Kind, Letters]:
+    """Dates as ISO text; where some are no dates, MySQL could not hold them, and they stay texts."""
+    form = _FORMS.get(kind.name)
+    if form is not None and all(isinstance(v, str) and form.fullmatch(v) for v in values):
+        return "{}", kind, None
+    if kind.name == "time" and all(isinstance(v, str) and re.fullmatch(r"-?\d\d+:\d\d:\d\d", v) for v in values):
+        return "{}", kind, None
+    if form is not None and all(dates.moment(v) is not None for v in values):
+        return ("as_date({})" if kind.name == "date" else "as_datetime({})"), kind, None
+    return "CAST({} AS TEXT)", Kind("str"), _letters(list(map(str, values)))
+
+
+def _letters(values: list[str]) -> Letters:
+    found = frozenset().union(*values)
+    return found if found <= collation.PLAIN else None
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

@@ -1,0 +1,499 @@
+"""SELECT and set operations of MySQL as one SELECT of SQLite.
+
+Decided here: each column of a query is `c0`, `c1`, ... in SQLite's words, and each table has an alias of ours. Groups,
+DISTINCT and set operations come in the order in which MySQL's temporary table sees them first: rows are numbered
+(`row_seen()`, or the table's rowid) and the groups sorted by their least number. What is sorted there by its key (it
+counts distinct values, or joins texts) is sorted here. ONLY_FULL_GROUP_BY is `grouping`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from sqlglot import exp
+
+from ipr.envs.sql import aggregates, errors, grouping
+from ipr.envs.sql.errors import MySqlError, NotExactError
+from ipr.envs.sql.expressions import compile_expression, single
+from ipr.envs.sql.frames import Frame, Item, Names, Query
+from ipr.envs.sql.names import Field, Scope, full_name, unique
+from ipr.envs.sql.tables import add_joins
+from ipr.envs.sql.terms import Term, common, common_letters, group_key, order_key, truth
+
+Node = exp.Expr
+
+
+class Compiler(Names):
+    """Compiles one statement."""
+
+    def compiled(self, node: Node) -> Term:
+        """An expression, or a row of them."""
+        return compile_expression(self, node)
+
+    def single(self, node: Node) -> Term:
+        """An expression that must be one value."""
+        return single(self, node)
+
+    def nested(self, node: Node) -> tuple[Query, tuple[Field, ...]]:
+        """A query inside an expression, and the columns of the queries around it that it reads."""
+        scope = Scope(outer=self.scope)
+        query = self.query(node, scope)
+        return query, tuple(dict.fromkeys(scope.captured))
+
+    # Queries -------------------------------------------------------------------------------------------------------
+
+    def query(self, node: Node, scope: Scope | None = None) -> Query:
+        """A query of any form, in parentheses or not."""
+        frame = Frame(scope or Scope())
+        self.frames.append(frame)
+        try:
+            prefix = self._with(node, frame)
+            while isinstance(node, exp.Subquery) and not _modified(node):
+                node = node.this
+            if isinstance(node, exp.Subquery):
+                found = self._parenthesised(node)
+            elif isinstance(node, exp.SetOperation):
+                found = self._set_operation(node)
+            elif isinstance(node, exp.Select) and (node.args.get("group") or node).args.get("rollup"):
+                found = self._rollup(node)
+            elif isinstance(node, exp.Select):
+                found = self._select(node)
+            else:
+                raise NotExactError(f"{type(node).__name__.upper()}")
+            found.sql = prefix + found.sql
+            return found
+        finally:
+            self.frames.pop()
+
+    def _with(self, node: Node, frame: Frame) -> str:
+        said = []
+        with_ = node.args.get("with_")
+        if with_ is None:
+            return ""
+        for one in with_.expressions:
+            name = one.alias
+            columns = [c.name for c in one.args["alias"].args.get("columns") or ()]
+            if name.lower() in frame.ctes:
+                raise MySqlError(f"Not unique table/alias: '{name}'")
+            recursive = bool(with_.args.get("recursive"))
+            if recursive and any(t.name.lower() == name.lower() for t in one.this.find_all(exp.Table)):
+                raise NotExactError("WITH RECURSIVE")
+            query = self.query(one.this, Scope(outer=self.scope.outer))
+            if columns:
+                if len(columns) != len(query.names):
+                    raise MySqlError(errors.LISTS_DIFFER)
+                query.names = columns
+            unique(query.names)
+            alias = self.fresh("w")
+            said.append(f"{alias} AS ({query.sql})")
+            frame.ctes[name.lower()] = Query(f"SELECT * FROM {alias}", query.names, query.terms, keys=query.keys)
+        return f"WITH {', '.join(said)} "
+
+    def _parenthesised(self, node: Node) -> Query:
+        """(SELECT ...) ORDER BY ... LIMIT ..., outside of the parentheses."""
+        inner = self.query(node.this, Scope(outer=self.scope.outer))
+        return self._outermost(node, inner.sql, inner, keys=None)
+
+    def _outermost(self, node: Node, sql: str, like: Query, keys: list[str] | None, having: str = "") -> Query:
+        """ORDER BY and LIMIT of what is already a query. `keys`: the rows are told apart by these, first seen first."""
+        terms = [Term(f"q.c{k}", t.kind, t.letters, binary=t.binary) for k, t in enumerate(like.terms)]
+        order = []
+        for one in node.args["order"].expressions if node.args.get("order") else ():
+            order.append(order_key(self._of_output(one.this, like.names, terms)) + _down(one))
+        columns = ", ".join(f"q.c{k} AS c{k}" for k in range(len(terms)))
+        if keys is not None:
+            sql = f"SELECT q.*, row_seen() AS rn FROM ({sql}) AS q LIMIT -1"
+            tail = f" GROUP BY {', '.join(keys)}{having}"
+            order.append("min(q.rn)")
+        else:
+            tail = ""
+        sql = f"SELECT {columns} FROM ({sql}) AS q{tail}{_order(order)}{self._limit(node)}"
+        return Query(sql, like.names, like.terms, limited=node.args.get("limit") is not None)
+
+    def _of_output(self, node: Node, names: list[str], terms: list[Term]) -> Term:
+        """An expression of ORDER BY after a set operation: a column of the result, by name or place."""
+        if isinstance(node, exp.Literal) and not node.is_string:
+            return terms[self._position(node, len(terms), "order clause")]
+        if isinstance(node, exp.Column):
+            if node.table:
+                raise MySqlError(f"Table '{node.table}' from one of the SELECTs cannot be used in global ORDER clause")
+            for name, term in zip(names, terms, strict=True):
+                if name.lower() == node.name.lower():
+                    return term
+            raise errors.no_column(node.name, "order clause")
+        raise NotExactError("ORDER BY an expression after a set operation")
+
+    def _position(self, node: Node, most: int, clause: str) -> int:
+        if not node.this.isdigit() or not 1 <= int(node.this) <= most:
+            raise errors.no_column(node.this, clause)
+        return int(node.this) - 1
+
+    def _set_operation(self, node: Node) -> Query:
+        if isinstance(node, exp.Intersect) and isinstance(node.this, (exp.Union, exp.Except)):
+            raise NotExactError("INTERSECT beside another set operation without parentheses")
+        left, right = (self.query(part, Scope(outer=self.scope.outer)) for part in (node.this, node.expression))
+        if len(left.terms) != len(right.terms):
+            raise MySqlError(errors.COLUMNS_DIFFER)
+        terms, sides = [], ([], [])
+        for k, pair in enumerate(zip(left.terms, right.terms, strict=True)):
+            columns = [Term(f"q.c{k}", t.kind, t.letters, binary=t.binary) for t in pair]
+            kind, texts = common(columns)
+            letters = common_letters(columns)
+            terms.append(Term(f"q.c{k}", kind, letters, binary=any(t.binary for t in pair)))
+            for side, text in zip(sides, texts, strict=True):
+                side.append(f"{text} AS c{k}")
+        like = Query("", left.names, terms)
+        if isinstance(node, exp.Union) and not node.args.get("distinct"):
+            parts = [f"SELECT {', '.join(s)} FROM ({q.sql}) AS q" for s, q in zip(sides, (left, right), strict=True)]
+            return self._outermost(node, " UNION ALL ".join(parts), like, keys=None)
+        if not node.args.get("distinct"):
+            raise NotExactError(f"{type(node).__name__.upper()} ALL")
+        parts = [
+            f"SELECT {', '.join(s)}, {n} AS side FROM ({q.sql}) AS q"
+            for n, (s, q) in enumerate(zip(sides, (left, right), strict=True))
+        ]
+        having = {
+            exp.Union: "",
+            exp.Intersect: " HAVING total(q.side) > 0 AND total(q.side) < count(*)",
+            exp.Except: " HAVING total(q.side) = 0",
+        }[type(node)]
+        return self._outermost(node, " UNION ALL ".join(parts), like, [group_key(t) for t in terms], having)
+
+    # SELECT --------------------------------------------------------------------------------------------------------
+
+    def _rollup(self, node: Node) -> Query:
+        """GROUP BY ... WITH ROLLUP: the groups in the order of their keys, each followed by the row that sums it up."""
+        if node.args.get("distinct") or any(isinstance(n, exp.Window) for n in _own(node, ("expressions", "order"))):
+            raise NotExactError("DISTINCT or a window beside WITH ROLLUP")
+        count = len(node.args["group"].expressions)
+        parts: list[Query] = []
+        for level in range(count, -1, -1):
+            self.frames.append(Frame(Scope(outer=self.scope.outer), ctes=self.frame.ctes))
+            try:
+                parts.append(self._select(node, level))
+            finally:
+                self.frames.pop()
+        order = node.args.get("order")
+        sorting = [f"q.o{k}{_down(o)}" for k, o in enumerate(order.expressions if order else ())]
+        sorting += [term for k in range(count) for term in (f"q.r{k}", f"q.k{k}")]
+        columns = ", ".join(f"q.c{k} AS c{k}" for k in range(len(parts[0].terms)))
+        union = " UNION ALL ".join(p.sql for p in parts)
+        first = parts[0]
+        first.sql = f"SELECT {columns} FROM ({union}) AS q{_order(sorting)}{self._limit(node)}"
+        first.terms, first.keys = [Term(f"q.c{k}", t.kind, t.letters) for k, t in enumerate(first.terms)], []
+        return first
+
+    def _select(self, node: Node, level: int | None = None) -> Query:
+        frame, scope = self.frame, self.frame.scope
+        frame.node = node
+        _plain_select(self, node)
+        frame.clause = "on clause"
+        tables = add_joins(self, node)
+        where = [truth(single(self, n)) for n in self._in("where clause", node, "where")]
+        counted = any(map(aggregates.is_aggregate, _own(node, ("expressions", "having"))))
+        group = node.args.get("group")
+        if group is not None and not group.expressions:
+            raise NotExactError("GROUP BY of that form")
+        base = tables.base if group is not None and not tables.natural else None
+        if group is not None and base is None and tables.sql:
+            scope.export, scope.numbered = {}, self.fresh("g")
+        frame.grouped = group is not None or counted
+        frame.groups = self._group(node, group)
+        frame.keys = frozenset(t.sql for t in frame.groups)
+        frame.rolled = frozenset(t.sql for t in frame.groups[level:]) if level is not None else frozenset()
+        items = self._items(node)
+        having = self._having(node, items)
+        order = self._ordered(node, items)
+        distinct = node.args.get("distinct")
+        if not frame.grouped and any(map(aggregates.is_aggregate, _own(node, ("order",)))):
+            raise MySqlError(errors.ORDER_AGGREGATED)
+        if frame.grouped and not self.lenient:
+            grouping.check(
+                self, grouping.Facts(self, node), items, [t for t, _ in order], having, grouped=group is not None
+            )
+        if having is not None and not frame.grouped:
+            where.append(truth(having))
+            having = None
+        wheres = f" WHERE {' AND '.join(f'({w})' for w in where)}" if where else ""
+        source = f" FROM {tables.sql}{wheres}" if tables.sql else wheres
+        if scope.export is not None:
+            columns = [f"{f.sql} AS {name}" for f, name in scope.export.items()]
+            inner = f"SELECT {', '.join([*columns, 'row_seen() AS rn'])}{source} LIMIT -1"
+            if tables.natural:
+                inner = f"SELECT {', '.join(columns) or '1'}{source}{_order(tables.natural)} LIMIT -1"
+                inner = f"SELECT r.*, row_seen() AS rn FROM ({inner}) AS r LIMIT -1"
+            source, first = f" FROM ({inner}) AS {scope.numbered}", f"min({scope.numbered}.rn)"
+        else:
+            first = f"min({base}.rowid)" if base is not None else ""
+        if frame.groups:
+            source += " GROUP BY " + (", ".join(map(group_key, frame.groups[:level])) or "NULL")
+        if having is not None:
+            source += f" HAVING {truth(having)}"
+        names = [i.name for i in items]
+        terms = [i.term for i in items]
+        found = Query(
+            "", names, terms, one_row=frame.grouped and not frame.groups, limited=node.args.get("limit") is not None
+        )
+        found.keys = [frozenset(n.lower() for n in names)] if distinct else grouping.keys_of(frame.groups, items)
+        if level is not None:
+            columns = [f"{t.sql} AS c{k}" for k, t in enumerate(terms)]
+            columns += [f"{order_key(t)} AS o{k}" for k, (t, _) in enumerate(order)]
+            for k, t in enumerate(frame.groups):
+                columns += [f"{int(k >= level)} AS r{k}", f"{order_key(t) if k < level else 'NULL'} AS k{k}"]
+            found.sql = f"SELECT {', '.join(columns)}{source}"
+            return found
+        ties = [first] if frame.groups else []
+        if frame.groups and _sorts(node):
+            ties = [order_key(t) for t in frame.groups]
+        if found.one_row:
+            order = []
+        if not frame.grouped and tables.natural:
+            ties = tables.natural
+        if not distinct:
+            top = len(self.frames) == 1  # what is printed has all its digits
+            shown = ", ".join(f"{t.exact if top and t.exact else t.sql} AS c{k}" for k, t in enumerate(terms))
+            sorting = [order_key(t) + d for t, d in order] + ties
+            found.sql = f"SELECT {shown}{source}{_order(sorting)}{self._limit(node)}"
+            return found
+        return self._distinct(node, found, source, order, ties)
+
+    def _distinct(self, node: Node, found: Query, source: str, order: list[tuple[Term, str]], ties: list[str]) -> Query:
+        if not self.lenient:
+            self._check_distinct(found.terms, order)
+        keys = [group_key(t) for t in found.terms]
+        if not order and not ties and not any("text_key(" in k for k in keys):
+            shown = ", ".join(f"{k} AS c{n}" for n, k in enumerate(keys))
+            found.sql = f"SELECT DISTINCT {shown}{source}{self._limit(node)}"
+            return found
+        columns = [f"{t.sql} AS c{k}" for k, t in enumerate(found.terms)]
+        columns += [f"{order_key(t)} AS o{k}" for k, (t, _) in enumerate(order)]
+        inner = f"SELECT {', '.join(columns)}{source}{_order(ties)} LIMIT -1"
+        inner = f"SELECT q.*, row_seen() AS rn FROM ({inner}) AS q LIMIT -1"
+        terms = [Term(f"q.c{k}", t.kind, t.letters, binary=t.binary) for k, t in enumerate(found.terms)]
+        sorting = [f"q.o{k}{d}" for k, (_, d) in enumerate(order)] + ["min(q.rn)"]
+        shown = ", ".join(f"q.c{k} AS c{k}" for k in range(len(terms)))
+        grouped = f" GROUP BY {', '.join(map(group_key, terms))}"
+        found.sql = f"SELECT {shown} FROM ({inner}) AS q{grouped}{_order(sorting)}{self._limit(node)}"
+        found.terms = terms
+        return found
+
+    def _check_distinct(self, terms: list[Term], order: list[tuple[Term, str]]) -> None:
+        selected = {t.sql for t in terms}
+        fields = {t.field for t in terms}
+        for number, (term, _) in enumerate(order, 1):
+            if term.sql in selected:
+                continue
+            place = f"Expression #{number} of ORDER BY clause is not in SELECT list"
+            if term.one:
+                raise MySqlError(f"{place}, contains aggregate function; this is incompatible with DISTINCT")
+            for column in term.loose:
+                if column not in fields and column.source in self.scope.sources:
+                    name = full_name(column)
+                    raise MySqlError(
+                        f"{place}, references column '{name}' which is not in SELECT list; this is incompatible with"
+                        " DISTINCT"
+                    )
+
+    def _in(self, clause: str, node: Node, part: str) -> list[Node]:
+        self.frame.clause, self.frame.aggregates = clause, False
+        found = node.args.get(part)
+        return [] if found is None else [found.this]
+
+    def _group(self, node: Node, group: Node | None) -> list[Term]:
+        frame = self.frame
+        frame.clause, frame.aggregates = "group statement", False
+        if group is None:
+            return []
+        terms = []
+        for one in group.expressions:
+            while isinstance(one, exp.Paren):
+                one = one.this
+            if isinstance(one, exp.Literal) and not one.is_string:
+                selected = self._expanded(node)
+                _, one = selected[self._position(one, len(selected), "group statement")]
+            terms.append(self._grouping_term(node, one))
+        return terms
+
+    def _grouping_term(self, node: Node, one: Node) -> Term:
+        """An expression of GROUP BY: a column of the tables first, then a name of the select list."""
+        if isinstance(one, exp.Column) and not one.table:
+            try:
+                return self._found(one.name, "", "")
+            except MySqlError as error:
+                for selected in node.expressions:
+                    if isinstance(selected, exp.Alias) and selected.alias.lower() == one.name.lower():
+                        if any(map(aggregates.is_aggregate, _walk(selected.this))):
+                            raise MySqlError(f"Can't group on '{one.name}'") from None
+                        return single(self, selected.this)
+                raise error
+        if any(map(aggregates.is_aggregate, _walk(one))):
+            raise MySqlError(f"Can't group on '{one.sql(dialect='mysql')}'")
+        return single(self, one)
+
+    def _expanded(self, node: Node) -> list[tuple[str, Node]]:
+        """The select list's expressions with the stars written out, for positions."""
+        found: list[tuple[str, Node]] = []
+        for one in node.expressions:
+            if isinstance(one, exp.Star) or (isinstance(one, exp.Column) and isinstance(one.this, exp.Star)):
+                found += [(f.name, exp.column(f.name, f.source.alias)) for f in self._starred(one)]
+            else:
+                found.append((one.alias_or_name, one.unalias()))
+        return found
+
+    def _starred(self, one: Node) -> list[Field]:
+        if isinstance(one, exp.Star):
+            if one.args.get("except_") or one.args.get("replace"):
+                raise errors.syntax(self.statement, self.place(one))
+            if not self.scope.sources:
+                raise MySqlError("No tables used")
+            return [f.used() for f in self.scope.all_fields()]
+        source = self.scope.named(one.text("table"), one.text("db"))
+        if source is None:
+            raise MySqlError(f"Unknown table '{one.text('table')}'")
+        return [f.used() for f in source.fields]
+
+    def _items(self, node: Node) -> list[Item]:
+        frame = self.frame
+        frame.clause, frame.aggregates = "field list", True
+        items: list[Item] = []
+        for place, one in enumerate(node.expressions):
+            if isinstance(one, exp.Star) and place:  # a star alone comes first
+                raise errors.syntax(self.statement, self.place(one))
+            if isinstance(one, exp.Star) or (isinstance(one, exp.Column) and isinstance(one.this, exp.Star)):
+                for found in self._starred(one):
+                    term = Term(self.scope.sql(found), found.kind, found.letters, loose=(found,), field=found)
+                    items.append(Item(found.name, self.grouped(term), False))
+                continue
+            term = single(self, one.unalias())
+            if isinstance(one, exp.Alias):
+                items.append(Item(one.alias, term, True))
+            else:
+                # How an expression is written is a name that only a query around this one can use.
+                nested = len(self.frames) > 1
+                name = one.name if isinstance(one, exp.Column) else self._written(one) if nested else ""
+                items.append(Item(name, term, False))
+        return items
+
+    def _written(self, node: Node) -> str:
+        """An expression as it is written, which is its name."""
+        places = [(n.meta["start"], n.meta["end"]) for n in node.walk() if "start" in n.meta]
+        if isinstance(node, exp.Literal):
+            return str(node.this)
+        if not places:
+            return node.sql(dialect="mysql")
+        start, end = min(p[0] for p in places), max(p[1] for p in places)
+        text = self.statement
+        depth = text.count("(", start, end + 1) - text.count(")", start, end + 1)
+        while depth > 0 and (close := text.find(")", end + 1)) >= 0:
+            depth += text.count("(", end + 1, close) - 1
+            end = close
+        return text[start : end + 1]
+
+    def _having(self, node: Node, items: list[Item]) -> Term | None:
+        frame = self.frame
+        frame.clause, frame.aggregates, frame.items = "having clause", True, items
+        having = node.args.get("having")
+        return None if having is None else single(self, having.this)
+
+    def _ordered(self, node: Node, items: list[Item]) -> list[tuple[Term, str]]:
+        frame = self.frame
+        frame.clause, frame.aggregates, frame.items = "order clause", True, items
+        order = node.args.get("order")
+        found = []
+        for one in order.expressions if order is not None else ():
+            found.append((self._order_term(one.this, items), _down(one)))
+        return found
+
+    def _order_term(self, node: Node, items: list[Item]) -> Term:
+        while isinstance(node, exp.Paren):
+            node = node.this
+        if isinstance(node, exp.Literal):
+            if node.is_string:
+                return Term("NULL", items[0].term.kind)
+            return items[self._position(node, len(items), "order clause")].term
+        if isinstance(node, exp.Column) and not node.table:
+            named = [i for i in items if i.name.lower() == node.name.lower()]
+            if len({i.term.sql for i in named}) > 1 and not any(i.alias for i in named):
+                raise errors.ambiguous(node.name, "order clause")
+            if named:
+                return next((i for i in named if i.alias), named[0]).term
+        return single(self, node)
+
+    def _limit(self, node: Node) -> str:
+        limit, offset = node.args.get("limit"), node.args.get("offset")
+        if limit is None:
+            return ""
+        if isinstance(limit, exp.Fetch):
+            raise errors.syntax(self.statement, self.place(limit))
+        said = []
+        for part in (limit, offset):
+            if part is None:
+                continue
+            value = part.expression
+            if not isinstance(value, exp.Literal) or value.is_string or not value.this.isdigit():
+                raise errors.syntax(self.statement, self.place(part))
+            said.append(str(min(int(value.this), 2**62)))
+        return f" LIMIT {' OFFSET '.join(said)}"
+
+
+def _modified(node: Node) -> bool:
+    return any(node.args.get(k) for k in ("order", "limit", "offset"))
+
+
+def _down(one: Node) -> str:
+    return " DESC" if one.args.get("desc") else ""
+
+
+def _order(terms: list[str]) -> str:
+    return f" ORDER BY {', '.join(terms)}" if terms else ""
+
+
+def _walk(node: Node) -> Iterator[Node]:
+    """The parts of an expression, without those of queries nested in it."""
+    return node.walk(prune=lambda n: isinstance(n, exp.Query) and n is not node)
+
+
+def _own(node: Node, parts: tuple[str, ...]) -> Iterator[Node]:
+    for part in parts:
+        found: Any = node.args.get(part)
+        for one in found if isinstance(found, list) else [found] if found is not None else ():
+            yield from _walk(one)
+
+
+def _sorts(node: Node) -> bool:
+    """Whether MySQL sorts the rows to group them: where it counts distinct values or joins texts."""
+    for one in _own(node, ("expressions", "having", "order")):
+        if isinstance(one, exp.GroupConcat) or (aggregates.is_aggregate(one) and one.find(exp.Distinct)):
+            return True
+    return False
+
+
+_KNOWN = frozenset(
+    (
+        "expressions",
+        "from_",
+        "joins",
+        "where",
+        "group",
+        "having",
+        "order",
+        "limit",
+        "offset",
+        "distinct",
+        "with_",
+        "kind",
+    )
+)
+
+
+def _plain_select(c: Compiler, node: Node) -> None:
+    """Refuses what other dialects have in a SELECT."""
+    for part, value in node.args.items():
+        if value and part not in _KNOWN:
+            if part in ("locks", "operation_modifiers", "hint", "windows"):
+                raise NotExactError(f"SELECT with {part}")
+            at = value[0] if isinstance(value, list) else value
+            raise errors.syntax(c.statement, c.place(at) if isinstance(at, exp.Expr) else 0)
+    if not node.expressions:
+        raise errors.syntax(c.statement, c.place(node))

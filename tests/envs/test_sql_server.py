@@ -1,0 +1,239 @@
+"""InterCodeSQL on a real server: the same episodes, its bounds, the account, where the two engines differ; dumps."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from flows.cli import main
+from ipr import config as configs
+from ipr import envs
+from ipr.apps import doctor
+from ipr.envs import checker, sql
+from ipr.envs.sql import compare, server
+from ipr.envs.sql.convert import convert
+from ipr.envs.sql.engine import Result
+from ipr.envs.sql.real import Folder
+from ipr.envs.sql.world import Console
+from ipr.types import IprError
+from tests.envs import mariadb
+from tests.envs.test_sql_world import orchestra, turn
+
+pytest.importorskip("pymysql")
+needs_server = pytest.mark.skipif(not mariadb.installed(), reason="no MariaDB is installed (apt-get: mariadb-server)")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = orchestra(tmp_path_factory.mktemp("folder"))
+    schema = {"conductor": [("Conductor_ID", "int", "PRI"), ("Name", "text", "")]}
+    rows = {
+        t: [{"field": f, "type": k, "null": "NO", "key": key, "default": None, "extra": ""} for f, k, key in columns]
+        for t, columns in schema.items()
+    }
+    (found / "database/orchestra/schema.json").write_text(json.dumps(rows))
+    return found
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Iterator[int]:
+    with mariadb.server(tmp_path_factory.mktemp("mariadb")) as found:
+        mariadb.load(found, folder / "database/orchestra/orchestra.sqlite")
+        yield found
+
+
+@pytest.fixture(scope="module")
+def url(port: int, folder: Path) -> str:
+    """An account that may only read, made as `ipr doctor` makes it."""
+    address = f"mysql://ipr:secret@127.0.0.1:{port}/"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(server.ADMIN, "root:")
+        server.make_account(address, server.ServedFolder(folder, address).databases())
+    return address
+
+
+@needs_server
+def test_the_same_episodes_are_played(folder: Path, url: str) -> None:
+    spec = envs.get("sql", folder, server=url)
+    (task_id,) = [i for split in ("train", "dev", "seen", "unseen") for i in spec.task_ids(split)]
+    statements = ["SHOW TABLES", "DESC conductor", "SELECT COUNT(*) FROM conductor", "SELECT nope FROM conductor"]
+    statements += ["SELECT Name FROM conductor LIMIT 6", "SELECT Name FROM conductor"]
+    ours, theirs = Console(Folder(folder)), spec.make()
+    for console in (ours, theirs):
+        assert console.reset(task_id) == "Question: Who conducts?"
+    for statement in statements:
+        one, other = (console.step(turn(statement)) for console in (ours, theirs))
+        if "nope" in statement:
+            assert (one.valid, other.valid) == (False, False)
+        elif "DESC" not in statement:  # MariaDB says int(11)
+            assert one == other
+    assert [c.step("Action: submit").reward for c in (ours, theirs)] == [1.0, 1.0]
+    assert spec.expert(task_id).reward == 1.0
+    assert checker.check(spec, [task_id])["problems"] == []
+    assert spec.version != sql.spec(folder).version
+
+
+@needs_server
+def test_one_connection_an_episode_and_one_bad_statement_spoils_no_other(folder: Path, url: str) -> None:
+    spec = envs.get("sql", folder, server=url)
+    one, other = spec.make(), spec.make()
+    for console in (one, other):
+        console.reset("ic_spider_dev/00000")
+        console.step(turn(f"SELECT 'mine', {id(console)}"))
+    assert isinstance(one, Console)
+    assert isinstance(other, Console)
+    made = [c._session._made for c in (one, other)]  # type: ignore[union-attr]
+    assert None not in made
+    assert made[0] is not made[1]
+    one.step(turn("SELECT * FROM conductor WHERE"))
+    assert one.step(turn("SELECT MIN(Conductor_ID) FROM conductor")).observation == "[(1,)]"
+    one.close()
+    assert not made[0].open
+    assert other.step(turn("SELECT MAX(Conductor_ID) FROM conductor")).observation == "[(12,)]"
+    other.close()
+
+
+@needs_server
+def test_the_server_keeps_the_bounds(url: str) -> None:
+    connection = server.Connection(server.address(url), "orchestra")
+    many = ", ".join(f"conductor c{k}" for k in range(9))
+    start = time.perf_counter()
+    assert connection.run(f"SELECT COUNT(*), SUM(c0.Conductor_ID + c8.Conductor_ID) FROM {many}").kind == "error"
+    assert connection.run("SELECT SLEEP(20)").text != "[(0,)]"
+    assert "rows" in connection.run(f"SELECT c0.Name FROM {', '.join(f'conductor c{k}' for k in range(6))}").text
+    assert time.perf_counter() - start < 20
+    for statement in (
+        "DELETE FROM conductor",
+        "DROP TABLE conductor",
+        "CREATE TABLE x (a INT)",
+        "SET GLOBAL max_connections = 1",
+    ):
+        assert connection.run(statement).rows is None
+    assert connection.run("SELECT COUNT(*) FROM conductor").rows == ((12,),)
+    assert connection.run("SELECT 1; SELECT 2").kind == "error"
+    connection.close()
+
+
+@needs_server
+def test_the_account_is_checked(port: int, url: str, folder: Path) -> None:
+    assert "may only read" in server.check_account(url)
+    with pytest.raises(IprError, match="may do more than read"):
+        server.check_account(f"mysql://root@127.0.0.1:{port}/")
+    with pytest.raises(IprError, match="IPR_MYSQL_PASSWORD"):
+        server.check_account(f"mysql://ipr:wrong@127.0.0.1:{port}/")
+    config = configs.validate({"env": {"name": "sql", "data": str(folder), "server": url}}, "test")
+    assert "ipr may only read" in doctor._served(config)()
+
+
+@needs_server
+def test_databases_that_the_server_lacks_are_named(tmp_path: Path, url: str) -> None:
+    file = orchestra(tmp_path) / "ic_spider_dev.json"
+    file.write_text(file.read_text().replace('"orchestra"', '"choir"'))
+    with pytest.raises(IprError, match="choir"):
+        envs.get("sql", tmp_path, server=url)
+
+
+@needs_server
+def test_where_the_engines_differ_is_reported(
+    folder: Path, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        ("SELECT COUNT(*) FROM conductor", "equal"),
+        ("SELECT nope FROM conductor", "words"),
+        ("SELECT VERSION()", "refused here"),
+    ]
+    file = tmp_path / "statements.jsonl"
+    file.write_text("\n".join(json.dumps({"db": "orchestra", "statement": s}) for s, _ in rows))
+    report = compare.compare(folder, url, file)
+    assert (report["statements"], report["equal"]) == (3, 1)
+    assert [d["kind"] for d in report["differences"]] == [k for _, k in rows[1:]]
+    assert main(["env", "compare", "sql", "--data", str(folder), "--server", url]) == 0
+    assert "equal: 1" in capsys.readouterr().out
+
+
+def test_verdicts() -> None:
+    def rows(*values: int) -> Result:
+        return Result(tuple((v,) for v in values), "")
+
+    refused = Result(None, "no", "error")
+    assert compare.verdict(rows(1, 2), rows(1, 2)) == "equal"
+    assert compare.verdict(rows(1, 2), rows(2, 1)) == "order"
+    assert compare.verdict(rows(1), rows(2)) == "rows"
+    assert compare.verdict(refused, rows(1)) == "refused here"
+    assert compare.verdict(rows(1), refused) == "refused there"
+    assert compare.verdict(refused, Result(None, "non", "error")) == "words"
+
+
+def test_addresses(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    monkeypatch.setenv(server.PASSWORD, "hidden")
+    at = server.address("mysql://me@db.example:3307/")
+    assert (at.host, at.port, at.user, at.password) == ("db.example", 3307, "me", "hidden")
+    assert "hidden" not in str(at)
+    for url in ("mysql://db.example/", "postgres://me@db/", "mysql://me@db/world"):
+        with pytest.raises(IprError, match="give mysql://user@host/"):
+            server.address(url)
+    with pytest.raises(IprError, match="only sql plays on a server"):
+        envs.get("alfworld", server="mysql://me@db/")
+    with pytest.raises(IprError, match=r"env\.data"):
+        envs.get("sql", server="mysql://me@db/")
+
+
+DUMP = r"""-- MySQL dump 10.13  Distrib 8.0.36
+/*!40101 SET NAMES utf8mb4 */;
+CREATE DATABASE /*!32312 IF NOT EXISTS*/ `band`;
+USE `band`;
+DROP TABLE IF EXISTS `Player`;
+CREATE TABLE `Player` (
+  `id` int(11) NOT NULL AUTO_INCREMENT,
+  `name` varchar(20) DEFAULT 'it''s; (so)',
+  `fee` decimal(10,2) NOT NULL DEFAULT '0.00',
+  `born` date DEFAULT NULL,
+  `kind` enum('a','b,c') DEFAULT NULL,
+  PRIMARY KEY (`id`),
+  UNIQUE KEY `n` (`name`),
+  KEY `f` (`fee`,`born`),
+  CONSTRAINT `x` FOREIGN KEY (`id`) REFERENCES `other` (`id`)
+) ENGINE=InnoDB AUTO_INCREMENT=4 DEFAULT CHARSET=utf8mb4;
+LOCK TABLES `Player` WRITE;
+INSERT INTO `Player` VALUES (1,'O\'Neil; \\ (\"x\")',12.50,'1990-01-02','a'),(2,'two\nlines',-1,NULL,NULL);
+INSERT INTO `Player` (`name`, `id`) VALUES ('é''s',3);
+UNLOCK TABLES;
+/*!50001 CREATE VIEW `v` AS SELECT 1 */;
+CREATE VIEW `w` AS SELECT 1;
+"""
+
+
+def test_a_dump_becomes_spiders_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dump = tmp_path / "dump.sql"
+    dump.write_text(DUMP)
+    assert main(["data", "convert", str(dump), "--out", str(tmp_path / "out"), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["databases"], report["tables"], report["rows"], report["left_out"]) == (1, 1, 3, 1)
+    item = {"db": "band", "gold": "SELECT * FROM player", "query": "Who?", "hardness": "easy"}
+    (tmp_path / "out/ic_spider_dev.json").write_text(json.dumps([item]))
+    folder = Folder(tmp_path / "out")
+    database = folder.database(folder.question("ic_spider_dev/00000"))
+    assert database.run("SHOW TABLES").rows == (("player",),)
+    assert database.run("DESC player").rows == (
+        ("id", "int", "NO", "PRI", None, "auto_increment"),
+        ("name", "varchar(20)", "YES", "UNI", "it's; (so)", ""),
+        ("fee", "decimal(10,2)", "NO", "MUL", "0.00", ""),
+        ("born", "date", "YES", "", None, ""),
+        ("kind", "enum('a','b,c')", "YES", "", None, ""),
+    )
+    assert str(database.run("SELECT id, name, fee, born FROM player ORDER BY id").rows) == str(
+        (
+            (1, 'O\'Neil; \\ ("x")', Decimal("12.50"), date(1990, 1, 2)),
+            (2, "two\nlines", Decimal("-1.00"), None),
+            (3, "é's", None, None),
+        )
+    )
+    dump.write_text("SELECT 1;")
+    with pytest.raises(IprError, match="no CREATE TABLE"):
+        convert(dump, tmp_path / "none")
