@@ -193,9 +193,9 @@ class Schema:
                 return _dated(kind, values)
             if kind.name == "bin":
                 return "{}", kind, None
-            if values and lower not in self.described and not _TEXTUAL.search(stored):
-                if all(isinstance(v, (int, float)) for v in values):  # such as NUMBER(8), or no type at all
-                    return "{}", INT if all(isinstance(v, int) for v in values) else DBL, None
+            bare = lower not in self.described and not _TEXTUAL.search(stored)  # such as NUMBER(8), or no type at all
+            if values and bare and all(isinstance(v, (int, float)) for v in values):
+                return "{}", INT if all(isinstance(v, int) for v in values) else DBL, None
             form = "{0}"
             if not all(isinstance(v, str) for v in values):
                 values = [
