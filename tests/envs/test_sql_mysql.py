@@ -5,9 +5,11 @@ https://dev.mysql.com/doc/refman/8.0/en/functions.html. Errors are in the words 
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,9 +53,8 @@ STREETS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Database:
-    file = tmp_path_factory.mktemp("mysql") / "Land.sqlite"
+def land(file: Path) -> Path:
+    """The database as a SQLite file, with its `schema.json`."""
     with sqlite3.connect(file) as connection:
         connection.executescript(
             """CREATE TABLE Town (id INT, Name TEXT, people TEXT, founded TEXT, height REAL, rate REAL, tax NUMERIC,
@@ -64,6 +65,15 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Database:
         connection.executemany("INSERT INTO Town VALUES (?, ?, ?, ?, ?, ?, ?, ?)", TOWNS)
         connection.executemany("INSERT INTO street VALUES (?, ?, ?, ?)", STREETS)
     connection.close()
+    names = ("field", "type", "null", "key", "default", "extra")
+    written = {t: [dict(zip(names, row, strict=True)) for row in rows] for t, rows in DESCRIBED.items()}
+    file.with_name("schema.json").write_text(json.dumps(written))
+    return file
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Database:
+    file = land(tmp_path_factory.mktemp("mysql") / "Land.sqlite")
     return Database(Source("Land", lambda: open_file(file), DESCRIBED, str(file)))
 
 
