@@ -205,6 +205,8 @@ ROWS: dict[str, list[tuple[Any, ...]]] = {
     # a table is read in the order of its key, groups come as they are first seen
     "SELECT id, Name FROM town": [(1, "arding"), (2, "Zell am See"), (3, "Ärding"), (4, "Zell-Weg")],
     "SELECT region, COUNT(*) FROM town GROUP BY region": [("South", 1), ("north", 2), (None, 1)],
+    "SELECT town_id, COUNT(*) FROM street GROUP BY town_id": [(1, 2), (2, 1), (3, 2), (9, 1)],  # from the index alone
+    "SELECT town_id, MAX(title) FROM street GROUP BY town_id": [(1, "Main"), (3, "High"), (2, "a_b"), (9, "acb")],
     "SELECT DISTINCT region FROM town": [("South",), ("north",), (None,)],
     "SELECT DISTINCT title FROM street WHERE id < 4": [("Main",), ("High",)],
     "SELECT name FROM town ORDER BY name": [("arding",), ("Ärding",), ("Zell am See",), ("Zell-Weg",)],
