@@ -5,9 +5,11 @@ https://dev.mysql.com/doc/refman/8.0/en/functions.html. Errors are in the words 
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,9 +53,8 @@ STREETS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Database:
-    file = tmp_path_factory.mktemp("mysql") / "Land.sqlite"
+def land(file: Path) -> Path:
+    """The database as a SQLite file, with its `schema.json`."""
     with sqlite3.connect(file) as connection:
         connection.executescript(
             """CREATE TABLE Town (id INT, Name TEXT, people TEXT, founded TEXT, height REAL, rate REAL, tax NUMERIC,
@@ -64,6 +65,15 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Database:
         connection.executemany("INSERT INTO Town VALUES (?, ?, ?, ?, ?, ?, ?, ?)", TOWNS)
         connection.executemany("INSERT INTO street VALUES (?, ?, ?, ?)", STREETS)
     connection.close()
+    names = ("field", "type", "null", "key", "default", "extra")
+    written = {t: [dict(zip(names, row, strict=True)) for row in rows] for t, rows in DESCRIBED.items()}
+    file.with_name("schema.json").write_text(json.dumps(written))
+    return file
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Database:
+    file = land(tmp_path_factory.mktemp("mysql") / "Land.sqlite")
     return Database(Source("Land", lambda: open_file(file), DESCRIBED, str(file)))
 
 
@@ -195,6 +205,8 @@ ROWS: dict[str, list[tuple[Any, ...]]] = {
     # a table is read in the order of its key, groups come as they are first seen
     "SELECT id, Name FROM town": [(1, "arding"), (2, "Zell am See"), (3, "Ärding"), (4, "Zell-Weg")],
     "SELECT region, COUNT(*) FROM town GROUP BY region": [("South", 1), ("north", 2), (None, 1)],
+    "SELECT town_id, COUNT(*) FROM street GROUP BY town_id": [(1, 2), (2, 1), (3, 2), (9, 1)],  # from the index alone
+    "SELECT town_id, MAX(title) FROM street GROUP BY town_id": [(1, "Main"), (3, "High"), (2, "a_b"), (9, "acb")],
     "SELECT DISTINCT region FROM town": [("South",), ("north",), (None,)],
     "SELECT DISTINCT title FROM street WHERE id < 4": [("Main",), ("High",)],
     "SELECT name FROM town ORDER BY name": [("arding",), ("Ärding",), ("Zell am See",), ("Zell-Weg",)],

@@ -60,6 +60,8 @@ _SETTINGS = (
     "query_only=ON",
     "trusted_schema=OFF",
 )
+_OFTEN = ("text_key",)
+"""Functions that are called for every row and refuse nothing."""
 _LIMITS = {
     sqlite3.SQLITE_LIMIT_LENGTH: MAX_LENGTH,
     sqlite3.SQLITE_LIMIT_SQL_LENGTH: 20_000,
@@ -174,7 +176,8 @@ class Database:
         for limit, value in _LIMITS.items():
             connection.setlimit(limit, value)
         for name, (arguments, function) in FUNCTIONS.items():
-            connection.create_function(name, arguments, self._telling(function), deterministic=True)
+            told = function if name in _OFTEN else self._telling(function)
+            connection.create_function(name, arguments, told, deterministic=True)
         connection.create_collation("mysql", collation.compare)
         connection.create_function("row_seen", 0, self._next_row)
         for name, (arguments, aggregate) in AGGREGATES.items():

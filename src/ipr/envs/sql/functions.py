@@ -319,12 +319,16 @@ def _period_diff(a: int, b: int) -> int:
     return (a // 100 * 12 + a % 100) - (b // 100 * 12 + b % 100)
 
 
+def _text_key(text: str | None) -> str | None:
+    return None if text is None else key(text)
+
+
 def _row_key(*values: Any) -> str | None:
     return None if None in values else repr(values)
 
 
 FUNCTIONS: dict[str, tuple[int, Function]] = {
-    "text_key": (1, _known(key)),
+    "text_key": (1, _text_key),
     "row_key": (-1, _row_key),
     "num": (1, _known(lambda v: dates.number(v if isinstance(v, str) else str(v)))),
     "single": (1, _known(single)),

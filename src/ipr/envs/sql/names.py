@@ -47,8 +47,15 @@ class Source:
     fields: list[Field] = field(default_factory=list)
     keys: list[frozenset[str]] = field(default_factory=list)
     """Unique keys without NULL: column names in lower case."""
+    indexed: frozenset[str] = frozenset()
+    """Columns with which an index begins, by name in lower case."""
     inner: bool = True
     """Whether no outer join can make it NULL."""
+
+    def covered(self, name: str) -> bool:
+        """Whether all columns that are used are in the index of one, which holds the primary key too."""
+        used = {f.name.lower() for f in self.fields if f.tell is None}
+        return name in self.indexed and used <= {name, *(self.keys[0] if self.keys else ())}
 
     def find(self, name: str) -> Field | None:
         name = name.lower()

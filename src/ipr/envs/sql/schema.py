@@ -57,6 +57,8 @@ class Table:
     database: str
     columns: list[Column]
     keys: list[frozenset[str]] = field(default_factory=list)
+    indexed: frozenset[str] = frozenset()
+    """Columns with which an index begins that is no unique key: names in lower case."""
     rowid: bool = True
     view: bool = False
     order: Callable[[], list[str]] | None = None
@@ -140,6 +142,7 @@ class Schema:
         view = lower in self.views
         table = Table(self.names[lower], _quoted(self.stored[lower]), self.name, columns, [k for k in keys if k])
         table.rowid, table.view = not view, view
+        table.indexed = frozenset(r[0].lower() for r in rows if r[3] == "MUL")
         if keys[0] and not view:
             table.order = lambda: self._order(table, keys[0])
         return table
@@ -193,8 +196,8 @@ class Schema:
                 return _dated(kind, values)
             if kind.name == "bin":
                 return "{}", kind, None
-            untold = values and lower not in self.described and not _TEXTUAL.search(stored)
-            if untold and all(isinstance(v, (int, float)) for v in values):  # such as NUMBER(8), or no type at all
+            bare = lower not in self.described and not _TEXTUAL.search(stored)  # such as NUMBER(8), or no type at all
+            if values and bare and all(isinstance(v, (int, float)) for v in values):
                 return "{}", INT if all(isinstance(v, int) for v in values) else DBL, None
             form = "{0}"
             if not all(isinstance(v, str) for v in values):

@@ -3,7 +3,7 @@
 Decided here: each column of a query is `c0`, `c1`, ... in SQLite's words, and each table has an alias of ours. Groups,
 DISTINCT and set operations come in the order in which MySQL's temporary table sees them first: rows are numbered
 (`row_seen()`, or the table's rowid) and the groups sorted by their least number. What is sorted there by its key (it
-counts distinct values, or joins texts) is sorted here. ONLY_FULL_GROUP_BY is `grouping`.
+counts distinct values, joins texts, or is read from an index alone) is sorted here. ONLY_FULL_GROUP_BY is `grouping`.
 """
 
 from __future__ import annotations
@@ -244,7 +244,9 @@ class Compiler(Names):
             found.sql = f"SELECT {', '.join(columns)}{source}"
             return found
         ties = [first] if frame.groups else []
-        if frame.groups and _sorts(node):
+        named = frame.groups[0].field if len(frame.groups) == 1 else None
+        by_index = base is not None and named is not None and named.source.covered(named.name.lower())
+        if frame.groups and (by_index or _sorts(node)):
             ties = [order_key(t) for t in frame.groups]
         if found.one_row:
             order = []

@@ -174,6 +174,8 @@ class Connection:
         finally:
             if self._made is not None:
                 cursor.close()
+            else:
+                cursor.connection = None  # nothing to read to its end
 
     def close(self) -> None:
         made, self._made = self._made, None

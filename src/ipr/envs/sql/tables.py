@@ -81,7 +81,7 @@ def _source(c: Compiler, node: Node, scope: Scope) -> tuple[str, str | None, lis
     for column in table.columns:
         tell = partial(column.tell, alias=alias)
         source.fields.append(Field(column.name, "", column.kind, source, tell=tell))
-    source.keys = table.keys
+    source.keys, source.indexed = table.keys, table.indexed
     scope.add(source)
     return f"{table.sql} AS {alias}", alias if table.rowid else None, [n.format(alias) for n in table.natural()]
 
