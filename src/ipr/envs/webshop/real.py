@@ -47,7 +47,6 @@ NO_LIMIT = 1_000_000.0
 """The limit of what is too dear for one; the instruction then names none."""
 UNKNOWN_PRICE = 100.0
 """What a product without a price costs."""
-NO_ATTRIBUTE = "DUMMY_ATTR"
 
 Human = dict[str, list[dict[str, Any]]]
 
@@ -277,7 +276,7 @@ def _product(record: dict[str, Any], attributes: list[str] | None, tagger: nouns
         product_category=record["product_category"],
         description=record["full_description"] or "",
         bullets=tuple(b for b in (bullets if isinstance(bullets, list) else [bullets]) if b is not None),
-        attributes=tuple(attributes or [NO_ATTRIBUTE]),
+        attributes=tuple(attributes or ()),
         options=tuple(
             (name.lower(), tuple(v["value"].strip().replace("/", " | ").lower() for v in values))
             for name, values in (record.get("customization_options") or {}).items()
