@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ipr import envs, store
+from ipr.envs.checker import around
 from ipr.types import Ending, EnvSpec, IprError, Message, Step, Trajectory, messages
 
 FORMATS = ("messages", "conversations", "parquet")
@@ -57,7 +58,7 @@ class Difference:
     got: object
 
     def __str__(self) -> str:
-        expected, got = _around(str(self.expected), str(self.got))
+        expected, got = around(str(self.expected), str(self.got))
         return f"{self.record} (task {self.task_id or '?'}): turn {self.turn}: expected {expected!r}, got {got!r}"
 
 
@@ -259,14 +260,3 @@ def _places(turns: Sequence[Message], index: Mapping[str, object]) -> dict[str, 
         if message.role == "user" and (text := next((e for e in _ends(message.content) if e in index), None)):
             places.setdefault(text, []).append(place)
     return places
-
-
-def _around(a: str, b: str, width: int = 80) -> tuple[str, str]:
-    """Two texts, cut to where they part."""
-    same = next((k for k, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-    start = max(0, same - width // 4) if max(len(a), len(b)) > width else 0
-
-    def cut(text: str) -> str:
-        return ("..." if start else "") + text[start : start + width] + ("..." if len(text) > start + width else "")
-
-    return cut(a), cut(b)
