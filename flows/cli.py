@@ -16,6 +16,8 @@ from typing import Any
 
 from ipr.types import IprError
 
+SHOWN = 10
+"""Problems that are printed; `--json` has all."""
 STAGE_TASKS = ("sft", "explore", "reward", "pairs", "train")
 
 
@@ -191,18 +193,20 @@ def env_check(options: argparse.Namespace) -> Any:
     """Check an environment's contract, or play everything that a folder of its real data set holds."""
     from ipr.envs import check_data, checker
 
-    if options.data and (result := check_data(options.name, Path(options.data))) is not None:
-        for problem in result.get("messages", [])[:20]:
-            print(f"problem: {problem}")
-        print(json.dumps(result))
-        options.status, options.json = int(bool(result.get("broken"))), False
-        return result
-    result = checker.check_named(options.name, options.data, options.games)
-    options.status = int(not result["ok"])
+    recorded = check_data(options.name, Path(options.data)) if options.data else None
+    if recorded is not None:
+        result, show = recorded, lambda figures: print(json.dumps(figures))
+        problems = [*result.get("messages", []), *(checker.Difference(**d) for d in result.get("differences", []))]
+    else:
+        result = checker.check_named(options.name, options.data, options.games)
+        problems, show = result["problems"], _print
+    options.status = int(bool(problems))
     if not options.json:
-        _print({key: value for key, value in result.items() if key != "problems"})
-        for problem in result["problems"]:
+        for problem in problems[:SHOWN]:
             print(f"problem: {problem}")
+        if len(problems) > SHOWN:
+            print(f"... {len(problems) - SHOWN} more; --json prints all")
+        show({key: value for key, value in result.items() if not isinstance(value, list)})
     return result
 
 
