@@ -13,9 +13,11 @@ import pytest
 from ipr import envs
 from ipr.envs import checker
 from ipr.envs.webshop import check_data, real
+from ipr.envs.webshop.analysis import terms
 from ipr.envs.webshop.catalogue import document
 from ipr.envs.webshop.generate import products
 from ipr.envs.webshop.real import Folder, members
+from ipr.envs.webshop.reward import Score
 from ipr.types import IprError
 
 
@@ -46,11 +48,16 @@ def attributes(number: int) -> dict[str, Any]:
     return {"attributes": list(p.attributes), "instruction": words, "instruction_attributes": [p.attributes[0]]}
 
 
+def wish(number: int) -> str:
+    p = products()[number]
+    return f"i want {p.attributes[0]} {p.query}, {' and '.join(values[0] for _, values in p.options)}"
+
+
 def human(number: int, **changes: Any) -> dict[str, Any]:
     p = products()[number]
     made = {
         "asin": p.asin,
-        "instruction": f"i want {p.attributes[0]} {p.query}.",
+        "instruction": f"{wish(number)}.",
         "attributes": list(p.attributes),
         "options": [f"{name}: {values[0]}" for name, values in p.options],
         "instruction_attributes": [p.attributes[0]],
@@ -123,9 +130,8 @@ def test_human_goals(tmp_path: Path, cache: Path) -> None:
         price = folder.catalogue().product(0).price and next(
             q.price for q in map(folder.catalogue().product, range(len(NUMBERS))) if q.asin == goal.asin
         )
-        assert goal.instruction == (
-            f"i want {product.attributes[0]} {product.query}, and price lower than {goal.price_upper:.2f} dollars"
-        )
+        number = products().index(product)
+        assert goal.instruction == f"{wish(number)}, and price lower than {goal.price_upper:.2f} dollars"
         assert goal.options == tuple(values[0] for _, values in product.options)
         assert 0 < goal.price_upper - price <= 40
         assert goal.price_upper % 10 == 0
@@ -187,7 +193,7 @@ def test_the_contract_holds(tmp_path: Path, cache: Path) -> None:
         spec = envs.get("webshop", lay(tmp_path / f"data{with_human}", with_human))
         report = checker.check(spec, spec.task_ids("train")[:12])
         assert report["problems"] == []
-        assert report["expert_wins"] >= 10
+        assert report["expert_wins"] >= 8
         assert spec.version.startswith("real-1-")
         assert spec.task_type(spec.task_ids("train")[0]) in {
             "fashion",
@@ -199,22 +205,31 @@ def test_the_contract_holds(tmp_path: Path, cache: Path) -> None:
         }
 
 
-def test_check_data(tmp_path: Path, cache: Path) -> None:
+def test_the_expert_says_only_what_it_was_shown(tmp_path: Path, cache: Path) -> None:
+    """No word of its thoughts, searches and clicks is in neither the instruction nor the pages before, but for stop
+    words and the form of a turn. It earns less than one who knew the product, and enough to be imitated."""
+    for with_human in (True, False):
+        folder = Folder(lay(tmp_path / f"data{with_human}", with_human))
+        played = [folder.expert(i, 10) for i in folder.task_ids("train")[:40]]
+        for t in played:
+            seen = set(terms(t.first_observation)) | {"thought", "action", "search", "click"}
+            for step in t.steps:
+                assert set(terms(step.action)) <= seen, step.action
+                seen |= set(terms(step.observation))
+        assert sum(t.reward > 0.7 for t in played) > 0.8 * len(played)
+        assert all(t.ending == "terminated" and not t.invalid for t in played)
+
+
+def test_check_data(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report = check_data(lay(tmp_path / "data"))
-    assert (report["goals"], report["not_bought"], report["messages"]) == (40, 0, [])
-    assert report["mean_reward"] > 0.98
+    assert (report["goals"], report["not_bought"], report["differences"]) == (40, 0, [])
+    assert 0.8 < report["mean_reward"] <= 1
     assert report["steps_per_s"] > 1000
     assert check_data(tmp_path / "data", most=7)["goals"] == 7
-
-
-def test_check_data_names_what_cannot_be_found(tmp_path: Path, cache: Path) -> None:
-    records = [record(n) for n in NUMBERS]
-    records += [record(0, asin=f"A1SAME{i:04d}") for i in range(80)]  # of equal score, and before it
-    records.append(records.pop(0))
-    report = check_data(lay(tmp_path / "data", records=records))
-    assert report["not_bought"] == 1
-    assert records[-1]["asin"] in report["messages"][0]
-    assert report["mean_reward"] < 1
+    monkeypatch.setattr("ipr.envs.webshop.expert.score", lambda *_: Score(0.25, 0, 0, 0, False, False, False, 0))
+    report = check_data(tmp_path / "data", most=1)
+    assert report["differences"][-1]["game"] == "goal/000000"
+    assert report["differences"][-1]["expected"] == "reward 0.25"
 
 
 def test_ties_go_to_the_lesser_asin(tmp_path: Path, cache: Path) -> None:

@@ -30,9 +30,10 @@ from typing import Any
 import numpy as np
 
 from ipr import store
+from ipr.envs.checker import Difference, differences
 from ipr.envs.webshop import nouns
 from ipr.envs.webshop.catalogue import BUILDER, Catalogue, Lines, Writer, on_disk
-from ipr.envs.webshop.expert import buyer, play
+from ipr.envs.webshop.expert import play, reader
 from ipr.envs.webshop.goods import Goal, Product
 from ipr.types import IprError, Trajectory, derive_seed
 
@@ -130,9 +131,9 @@ class Folder:
         return self.product(task_id).category
 
     def expert(self, task_id: str, max_steps: int) -> Trajectory:
-        """Fetches the goal's own product (see `expert.buyer`)."""
-        goal, product = self.goal(task_id), self.product(task_id)
-        return play(self.catalogue(), goal, task_id, lambda: buyer(product, goal, max_steps), max_steps)
+        """Reads the instruction and buys (see `expert.reader`)."""
+        goal = self.goal(task_id)
+        return play(self.catalogue(), goal, task_id, lambda: reader(goal.instruction, max_steps), max_steps)
 
 
 # Goals ---------------------------------------------------------------------------------------------------------------
@@ -351,27 +352,24 @@ def members(file: Path, raw: bool = False) -> Iterator[tuple[str, Any]]:
 def check_data(
     folder: Path, most: int = 2000, cache: Path | None = None, say: Callable[[str], object] | None = None
 ) -> dict[str, Any]:
-    """Builds the catalogue of a folder and lets a buyer who knows each goal's product fetch it, for the first `most`
-    goals in the official order.
+    """Builds the catalogue of a folder and lets the expert play the first `most` goals in the official order.
 
-    Goals whose product the buyer could not buy within the step limit count as `not_bought`, and the first ones are
-    named in `messages`. `reward_1` counts purchases with the full reward. `say` is told what is being done.
+    What the environment does not give back of an expert's episode is in `differences`. `reward_1` counts purchases with
+    the full reward, `not_bought` episodes without a purchase. `say` is told what is being done.
     """
     from ipr.envs.webshop.world import Shop
 
     data, tell = Folder(folder, cache), say or (lambda _: None)
     tell(f"catalogue {data.key}")
     size, ids = len(data.catalogue()), [i for split in ("test", "dev", "train") for i in data.task_ids(split)]
-    env, rewards, steps, seconds, messages = Shop(data, 10), [], 0, 0.0, []
+    env, rewards, steps, seconds, bought, found = Shop(data, 10), [], 0, 0.0, 0, list[Difference]()
     for task_id in ids[:most]:
         played = data.expert(task_id, 10)
         rewards.append(played.reward)
-        if played.ending != "terminated":
-            messages.append(f"{task_id}: {data.product(task_id).asin} is not found by its title within the step limit")
-        env.reset(task_id)
+        bought += played.ending == "terminated"
         start = time.process_time()
-        answers = [env.step(step.action).observation for step in played.steps]
-        seconds, steps = seconds + time.process_time() - start, steps + len(answers)
+        found += differences(env, played)
+        seconds, steps = seconds + time.process_time() - start, steps + len(played.steps)
     return {
         "products": size,
         "goals": len(rewards),
@@ -379,6 +377,6 @@ def check_data(
         "mean_reward": sum(rewards) / len(rewards),
         "reward_1": sum(reward == 1 for reward in rewards),
         "steps_per_s": round(steps / seconds) if seconds else 0,
-        "not_bought": len(messages),
-        "messages": messages[:20],
+        "not_bought": len(rewards) - bought,
+        "differences": [difference._asdict() for difference in found],
     }
