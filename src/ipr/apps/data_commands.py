@@ -105,7 +105,7 @@ def import_(options: Namespace) -> dict[str, Any]:
         found = pack(options.file, options.out)
         _tell(found["report"], found.pop("messages"))
         return found
-    played, differences = imports.load(options.format, options.file, options.env, options.data)
+    played, differences = imports.load(options.format, options.file, options.env, options.data, options.strict)
     report = store.write_text(options.out.with_suffix(".report.txt"), "".join(f"{d}\n" for d in differences))
     _tell(report, [str(d) for d in differences])
     if not played:

@@ -28,7 +28,10 @@ def environment(config: EnvConfig) -> EnvSpec:
     for t in store.load(Path(config.experts), Trajectory):
         if t.task_id not in best or t.reward > best[t.task_id].reward:
             best[t.task_id] = t
-    ids = [task_id for task_id in spec.task_ids("train") if task_id in best]
+    place = {task_id: k for k, task_id in enumerate(spec.task_ids("train"))}
+    # "TASK@WHAT" is a task as a record told it (`EnvSpec.adopted`).
+    tasks = {task_id: task_id if task_id in place else task_id.partition("@")[0] for task_id in best}
+    ids = sorted((i for i in tasks if tasks[i] in place), key=lambda i: (place[tasks[i]], i))
     if not ids:
         raise IprError(
             f"{config.experts}: none of its trajectories is of a train task of {config.name};"

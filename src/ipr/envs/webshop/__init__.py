@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ipr.envs.webshop import expert, generate
 from ipr.envs.webshop.prompt import prompt
-from ipr.envs.webshop.real import Folder, check_data
+from ipr.envs.webshop.real import Folder, check_data, unpriced
 from ipr.envs.webshop.world import Goals, Shop
 from ipr.types import Environment, EnvSpec, Trajectory
 
@@ -53,4 +53,5 @@ def spec(
         task_type=source.task_type,
         oracle=oracle,
         version=f"{version}-last-page" if last_page_stands else version,
+        **({"reword": unpriced, "adopted": source.adopted} if isinstance(source, Folder) else {}),
     )

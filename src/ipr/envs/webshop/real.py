@@ -46,6 +46,8 @@ TENS = [10.0 * i for i in range(1, 100)]
 """Price limits that there are, in dollars."""
 NO_LIMIT = 1_000_000.0
 """The limit of what is too dear for one; the instruction then names none."""
+TOLD, NONE = "@", "none"
+"""What parts a goal's id from a price limit that a record tells ("goal/000012@40.00"), and where it tells none."""
 UNKNOWN_PRICE = 100.0
 """What a product without a price costs."""
 
@@ -108,7 +110,16 @@ class Folder:
         row, k, instruction, attributes, options = entry
         product = self.catalogue().product(row)
         wanted = tuple(_combination(product, number)) if options is None else tuple(options)
-        return _goal(product, k, instruction, tuple(attributes), wanted)
+        _, _, told = task_id.partition(TOLD)
+        limit = _limit(product, k) if not told else NO_LIMIT if told == NONE else float(told)
+        return _goal(product, instruction, tuple(attributes), wanted, limit)
+
+    def adopted(self, task_id: str, said: str) -> str:
+        """The goal with the price limit that a recorded first page tells: the original's are drawn at every start."""
+        found = [limit for _, limit in _SAID.findall(said)]
+        limit = f"{float(found[-1]):.2f}" if found else NONE
+        ours = self.goal(task_id).price_upper
+        return task_id if (NONE if ours == NO_LIMIT else f"{ours:.2f}") == limit else f"{task_id}{TOLD}{limit}"
 
     def product(self, task_id: str) -> Product:
         """The product that a goal was made from."""
@@ -117,7 +128,7 @@ class Folder:
     def _entry(self, task_id: str) -> tuple[list[Any], int]:
         """The entry of a goal, and the goal's number among those of the entry."""
         lines, ends, order = self._entries
-        found = re.fullmatch(r"goal/([0-9]{6,9})", task_id)
+        found = re.fullmatch(rf"goal/([0-9]{{6,9}})(?:{TOLD}(?:[0-9]{{1,6}}\.[0-9]{{2}}|{NONE}))?", task_id)
         if not found or int(found[1]) >= len(order):
             raise IprError(
                 f"'{task_id}' is no goal of this data; ids run from goal/000000 to goal/{len(order) - 1:06d}"
@@ -136,15 +147,29 @@ class Folder:
         return play(self.catalogue(), goal, task_id, lambda: reader(goal.instruction, max_steps), max_steps)
 
 
+_SAID = re.compile(
+    r"(Instruction: \[SEP\] (?:(?! \[SEP\]).)*), and price lower than ([\d.]+) dollars(?= \[SEP\])", re.DOTALL
+)
+
+
+def unpriced(text: str) -> str:
+    """A page without the price limit that its instruction names."""
+    return _SAID.sub(r"\1", text)
+
+
 # Goals ---------------------------------------------------------------------------------------------------------------
 
 
-def _goal(product: Product, k: int, instruction: str, attributes: tuple[str, ...], options: tuple) -> Goal:
+def _limit(product: Product, k: int) -> float:
+    """The price limit of a product's instruction k: the higher of two tens, drawn of the four next above its price."""
     limits = [ten for ten in TENS if ten > product.price][:4]
-    limit, said = NO_LIMIT, ""
-    if len(limits) >= 2:
-        limit = max(random.Random(derive_seed("webshop", "limit", product.asin, k)).sample(limits, 2))
-        said = f", and price lower than {limit:.2f} dollars"
+    if len(limits) < 2:
+        return NO_LIMIT
+    return max(random.Random(derive_seed("webshop", "limit", product.asin, k)).sample(limits, 2))
+
+
+def _goal(product: Product, instruction: str, attributes: tuple[str, ...], options: tuple, limit: float) -> Goal:
+    said = "" if limit == NO_LIMIT else f", and price lower than {limit:.2f} dollars"
     pairs = [f"{o[0]}: {o[1]}" for o in options if not isinstance(o, str)]
     named = f" with {', and '.join(pairs)}" if pairs else ""
     return Goal(
