@@ -430,6 +430,8 @@ def _parser() -> argparse.ArgumentParser:
         if name == "import":
             kind.add_argument("format", choices=("messages", "conversations", "parquet", "alfworld"))
             kind.add_argument("file", type=Path, help="file of trajectories; for alfworld the folder json_2.1.1")
+            text = "leave out what differs by an article, a comma or the order of rows, too"
+            kind.add_argument("--strict", action="store_true", help=text)
         if name == "export":
             kind.add_argument("format", choices=("trl", "messages"))
             kind.add_argument(
