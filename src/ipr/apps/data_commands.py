@@ -79,18 +79,19 @@ def lineage(options: Namespace) -> dict[str, Any]:
     from ipr import tracking
 
     defaults(project_root())
-    return tracking.lineage(options.ref, _tracked(options.env), project_root())
+    return tracking.lineage(options.ref, _tracked(options), project_root())
 
 
 def restore(options: Namespace) -> dict[str, Any]:
     from ipr import tracking
 
     defaults(project_root())
-    return tracking.restore_data(options.ref, options.out, _tracked(options.env), project_root())
+    return tracking.restore_data(options.ref, options.out, _tracked(options), project_root())
 
 
-def _tracked(env: str) -> TrackConfig:
-    return configs.load(overrides=[f"env.name={env}"]).track
+def _tracked(options: Namespace) -> TrackConfig:
+    data = [f"env.data={options.data}"] if options.data else []
+    return configs.load(overrides=[f"env.name={options.env}", *data]).track
 
 
 SHOWN = 10

@@ -46,11 +46,11 @@ def table(summary: dict[str, Any]) -> str:
     widths = [max(len(row[i]) for row in cells) for i in range(len(COLUMNS))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
     lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join([*lines, "", NOTE, *sentences(summary)])
+    return "\n".join([*lines, "", NOTE, *sentences(summary), *warnings(summary)])
 
 
 def markdown(summary: dict[str, Any]) -> str:
-    return "\n".join([_markdown([list(COLUMNS), *rows(summary)]), "", *sentences(summary)])
+    return "\n".join([_markdown([list(COLUMNS), *rows(summary)]), "", *sentences(summary), *warnings(summary)])
 
 
 def several(summaries: Sequence[dict[str, Any]]) -> str:
@@ -71,6 +71,11 @@ def several(summaries: Sequence[dict[str, Any]]) -> str:
             ]
         )
     return _markdown([head, *body])
+
+
+def warnings(summary: dict[str, Any]) -> list[str]:
+    """What the figures suffer from; a summary of before has none."""
+    return [f"WARNING: {line}" for line in summary.get("warnings", [])]
 
 
 def sentences(summary: dict[str, Any]) -> list[str]:
@@ -151,6 +156,7 @@ def write(run_dir: Path) -> Path:
             parts=PROFILE,
             rows=rows(summary),
             sentences=sentences(summary),
+            warnings=warnings(summary),
             plot=drawing.getvalue().partition("<svg")[1] + drawing.getvalue().partition("<svg")[2],
             types=sorted(last["test"]["by_type"]) if last["test"] else [],
             config=config.read_text() if config.exists() else "",
@@ -235,6 +241,7 @@ reported: {{ summary.reported }} (chosen on dev)</p>
 {% for row in rows %}<tr{% if row[0].endswith("*") %} class="reported"{% endif %}>
 {% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table>
 <p class="note">{{ note }}</p>
+{% for w in warnings %}<p><strong>{{ w }}</strong></p>{% endfor %}
 {{ plot|safe }}
 <h2>Paired comparisons</h2><ul>{% for s in sentences %}<li>{{ s }}</li>{% endfor %}</ul>
 <h2>Success by type of task</h2>
