@@ -437,7 +437,7 @@ def _parser() -> argparse.ArgumentParser:
             kind.add_argument(
                 "source", type=Path, help="a run, a stage of it, or a Parquet file of pairs or trajectories"
             )
-        if name in ("import", "export"):
+        if name in ("lineage", "restore", "import", "export"):
             kind.add_argument("--data", type=Path, help="folder of the real data set")
         if name in ("games", "restore", "import", "export"):
             kind.add_argument("--out", type=Path, required=True)

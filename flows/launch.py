@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipr import config as configs
 from ipr import models, policies
+from ipr.apps import champion
 from ipr.apps import plan as plans
 from ipr.config import RunConfig
 from ipr.data import datasets, experts
@@ -93,6 +94,8 @@ def refine(folder: Path, config: RunConfig, preset: str, profile: bool = False) 
         vllm.check(config)
     defaults(root)
     run = Run.open(folder, config, preset)
+    if told := champion.of_other_games(config, root):
+        print(f"note: {told}", file=sys.stderr)
     with run.lock():
         run.note(base=_base(run, config, root))
         if profile:
