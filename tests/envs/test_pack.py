@@ -164,6 +164,24 @@ def test_the_real_part_is_packed(real: Path, tmp_path: Path) -> None:
     assert len(store.load(tmp_path / "out/experts.parquet", Trajectory)) == len(spec.task_ids("train"))
 
 
+def test_iprs_index_file_selects_the_games(official: Path, tmp_path: Path) -> None:
+    """Of the splits that it names; beside the data or inside it, whatever folder its paths begin with."""
+    spec = get("alfworld", official)
+    whole = {split: spec.task_ids(split) for split in ("train", "dev", "seen", "unseen")}
+    chosen = [*whole["train"][:5], *whole["dev"]]
+    paths = [f"eval_agent/data/alfworld/json_2.1.1/{task_id}/game.tw-pddl" for task_id in chosen]
+    for place in (official.parent, official):
+        file = place / "alfworld_game_files.json"
+        file.write_text(json.dumps(paths))
+        spec = get("alfworld", official)
+        assert spec.task_ids("train") == whole["train"][:5]
+        assert [spec.task_ids(split) for split in ("dev", "seen", "unseen")] == [*whole.values()][1:]
+        file.unlink()
+    file.write_text("[1]")
+    with pytest.raises(IprError, match="no index file"):
+        get("alfworld", official)
+
+
 # Wordings ------------------------------------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from flows.cli import main
 from ipr import envs
 from ipr.envs import checker
 from ipr.envs.webshop import check_data, real
@@ -186,6 +187,57 @@ def test_splits(tmp_path: Path, cache: Path) -> None:
     for wrong in ("goal/999999", "goal/1", "goal/\u0661\u0661\u0661\u0661\u0661\u0661", "train/000000"):
         with pytest.raises(IprError, match="is no goal of this data"):
             folder.goal(wrong)
+
+
+def index(data: Path, train: Any, test: Any) -> Path:
+    for split, numbers in (("train", train), ("test", test)):
+        (data / f"{split}_indices.json").write_text(json.dumps(numbers))
+    return data
+
+
+def test_published_index_files(tmp_path: Path, cache: Path) -> None:
+    """Goals 3 and 40 are in both; dev is of the others."""
+    data = lay(tmp_path / "data", with_human=False)
+    total = len(all_goals(Folder(data)))
+    folder = Folder(index(data, [*range(100, 200), 3, 40], [40, 9, 3, *range(20, 30)]))
+    assert folder.task_ids("train") == [f"goal/{k:06d}" for k in (*range(100, 200), 3, 40)]
+    assert folder.task_ids("test") == folder.task_ids("official-13")
+    assert folder.task_ids("official-13")[:4] == ["goal/000040", "goal/000009", "goal/000003", "goal/000020"]
+    assert folder.task_ids("both-2") == ["goal/000040", "goal/000003"]
+    clean = folder.task_ids("clean-11")
+    assert clean == ["goal/000009", *(f"goal/{k:06d}" for k in range(20, 30))]
+    assert sorted(folder.task_ids("seen") + folder.task_ids("unseen")) == sorted(clean)
+    dev = folder.task_ids("dev")
+    assert len(dev) == total // 4
+    assert not {*dev} & {*folder.task_ids("train"), *folder.task_ids("test")}
+    assert checker.check(envs.get("webshop", data), games=1)["problems"] == []
+    with pytest.raises(IprError, match="there are train, dev, test, seen, unseen, official-13, clean-11, both-2"):
+        folder.task_ids("official-200")
+
+
+@pytest.mark.parametrize(
+    ("train", "fault"),
+    [([1, 11896], "names goal 11896 and the data has"), ({"a": 1}, "no index file"), (["1"], "no index file")],
+)
+def test_index_files_of_other_data_are_refused(train: Any, fault: str, tmp_path: Path, cache: Path) -> None:
+    folder = Folder(index(lay(tmp_path / "data"), train, [1]))
+    with pytest.raises(IprError, match=rf"train_indices\.json.*{fault}") as raised:
+        folder.task_ids("train")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_shop_too_small_for_a_split_says_what_to_do(
+    tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The 1,000 products and the few human instructions for them: no product of test has a train goal, too."""
+    data = lay(tmp_path / "data")
+    told = {products()[n].asin: [human(n)] for n in NUMBERS[::4]}
+    (data / "items_human_ins.json").write_text(json.dumps(told))
+    assert main(["run", "quick", "env.name=webshop", f"env.data={data}", "--dry-run"]) == 2
+    said = capsys.readouterr().err
+    assert f"split 'seen' of env.data={data} has no games (train 10, dev 5, seen 0, unseen 5)" in said
+    assert "eval.splits=[unseen]" in said
+    assert "move items_human_ins.json away" in said
 
 
 def test_the_contract_holds(tmp_path: Path, cache: Path) -> None:

@@ -47,6 +47,21 @@ def environment(config: EnvConfig) -> EnvSpec:
     return replace(spec, task_ids=task_ids, expert=expert)
 
 
+def no_games(config: EnvConfig, spec: EnvSpec, split: str) -> IprError:
+    """What to do where a split has no games, as with few data."""
+    sizes = {name: len(spec.task_ids(name)) for name in ("train", "dev", "seen", "unseen")}
+    there = ", ".join(f"{name} {size}" for name, size in sizes.items())
+    tests = ",".join(name for name in ("seen", "unseen") if sizes[name])
+    fix = (
+        f"evaluate on what there is (eval.splits=[{tests}])"
+        if split in ("seen", "unseen") and tests
+        else "give more data"
+    )
+    if config.name == "webshop" and config.data and (Path(config.data) / "items_human_ins.json").is_file():
+        fix += ", or take all products (items_shuffle.json), or the synthetic goals (move items_human_ins.json away)"
+    return IprError(f"{config.name}: split '{split}' of env.data={config.data} has no games ({there}); {fix}")
+
+
 def conversations(spec: EnvSpec, split: str) -> list[list[Message]]:
     """The expert's conversations in the first games of a split, prompt included, the shortest first.
 

@@ -13,26 +13,19 @@ from typing import Any
 from ipr import store
 from ipr.types import IprError, PreferencePair
 
-COLUMNS = (
-    "stage",
-    "test reward",
-    "seen",
-    "unseen",
-    "dev",
-    "success",
-    "steps",
-    "invalid",
-    "step reward",
-    "pairs",
-    "rollouts",
-    "time",
-)
 NOTE = (
-    "mean reward in % with its 95 % interval (test, seen, unseen, dev), success on test in %; pairs: outcome + step;"
+    "mean reward in % with its 95 % interval (test, its splits, dev), success on test in %; pairs: outcome + step;"
     " rollouts of exploring and scoring: played (saved); * reported"
 )
 PROFILE = ("seconds", "workers", "model", "environment", "tokenizer", "io", "training", "waiting", "other")
 """The seconds of a profile's row: by the clock, of all workers together, and the parts that make up both."""
+
+
+def columns(summary: dict[str, Any]) -> list[str]:
+    """The table's head; the test splits are those of the run."""
+    splits = next((stage["tests"] for stage in summary["stages"]), {})
+    after = ("dev", "success", "steps", "invalid", "step reward", "pairs", "rollouts", "time")
+    return ["stage", "test reward", *splits, *after]
 
 
 def rows(summary: dict[str, Any]) -> list[list[str]]:
@@ -42,15 +35,15 @@ def rows(summary: dict[str, Any]) -> list[list[str]]:
 
 def table(summary: dict[str, Any]) -> str:
     """For a terminal, with the paired comparisons in words below."""
-    cells = [list(COLUMNS), *rows(summary)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(COLUMNS))]
+    cells = [columns(summary), *rows(summary)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
     lines.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join([*lines, "", NOTE, *sentences(summary), *warnings(summary)])
 
 
 def markdown(summary: dict[str, Any]) -> str:
-    return "\n".join([_markdown([list(COLUMNS), *rows(summary)]), "", *sentences(summary), *warnings(summary)])
+    return "\n".join([_markdown([columns(summary), *rows(summary)]), "", *sentences(summary), *warnings(summary)])
 
 
 def several(summaries: Sequence[dict[str, Any]]) -> str:
@@ -150,7 +143,7 @@ def write(run_dir: Path) -> Path:
         .from_string(_PAGE)
         .render(
             summary=summary,
-            columns=COLUMNS,
+            columns=columns(summary),
             note=NOTE,
             profile=profile,
             parts=PROFILE,
@@ -177,7 +170,7 @@ def _row(stage: dict[str, Any], reported: str | None) -> list[str]:
     return [
         stage["name"] + ("*" if stage["name"] == reported else ""),
         _with_interval(test) if test.get("games") else "",
-        *(f"{100 * tests[s]['reward']:.1f}" if tests.get(s, {}).get("games") else "" for s in ("seen", "unseen")),
+        *(f"{100 * figures['reward']:.1f}" if figures.get("games") else "" for figures in tests.values()),
         f"{100 * stage['dev']['reward']:.1f}" if stage["dev"] else "",
         f"{100 * test['success']:.1f}" if test.get("games") else "",
         f"{test['steps']:.1f}" if test.get("games") else "",

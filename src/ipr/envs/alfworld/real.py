@@ -1,7 +1,9 @@
 """Games of the real data set, from its folder json_2.1.1.
 
 Decided here: task ids are the folders of the games; dev is a twentieth of the train games, by a hash of the id, and
-train is the rest. Left out, as in the published counts: unsolvable games, and the tasks with movable or sliced things.
+train is the rest. Where IPR's `alfworld_game_files.json` lies in the folder or above it, games of the splits that it
+names are left out where it does not name them. Left out, as in the published counts: unsolvable games, and the tasks
+with movable or sliced things.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import json
 import re
 import time
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from ipr.envs.checker import Difference, differences
 from ipr.types import IprError, Trajectory, derive_seed
 
 DIRECTORIES: Mapping[str, str] = {"train": "train", "dev": "train", "seen": "valid_seen", "unseen": "valid_unseen"}
+
+INDEX = "alfworld_game_files.json"
 
 
 class Folder:
@@ -44,9 +48,22 @@ class Folder:
         top = DIRECTORIES[split]
         found = [p.parent for p in sorted((self.folder / top).glob("*/*/game.tw-pddl")) if _playable(p)]
         ids = [p.relative_to(self.folder).as_posix() for p in found]
+        if self._listed and any(i.startswith(f"{top}/") for i in self._listed):
+            ids = [i for i in ids if i in self._listed]
         if top != "train":
             return ids
         return [i for i in ids if (derive_seed("alfworld", "dev", i) % 20 == 0) == (split == "dev")]
+
+    @cached_property
+    def _listed(self) -> frozenset[str]:
+        """The task ids that IPR's index file names; none where there is no such file."""
+        for file in (self.folder / INDEX, self.folder.parent / INDEX):
+            if file.is_file():
+                try:
+                    return frozenset("/".join(path.split("/")[-4:-1]) for path in json.loads(file.read_text()))
+                except (ValueError, TypeError, AttributeError) as error:
+                    raise IprError(f"{file}: no index file ({error}); fetch it again, or remove it") from None
+        return frozenset()
 
     @lru_cache(maxsize=1024)  # noqa: B019
     def game(self, task_id: str) -> Game:

@@ -7,10 +7,12 @@ Goals are the human instructions where there are any, else the synthetic ones: e
 The original draws prices and price limits unseeded; here each has a seed of its own (ASIN and instruction), so they are
 the same everywhere, though not the original's.
 
-The official order is that of the products, shuffled with seed 233. By it, as in the original, goals 0 to 499 are "test"
-(the paper's 200 are among them), the next 1,000 "dev", the rest "train"; with fewer than 2,000 goals test is a quarter
-of them at most, and with fewer than 4,000 so is dev. "seen" and "unseen" part test by whether the goal's product has a
-train goal too. Left out: images, reviews, and the published index files.
+The official order is that of the products, shuffled with seed 233. By it, as in the original, goals 0 to 499 are
+"test", the next 1,000 "dev", the rest "train"; with fewer than 2,000 goals test is a quarter of them at most, and with
+fewer than 4,000 so is dev. Where IPR's `train_indices.json` and `test_indices.json` lie in the folder, they say what is
+train and test, and dev is of the others. Its test file has 200 goals, of which 12 are in its train file: they are the
+split "official-200", and parted into "clean-188" and "both-12". "seen" and "unseen" part what of test is not in train
+by whether the goal's product has a train goal. Left out: images and reviews.
 """
 
 from __future__ import annotations
@@ -41,7 +43,6 @@ SHUFFLE_SEED = 233
 """The original's, for the order of goals."""
 TEST, DEV = 500, 1000
 """Goals of the first two splits."""
-SPLITS = ("train", "dev", "test", "seen", "unseen")
 TENS = [10.0 * i for i in range(1, 100)]
 """Price limits that there are, in dollars."""
 NO_LIMIT = 1_000_000.0
@@ -60,6 +61,7 @@ class Folder:
     def __init__(self, folder: Path, cache: Path | None = None, tagger: nouns.Tagger | None = None) -> None:
         """`cache`: where built catalogues lie, else ~/.cache/ipr/webshop. `tagger`: else the default (see `nouns`)."""
         self.files = files(folder)
+        self._folder = folder
         self._tagger = tagger or nouns.default()
         self._cache = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ipr" / "webshop"
         parts = [str(BUILDER), nouns.name(self._tagger), *(_digest(file, self._cache) for file in self.files)]
@@ -88,17 +90,37 @@ class Folder:
 
     @lru_cache(maxsize=8)  # noqa: B019 - one object a run
     def task_ids(self, split: str) -> list[str]:
-        if split not in SPLITS:
-            raise IprError(f"webshop has no split '{split}'; there are {', '.join(SPLITS)}")
-        _, ends, order = self._entries
-        test = min(TEST, len(order) // 4)
-        dev = test + min(DEV, len(order) // 4)
-        numbers = {"dev": range(test, dev), "train": range(dev, len(order))}.get(split, range(test))
-        if split in ("seen", "unseen"):
-            rows = np.array([self._entries[0][i][0] for i in np.searchsorted(ends, order[:test], side="right")])
-            trained = self._rows_of(order[dev:])
-            numbers = np.flatnonzero(np.isin(rows, trained) == (split == "seen"))
-        return [f"goal/{k:06d}" for k in numbers]
+        if split not in self._splits:
+            raise IprError(f"webshop has no split '{split}'; there are {', '.join(self._splits)}")
+        return [f"goal/{k:06d}" for k in self._splits[split]]
+
+    @cached_property
+    def _splits(self) -> dict[str, list[int]]:
+        """The goals of every split, by their numbers in the official order."""
+        lines, ends, order = self._entries
+        test, dev = min(TEST, len(order) // 4), min(DEV, len(order) // 4)
+        found: dict[str, list[int]] = {"train": [*range(test + dev, len(order))], "dev": [], "test": [*range(test)]}
+        named = {split: self._folder / f"{split}_indices.json" for split in ("train", "test")}
+        published = all(file.is_file() for file in named.values())
+        if published:
+            found |= {split: _numbers(file, len(order)) for split, file in named.items()}
+        taken = {*found["train"], *found["test"]}
+        found["dev"] = (
+            [k for k in range(test, len(order)) if k not in taken][:dev] if published else [*range(test, test + dev)]
+        )
+        both = set(found["train"])
+        clean = [k for k in found["test"] if k not in both]
+        rows = [lines[i][0] for i in np.searchsorted(ends, order[clean], side="right")]
+        trained = set(self._rows_of(order[found["train"]]))
+        found |= {
+            name: [k for k, row in zip(clean, rows, strict=True) if (row in trained) == (name == "seen")]
+            for name in ("seen", "unseen")
+        }
+        if published:
+            shared = [k for k in found["test"] if k in both]
+            parts = {"official": found["test"], "clean": clean, "both": shared}
+            found |= {f"{name}-{len(goals)}": goals for name, goals in parts.items()}
+        return found
 
     def _rows_of(self, goals: np.ndarray) -> list[int]:
         lines, ends, _ = self._entries
@@ -207,6 +229,22 @@ def files(folder: Path) -> list[Path]:
         raise IprError(f"{folder} holds no items_ins_v2{kind}.json, which belongs to {products[0].name}; fetch it too")
     human = folder / "items_human_ins.json"
     return [products[0], attributes[0], *([human] if human.is_file() else [])]
+
+
+def _numbers(file: Path, goals: int) -> list[int]:
+    """The goals that an index file names, in its order, each once."""
+    try:
+        found = list(dict.fromkeys(store.read_json(file)))
+        if not all(type(k) is int and k >= 0 for k in found):
+            raise ValueError("not a list of numbers")
+    except (OSError, ValueError, TypeError) as error:
+        raise IprError(f"{file}: no index file ({error}); fetch it again, or remove it") from None
+    if found and max(found) >= goals:
+        raise IprError(
+            f"{file} names goal {max(found)} and the data has {goals}: it belongs to all products with their human"
+            " instructions (items_shuffle.json, items_ins_v2.json, items_human_ins.json); fetch them, or remove it"
+        )
+    return found
 
 
 def _digest(file: Path, cache: Path) -> str:
