@@ -94,6 +94,35 @@ def _tracked(options: Namespace) -> TrackConfig:
     return configs.load(overrides=[f"env.name={options.env}", *data]).track
 
 
+LEAST = {"webshop": 0.7}
+"""A prompted model's episode is an expert's where it earned more; in other environments where it earned everything."""
+
+
+def experts(options: Namespace) -> dict[str, Any]:
+    """A prompted model's episodes of the train split (see `ipr.apps.prompted`), and those of them that earned enough as
+    OUT/experts.parquet, for `env.experts`. Raises IprError where none did."""
+    from ipr.apps import prompted
+
+    options.split = "train"
+    figures = prompted.run(options)
+    played = store.load(options.out / "eval" / "train.parquet", Trajectory)
+    kept = [t for t in played if t.reward > LEAST.get(options.env, 1 - 1e-9)]
+    bar = f"more than {LEAST[options.env]}" if options.env in LEAST else "everything"
+    if not kept:
+        raise IprError(
+            f"none of {len(played)} episodes of {options.model} earned {bar}; take a better model, or --shots 1"
+        )
+    file = store.save(options.out / "experts.parquet", kept, Trajectory)
+    return {
+        "file": str(file),
+        "episodes": len(played),
+        "kept": len(kept),
+        "earned": bar,
+        "mean_reward": figures["reward"],
+        "usage": figures["usage"],
+    }
+
+
 SHOWN = 10
 """Lines of a report that are printed; all are in its file."""
 

@@ -10,14 +10,19 @@ play only what is new. Left out: an average step reward, which needs a scorer.
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ipr import evaluate, rollout, store
+from ipr import config as configs
+from ipr import evaluate, models, policies, rollout, store
+from ipr.apps.chosen_model import check_room, folder_of
 from ipr.config import EndpointConfig
+from ipr.data import experts
 from ipr.runs.progress import progress
+from ipr.runs.run import check_space
 from ipr.types import EnvSpec, IprError, Job, Policy, Prefix, Sampling, Trajectory
 
 if TYPE_CHECKING:
@@ -123,6 +128,57 @@ def play(
     if out:
         out.finish(split, episodes, figures)
     return figures
+
+
+def run(options: Namespace) -> dict[str, Any]:
+    """Any model on any environment, hosted (`--endpoint`) or a folder: figures, and the episodes in `--out`."""
+    given = {"env.name": options.env, "env.data": options.data, "env.shots": options.shots}
+    config = configs.load(None, [*(f"{k}={v}" for k, v in given.items() if v is not None), *options.overrides])
+    spec = experts.environment(config.env)
+    sampling = Sampling(0.0, config.rollout.max_new_tokens)
+    settings = {
+        "model": options.model,
+        "env": spec.name,
+        "version": spec.version,
+        "max_steps": spec.max_steps,
+        "shots": config.env.shots,
+        "max_new_tokens": sampling.max_new_tokens,
+    }
+    ask = {"split": options.split, "games": options.games, "resamples": config.eval.bootstrap}
+    if options.endpoint:
+        from ipr.policies.openai import EndpointPolicy, Usage, base_url
+
+        if options.out is None:
+            raise IprError("a hosted model's answers cost time and money; say where to keep them: --out FOLDER")
+        url = base_url(options.endpoint)
+        check_space(options.out, 50 << 20)
+        out = Folder(options.out, settings | {"endpoint": url, "parameters": config.endpoint.parameters})
+        usage = Usage(**out.spent(options.split))
+        player = EndpointPolicy(url, options.model, config.endpoint, usage)
+
+        def check() -> None:
+            known = experts.conversations(spec, options.split)
+            player.check(sampling, known[len(known) // 2])
+
+        return play(
+            spec,
+            player,
+            sampling,
+            slots=config.endpoint.concurrency,
+            out=out,
+            check=check,
+            usage=usage,
+            prices=config.endpoint,
+            **ask,
+        )
+    path = folder_of(options.model, config)
+    settings |= {"hash": models.model_hash(path), "max_length": config.model.max_length, "dtype": config.model.dtype}
+    if config.rollout.backend != "transformers":
+        settings["backend"] = config.rollout.backend
+    out = None if options.out is None else Folder(options.out, settings)
+    check_room(spec, options.split, path, config)
+    player = policies.load(path, options.model, config)
+    return play(spec, player, sampling, slots=config.rollout.slots, out=out, **ask)
 
 
 def table(name: str, figures: dict[str, Any]) -> str:

@@ -1,0 +1,61 @@
+"""The model that a person names: "champion", "embedded", a folder or a hub name; and whether episodes fit into it."""
+
+from __future__ import annotations
+
+import sys
+
+from ipr import config as configs
+from ipr import models
+from ipr.config import RunConfig
+from ipr.data import experts
+from ipr.runs.project import defaults, project_root
+from ipr.runs.run import Run
+from ipr.tokens import ChatTokens
+from ipr.tracking import champion_info
+from ipr.types import EnvSpec, IprError
+
+
+def folder_of(model: str, config: RunConfig) -> str:
+    """The folder or hub name of a model that can be played, the champion's where it is asked for."""
+    path = _champion(config) if model == "champion" else configs.embedded(model, config.env.name)
+    if path is None:
+        raise IprError("there is no champion yet; train one: ipr run quick")
+    models.check_model(path)
+    return path
+
+
+def base_of(run: Run) -> str:
+    """The model to start from, fixed when the run begins, so that a resumed run starts from the same."""
+    if "base" in run.manifest:
+        return run.manifest["base"]
+    if run.config.model.path != "champion":
+        return run.config.model.path
+    folder = _champion(run.config)
+    if folder is None:
+        raise IprError("model.path=champion, but there is no champion yet; train one first: ipr run quick")
+    # A copy inside the run: the champion may move while this run is stopped.
+    return str(models.copy_model(folder, run.folder / "base" / "model"))
+
+
+def check_room(spec: EnvSpec, split: str, path: str, config: RunConfig) -> None:
+    """Raises IprError where most of the expert's episodes do not fit into the model's context; notes it where some."""
+    chat = ChatTokens(models.load_tokenizer(path))
+    lengths = [len(chat.conversation(talk).ids) for talk in experts.conversations(spec, split)]
+    context = models.context_length(path)
+    limit = min(config.model.max_length, context)
+    longer = sum(length > limit for length in lengths)
+    if not longer:
+        return
+    fix = "raise model.max_length" if limit < context else "use a model with a longer context"
+    fix += ", or leave the example out (env.shots=0)" if config.env.shots else ""
+    told = f"{longer} of {len(lengths)} expert episodes of {spec.name} are longer than the context of {limit} tokens"
+    if 2 * longer > len(lengths):
+        raise IprError(f"{told} (the longest has {max(lengths)}); {fix}")
+    print(f"note: {told}; such games cannot be played to their end: {fix}", file=sys.stderr)
+
+
+def _champion(config: RunConfig) -> str | None:
+    root = project_root()
+    defaults(root)
+    info = champion_info(config.track, root)
+    return None if info is None else str(info["folder"])
