@@ -417,6 +417,7 @@ def _parser() -> argparse.ArgumentParser:
         "games": "Write generated games in the real format.",
         "lineage": "From a model in MLflow to the exact data that made it.",
         "restore": "Fetch the data that made a model.",
+        "experts": "Let a hosted model play the train split; what earned the reward becomes experts.",
         "import": "Take trajectories, or ALFWorld's data folder, after playing all of it again.",
         "export": "Write pairs or trajectories for other trainers.",
     }.items():
@@ -437,9 +438,16 @@ def _parser() -> argparse.ArgumentParser:
             kind.add_argument(
                 "source", type=Path, help="a run, a stage of it, or a Parquet file of pairs or trajectories"
             )
-        if name in ("lineage", "restore", "import", "export"):
+        if name == "experts":
+            text = "an OpenAI-compatible server; the key is in OPENAI_API_KEY"
+            kind.add_argument("--endpoint", metavar="URL", required=True, help=text)
+            kind.add_argument("--model", required=True, help="its name there")
+            kind.add_argument("--shots", type=int, choices=(0, 1), help="worked examples in the prompt (env.shots)")
+            kind.add_argument("--games", type=int, default=sys.maxsize, help="of the train split (default: all)")
+            kind.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. endpoint.price_in=0.15")
+        if name in ("lineage", "restore", "experts", "import", "export"):
             kind.add_argument("--data", type=Path, help="folder of the real data set")
-        if name in ("games", "restore", "import", "export"):
+        if name in ("games", "restore", "experts", "import", "export"):
             kind.add_argument("--out", type=Path, required=True)
         if name == "games":
             kind.add_argument("--split", default="train")
