@@ -269,6 +269,8 @@ def test_an_article_a_comma_and_blanks_are_no_reason(
         ),
         ("[('Aruba',), ('Afghanistan',), ('Be...", "[('Albania',), ('Aruba',), ('B..."),
         ("Error executing query: Unknown column 'id' in 'field list'", "Error executing query: Unknown column 'id'"),
+        ("""(1146, "Table 'a.b' doesn't exist")""", "Error executing query: Table 'a.b' doesn't exist"),
+        ("ProgrammingError: 1146 (42S02)", "Error executing query: Table 'a.b' doesn't exist"),
     ],
 )
 def test_results_that_tell_the_same(recorded: str, ours: str) -> None:

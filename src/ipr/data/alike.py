@@ -12,7 +12,8 @@ import re
 from collections import Counter
 
 _SILENT = re.compile(r"\b(?:an?|the)\s+|[\s,]+", re.IGNORECASE)
-_ERROR = re.compile(r"error\b", re.IGNORECASE)
+_ERROR = re.compile(r"[\w.]*error\b|\(\d{4}, ", re.IGNORECASE)
+"""As wrappers print MySQL's: "Error executing query: ...", "ProgrammingError: ...", "(1054, ...)"."""
 _CALL = re.compile(r"(?:datetime\.)?(Decimal|date|datetime|timedelta)\(([^()]*)\)")
 _CUT = "..."
 _DESCRIPTION = 6
