@@ -17,6 +17,8 @@ from typing import Any
 from ipr.runs import ITERATION
 from ipr.types import IprError
 
+SHOWN = 10
+"""Problems that are printed; `--json` has all."""
 STAGE_TASKS = ("sft", *ITERATION)
 
 
@@ -203,18 +205,20 @@ def env_check(options: argparse.Namespace) -> Any:
     """Check an environment's contract, or play everything that a folder of its real data set holds."""
     from ipr.envs import check_data, checker
 
-    if options.data and (result := check_data(options.name, Path(options.data))) is not None:
-        for problem in result.get("messages", [])[:20]:
-            print(f"problem: {problem}")
-        print(json.dumps(result))
-        options.status, options.json = int(bool(result.get("broken"))), False
-        return result
-    result = checker.check_named(options.name, options.data, options.games)
-    options.status = int(not result["ok"])
+    recorded = check_data(options.name, Path(options.data)) if options.data else None
+    if recorded is not None:
+        result, show = recorded, lambda figures: print(json.dumps(figures))
+        problems = [*result.get("messages", []), *(checker.Difference(**d) for d in result.get("differences", []))]
+    else:
+        result = checker.check_named(options.name, options.data, options.games)
+        problems, show = result["problems"], _print
+    options.status = int(bool(problems))
     if not options.json:
-        _print({key: value for key, value in result.items() if key != "problems"})
-        for problem in result["problems"]:
+        for problem in problems[:SHOWN]:
             print(f"problem: {problem}")
+        if len(problems) > SHOWN:
+            print(f"... {len(problems) - SHOWN} more; --json prints all")
+        show({key: value for key, value in result.items() if not isinstance(value, list)})
     return result
 
 
@@ -437,6 +441,7 @@ def _parser() -> argparse.ArgumentParser:
         "games": "Write generated games in the real format.",
         "lineage": "From a model in MLflow to the exact data that made it.",
         "restore": "Fetch the data that made a model.",
+        "experts": "Let a hosted model play the train split; what earned the reward becomes experts.",
         "import": "Take trajectories, or ALFWorld's data folder, after playing all of it again.",
         "export": "Write pairs or trajectories for other trainers.",
         "convert": "Make Spider's folder (SQLite files, schema.json) of a dump of MySQL, such as InterCode's.",
@@ -451,16 +456,25 @@ def _parser() -> argparse.ArgumentParser:
         if name == "import":
             kind.add_argument("format", choices=("messages", "conversations", "parquet", "alfworld"))
             kind.add_argument("file", type=Path, help="file of trajectories; for alfworld the folder json_2.1.1")
+            text = "leave out what differs by an article, a comma or the order of rows, too"
+            kind.add_argument("--strict", action="store_true", help=text)
         if name == "export":
             kind.add_argument("format", choices=("trl", "messages"))
             kind.add_argument(
                 "source", type=Path, help="a run, a stage of it, or a Parquet file of pairs or trajectories"
             )
-        if name in ("import", "export"):
+        if name == "experts":
+            text = "an OpenAI-compatible server; the key is in OPENAI_API_KEY"
+            kind.add_argument("--endpoint", metavar="URL", required=True, help=text)
+            kind.add_argument("--model", required=True, help="its name there")
+            kind.add_argument("--shots", type=int, choices=(0, 1), help="worked examples in the prompt (env.shots)")
+            kind.add_argument("--games", type=int, default=sys.maxsize, help="of the train split (default: all)")
+            kind.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. endpoint.price_in=0.15")
+        if name in ("lineage", "restore", "experts", "import", "export"):
             kind.add_argument("--data", type=Path, help="folder of the real data set")
         if name == "convert":
             kind.add_argument("dump", type=Path, help="what mysqldump wrote")
-        if name in ("games", "restore", "import", "export", "convert"):
+        if name in ("games", "restore", "experts", "import", "export", "convert"):
             kind.add_argument("--out", type=Path, required=True)
         if name == "games":
             kind.add_argument("--split", default="train")

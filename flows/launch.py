@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
-from ipr.apps import start
+from ipr.apps import champion, start
 from ipr.apps.chosen_model import base_of
 from ipr.config import RunConfig
 from ipr.runs import ITERATION, workers
@@ -31,6 +32,8 @@ def run(folder: Path, config: RunConfig, preset: str, profile: bool = False) -> 
         vllm.check(config)
     defaults(root)
     run = Run.open(folder, config, preset)
+    if told := champion.of_other_games(config, root):
+        print(f"note: {told}", file=sys.stderr)
     with run.lock():
         run.note(base=base_of(run))
         if profile:

@@ -24,14 +24,15 @@ def evaluate(run_dir: str, iteration: int) -> str:
         jobs = whole_episodes([task_id for ids in splits.values() for task_id in ids])
         played = iter(play(run, iteration, "evaluate", iteration, 0.0)(jobs))
         facts: dict = {}
-        tests: list[Trajectory] = []
+        tests: dict[str, Trajectory] = {}  # a game counts once, in however many splits it is
         for split, ids in splits.items():
             episodes = [next(played) for _ in ids]
             store.save(eval_file(run, iteration, split), episodes, Trajectory)
             facts[split] = metrics(episodes, task_type=spec.task_type, resamples=config.bootstrap)
-            tests += episodes if split != "dev" else []
-        facts["test"] = metrics(tests, task_type=spec.task_type, resamples=config.bootstrap)
-        facts["test"]["step_reward"] = _step_reward(run, iteration, tests[: config.step_reward_games])
+            tests |= {t.task_id: t for t in episodes} if split != "dev" else {}
+        whole = list(tests.values())
+        facts["test"] = metrics(whole, task_type=spec.task_type, resamples=config.bootstrap)
+        facts["test"]["step_reward"] = _step_reward(run, iteration, whole[: config.step_reward_games])
         return facts
 
     run.once(iteration, "evaluate", work)

@@ -147,6 +147,8 @@ def _metrics(stage: dict[str, Any]) -> dict[str, float]:
     for split in ("dev", "test"):
         figures = stage[split] or {}
         found |= {f"{split}/{key}": v for key, v in figures.items()}
+        if figures.get("games"):
+            found[f"{split}/overflow"] = figures["endings"].get("overflow", 0) / figures["games"]
     for split, figures in stage["tests"].items():
         found |= {f"{split}/{key}": figures[key] for key in ("reward", "success", "steps", "invalid")}
     for group in ("rollouts", "train", "step_reward", "seconds_by_task"):

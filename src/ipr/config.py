@@ -246,7 +246,8 @@ class TrackConfig(_Section):
     experiment: str = "ipr"
     registered_model: str = REGISTERED
     """Name in the model registry; alias `champion` is moved only when a model is better on dev. Agents of different
-    environments are different models, so the default is "ipr-agent-sql" and the like for all but ALFWorld's."""
+    environments, and of generated and real data, are different models: the default is "ipr-agent" for ALFWorld's
+    generated games, "ipr-agent-sql", "ipr-agent-sql-real" and the like for the others."""
     enabled: bool = True
 
 
@@ -330,8 +331,9 @@ def validate(tree: dict[str, Any], where: str) -> RunConfig:
         env = config.env.name
         model = config.model.model_copy(update={"path": embedded(config.model.path, env)})
         track = config.track
-        if track.registered_model == REGISTERED and env != "alfworld":
-            track = track.model_copy(update={"registered_model": f"{REGISTERED}-{env}"})
+        if track.registered_model == REGISTERED:
+            name = REGISTERED + (f"-{env}" if env != "alfworld" else "") + ("-real" if config.env.data else "")
+            track = track.model_copy(update={"registered_model": name})
         return config.model_copy(update={"model": model, "track": track})
     except ValidationError as error:
         first = error.errors()[0]

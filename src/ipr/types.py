@@ -233,6 +233,8 @@ class EnvSpec:
     """Changes whenever an observation or reward may change: part of cache keys and of the manifest."""
     reword: Callable[[str], str] = str
     """A turn or observation recorded with another version's wording, in this one's; `str` leaves it (see `imports`)."""
+    adopted: Callable[[str, str], str] = lambda task_id, said: task_id
+    """The task as a record's first observation tells it, where something of it was drawn: TASK@WHAT (see `imports`)."""
 
 
 @dataclass(frozen=True, slots=True)

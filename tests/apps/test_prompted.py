@@ -212,3 +212,4 @@ def test_games_that_outgrow_the_context_are_told(capsys: pytest.CaptureFixture[s
         code, printed, _ = run(capsys, "--endpoint", url, "--env", "sql", "--games", "2", "--out", out)
     assert code == 0
     assert "2 games ended because the context was full: use --shots 0" in printed
+    assert "(100 % of all games)" in printed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,15 @@ import pytest
 
 from flows.cli import main
 from ipr import store
+from ipr.config import EnvConfig
+from ipr.data import experts as experts_of
 from ipr.data import exports, imports
+from ipr.data.alike import alike
 from ipr.envs import get
 from ipr.envs.alfworld import games
+from ipr.envs.react import action_of
 from ipr.envs.sql import questions
+from ipr.envs.sql.prompt import HELP
 from ipr.envs.webshop import generate
 from ipr.types import IprError, Message, Step, Trajectory
 
@@ -225,6 +231,230 @@ def test_a_difference_is_of_the_task_and_not_of_the_example(file: Callable[..., 
     _, (difference,) = imports.load("conversations", file([row]), "alfworld")
     assert difference.task_id == t.task_id
     assert difference.turn == len(t.steps) - 1
+
+
+# Told otherwise ------------------------------------------------------------------------------------------------------
+
+
+def test_an_article_a_comma_and_blanks_are_no_reason(
+    file: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The observation that is kept is ours. With --strict they are one."""
+    good, t = experts("alfworld", 2)
+    row = published(t)
+    for message in row["conversations"][2:]:
+        if message["from"] == "human":
+            message["value"] = message["value"].replace(", and a ", " and ").replace("the ", "").replace(", a", " ,an")
+    path = file([published(good), row])
+    assert imports.load("conversations", path, "alfworld") == ([good, t], [])
+    (kept, (difference,)) = imports.load("conversations", path, "alfworld", strict=True)
+    assert kept == [good]
+    assert difference.record == "row 2"
+    out = tmp_path / "out.parquet"
+    typed = ["data", "import", "conversations", str(path), "--out", str(out), "--json"]
+    assert main([*typed, "--strict"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["left_out"] == 1
+
+
+@pytest.mark.parametrize(
+    ("recorded", "ours"),
+    [
+        ("[(510.333333, Decimal('329000'))]", "[(510.3333333333333, 329000)]"),
+        ("[('a',), ('b',)]", "[('B',), ('a',)]"),
+        ("[('8', datetime.date(2018, 3, 14))]", "[(8, '2018-03-14')]"),
+        ("[(datetime.datetime(2018, 3, 1, 0, 0),)]", "[('2018-03-01 00:00:00',)]"),
+        (
+            "[('Id', 'int', 'NO', 'PRI', None, 'auto_increment'), ('Name', 'text', 'YES', '', None, '')]",
+            "[('id', 'int', 'YES', 'PRI', None, ''), ('name', 'text', 'YES', '', None, '')]",
+        ),
+        ("[('Aruba',), ('Afghanistan',), ('Be...", "[('Albania',), ('Aruba',), ('B..."),
+        ("Error executing query: Unknown column 'id' in 'field list'", "Error executing query: Unknown column 'id'"),
+        ("""(1146, "Table 'a.b' doesn't exist")""", "Error executing query: Table 'a.b' doesn't exist"),
+        ("ProgrammingError: 1146 (42S02)", "Error executing query: Table 'a.b' doesn't exist"),
+    ],
+)
+def test_results_that_tell_the_same(recorded: str, ours: str) -> None:
+    assert alike(recorded, ours)
+    assert alike(ours, recorded)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "ours"),
+    [
+        ("[('a',)]", "[('b',)]"),
+        ("[(1,), (1,)]", "[(1,)]"),
+        ("[]", "[(1,)]"),
+        ("[(1, 2)]", "[(1,)]"),
+        ("[('a', 1), ('b...", "[('a',), ('b..."),
+        ("[(1,)]", "Error executing query: no such table"),
+        ("Nothing happens.", "You pick up the mug 1 from the desk 1."),
+        ("On the desk 1, you see a mug 1.", "On the desk 1, you see a mug 2."),
+        (
+            "[('Id', 'int', 'NO', 'PRI', None, '')]",
+            "[('Key', 'int', 'NO', 'PRI', None, '')]",
+        ),
+    ],
+)
+def test_results_that_do_not(recorded: str, ours: str) -> None:
+    assert not alike(recorded, ours)
+    assert not alike(ours, recorded)
+
+
+def test_a_refusal_in_other_words_is_one(file: Callable[..., Path]) -> None:
+    """Another wrapper's help text; the turn without an action stays, with our answer."""
+    spec = get("sql")
+    t = spec.expert(spec.task_ids("train")[0])
+    row = published(t)
+    help_text = 'Observation: I don\'t understand your input.\n Your input shoud include the key world "Action:".'
+    row["conversations"][3:3] = [{"from": "gpt", "value": "I wonder."}, {"from": "human", "value": help_text}]
+    ((found,), differences) = imports.load("conversations", file([row]), "sql")
+    assert differences == []
+    assert (found.steps[0].action, found.steps[0].observation) == ("I wonder.", HELP)
+    assert found.steps[1:] == t.steps
+    assert found.invalid == 1
+
+
+# Tasks ---------------------------------------------------------------------------------------------------------------
+
+
+def test_an_id_that_is_none_is_told_and_no_obstacle(file: Callable[..., Path]) -> None:
+    t = experts("alfworld")[0]
+    assert imports.load("conversations", file([published(t, name="alfworld_17")]), "alfworld") == ([t], [])
+    row = published(experts("sql")[0], name="sql_17")
+    _, (difference,) = imports.load("conversations", file([row]), "alfworld")
+    assert difference.got == "none in the record, and its id 'sql_17' is no task here"
+
+
+@pytest.mark.parametrize("as_it_is", ["file", "folder"])
+def test_transcripts_of_real_games_as_they_are(as_it_is: str, tmp_path: Path) -> None:
+    """gt_traj.json beside its game: bare commands after the stock engine's banner; its place names the task."""
+    for task_id in games.task_ids("train")[:4]:
+        games.export(games.generate(task_id), tmp_path / "json_2.1.1", "train")
+    spec = get("alfworld", tmp_path)
+    given = [spec.expert(i) for i in spec.task_ids("train")[:2]]
+    files = []
+    for t in given:
+        said = [f"-= Welcome to TextWorld, ALFRED! =-\n\n{t.first_observation}"]
+        said += [text for s in t.steps for text in (action_of(s.action) or "", s.observation)]
+        who = ("human", "gpt")
+        files.append(tmp_path / "json_2.1.1" / t.task_id / "gt_traj.json")
+        files[-1].write_text(json.dumps([{"from": who[k % 2], "value": text} for k, text in enumerate(said)]))
+    place = files[0] if as_it_is == "file" else tmp_path
+    played, differences = imports.load("conversations", place, "alfworld", tmp_path)
+    assert differences == []
+    assert [(p.task_id, p.reward) for p in played] == [(t.task_id, 1.0) for t in given[: len(played)]]
+    assert len(played) == (1 if as_it_is == "file" else 2)
+    assert [s.action for s in played[0].steps] == [f"Action: {action_of(s.action)}" for s in given[0].steps]
+
+
+def test_a_folder_without_transcripts_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(IprError, match=r"no gt_traj\.json in this folder"):
+        imports.load("conversations", tmp_path, "alfworld")
+
+
+def test_bare_commands_are_the_reason(file: Callable[..., Path]) -> None:
+    t = experts("alfworld")[0]
+    row = published(t, name=t.task_id)
+    for message in row["conversations"][3::2]:
+        message["value"] = action_of(message["value"])
+    _, (difference,) = imports.load("conversations", file([row]), "alfworld")
+    first = action_of(t.steps[0].action)
+    assert (difference.turn, difference.expected) == (1, "a turn with 'Action:'")
+    assert difference.got == f"without: {first}"
+
+
+def test_recorded_price_limits_are_adopted(
+    file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The original draws them anew at every start, so that a record's is another one; its task is GOAL@LIMIT."""
+    from tests.envs import test_webshop_real as shop
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    data = shop.lay(tmp_path / "data")
+    spec = get("webshop", data)
+    given = [spec.expert(i) for i in spec.task_ids("train")[:3]]
+
+    def priced(t: Trajectory, limit: str) -> dict[str, Any]:
+        return json.loads(re.sub(r"price lower than [\d.]+ dollars(?= \[SEP\])", limit, json.dumps(published(t))))
+
+    other = [priced(given[1], "price lower than 990.00 dollars"), priced(given[2], "price lower than 10.00 dollars")]
+    path = file([published(given[0]), *other])
+    played, differences = imports.load("conversations", path, "webshop", data)
+    assert differences == []
+    assert played[0] == given[0]
+    ids = [t.task_id for t in played]
+    assert ids[1:] == [f"{given[1].task_id}@990.00", f"{given[2].task_id}@10.00"]
+    assert "price lower than 990.00 dollars" in played[1].first_observation
+    assert played[1].reward >= given[1].reward > played[2].reward  # the third one's product is too dear now
+    # A run trains on them: they are of the train split, and play as they were.
+    saved = store.save(tmp_path / "experts.parquet", played, Trajectory)
+    config = EnvConfig(name="webshop", data=str(data), experts=str(saved))
+    assert experts_of.environment(config).task_ids("train") == sorted(ids)
+    experts_of.check(config)
+    assert imports.load("parquet", saved, "webshop", data) == (played, [])
+
+
+# Files as people have them -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+@pytest.mark.parametrize("lines", [False, True])
+def test_encodings(encoding: str, lines: bool, tmp_path: Path) -> None:
+    given = experts("alfworld", 2)
+    rows = [json.dumps(published(t) | {"note": "\u00e9"}, ensure_ascii=False) for t in given]
+    path = tmp_path / "given.json"
+    path.write_bytes(("\r\n".join(rows) if lines else f"[{','.join(rows)}]").encode(encoding))
+    assert imports.load("conversations", path, "alfworld") == (given, [])
+
+
+def test_roles_and_parts(file: Callable[..., Path]) -> None:
+    (t,) = experts("alfworld", 1)
+    row: dict[str, Any] = {"messages": [{"role": "developer", "content": "Be good."}]}
+    for k, m in enumerate(turns(t)):
+        role = "assistant" if k % 2 else ("user", "tool", "function")[k // 2 % 3]
+        half = len(m.content) // 2
+        parts = [{"type": "text", "text": m.content[:half]}, {"type": "text", "text": m.content[half:]}]
+        row["messages"].append({"role": role, "content": parts})
+    assert imports.load("messages", file([row]), "alfworld") == ([t], [])
+
+
+@pytest.mark.parametrize(
+    ("bad", "told"),
+    [
+        ({"seed": 1 << 70}, "has no place in 63 bits"),
+        ({"start": 1 << 40}, "has no place in 31 bits"),
+        ({"policy": "\ud83d"}, "half a character"),
+        ({"reward": float("nan")}, "expected 'reward nan'"),
+        ({"messages": [{"role": "user", "content": "\ud83d"}]}, "half a character (a lone surrogate) at place 0"),
+        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "KeyError('text')"),
+        ({"messages": 7}, "TypeError"),
+    ],
+)
+def test_one_bad_row_is_left_out_and_the_others_come_in(
+    bad: dict[str, Any], told: str, file: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = experts("alfworld", 3)
+    rows = exports.messages(given, get("alfworld").prompt)
+    path, out = file([rows[0], rows[1] | bad, rows[2]]), tmp_path / "out.parquet"
+    assert main(["data", "import", "messages", str(path), "--out", str(out)]) == 0
+    assert store.load(out, Trajectory) == [given[0], given[2]]
+    (line,) = (tmp_path / "out.report.txt").read_text().splitlines()
+    assert line.startswith("row 2 ")
+    assert told in line
+    assert line in capsys.readouterr().err
+
+
+def test_half_a_character_in_the_bytes(tmp_path: Path) -> None:
+    """As some programs write it: the half itself in UTF-8, which is none."""
+    given = experts("alfworld", 2)
+    rows = [json.dumps(row) for row in exports.messages(given, get("alfworld").prompt)]
+    path = tmp_path / "given.jsonl"
+    path.write_bytes(
+        f"{rows[0]}\n".encode() + rows[1].replace("Thought", "\ud83dThought", 1).encode("utf-8", "surrogatepass")
+    )
+    played, (difference,) = imports.load("messages", path, "alfworld")
+    assert played == given[:1]
+    assert difference.record == "row 2"
 
 
 def test_none_left_is_an_error(file: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

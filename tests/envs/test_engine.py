@@ -76,6 +76,20 @@ def test_first_observation() -> None:
     )
 
 
+def test_what_is_listed_but_nowhere_is_numbered_too() -> None:
+    """As in two of the real games, where a cracked egg makes "egg 2" an "egg 3"; kinds are not."""
+    listed = "(:objects agent1 - agent Mug - object\n Mug_bar_a_bar_MugCracked_0 - object\n Mug_bar_a - object"
+    problem = PROBLEM.replace("(:objects agent1 - agent", listed)
+    game = Game({"pddl_problem": problem, "grammar": OLD}, "small")
+    assert sorted(game.object_names) == ["apple 1", "desklamp 1", "knife 1", "mug 1", "mug 3"]
+    assert told(game, "go to countertop 1", "take mug 2 from countertop 1", "take mug 3 from countertop 1") == [
+        "On the countertop 1, you see a desklamp 1, a knife 1, a mug 3, and a mug 1.",
+        None,
+        "You pick up the mug 3 from the countertop 1.",
+    ]
+    assert sorted(small().object_names) == ["apple 1", "desklamp 1", "knife 1", "mug 1", "mug 2"]
+
+
 def test_the_old_wording_played_to_the_end() -> None:
     game = small()
     commands = [

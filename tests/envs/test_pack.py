@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,7 @@ from ipr.envs import get
 from ipr.envs.alfworld import games
 from ipr.envs.alfworld.pack import pack
 from ipr.envs.alfworld.wording import reword
+from ipr.envs.react import action_of
 from ipr.rollout import replay
 from ipr.types import IprError, Trajectory
 
@@ -73,6 +76,65 @@ def test_transcripts_are_played(official: Path, tmp_path: Path) -> None:
     assert "1 recorded observations are not given back" in found["messages"]
 
 
+def checked(folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any], list[str]]:
+    """Exit code, all that `ipr env check` finds, and the problems that it prints."""
+    code = main(["env", "check", "alfworld", "--data", str(folder), "--json"])
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert main(["env", "check", "alfworld", "--data", str(folder)]) == code
+    lines = capsys.readouterr().out.splitlines()
+    return code, found, [line for line in lines if line.startswith(("problem: ", "... "))]
+
+
+def test_the_check_names_what_is_not_given_back(
+    official: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    game = next((official / "train").rglob("game.tw-pddl"))
+    task_id = game.parent.relative_to(official).as_posix()
+    spec = get("alfworld", official)
+    banner = "-= Welcome to TextWorld, ALFRED! =-\n\n"
+    expert = spec.expert(task_id)
+    turns = [banner + expert.first_observation]
+    turns += [text for s in expert.steps for text in (action_of(s.action) or "", s.observation)]
+
+    def record(turns: list[str]) -> None:
+        (game.parent / "gt_traj.json").write_text(json.dumps([{"value": turn} for turn in turns]))
+
+    record(turns)
+    code, found, lines = checked(official, capsys)
+    assert (code, found["games"], found["differences"], lines) == (0, 1, [], [])
+    record([*turns[:2], "You are somewhere else."])
+    code, found, lines = checked(official, capsys)
+    assert code == 1
+    assert found["differences"] == [
+        {"game": task_id, "step": 1, "expected": "You are somewhere else.", "got": expert.steps[0].observation},
+        {"game": task_id, "step": 1, "expected": "reward 1.0", "got": "reward 0.0"},
+    ]
+    assert lines[0].startswith(f"problem: {task_id}: step 1: expected 'You are somewhere else.', got '")
+    record([turns[0], *(text for _ in range(30) for text in ("look", "x"))])
+    code, found, lines = checked(official, capsys)
+    assert (code, len(found["differences"]), len(lines)) == (1, 31, 11)
+    assert lines[-1] == "... 21 more; --json prints all"
+
+
+def test_the_check_names_an_expert_that_is_not_given_back(
+    official: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pack(official, out := tmp_path / "out")
+    assert checked(out, capsys)[0] == 0
+    a, b, c, *others = store.load(out / "experts.parquet", Trajectory)
+    changed = [replace(a, reward=0.5), replace(b, steps=b.steps[:-1]), replace(c, task_id="train/none/gone"), *others]
+    store.save(out / "experts.parquet", changed, Trajectory)
+    code, found, lines = checked(out, capsys)
+    assert code == 1
+    assert found["experts"] == len(changed)
+    assert found["differences"] == [
+        {"game": a.task_id, "step": len(a.steps), "expected": "reward 0.5", "got": "reward 1.0"},
+        {"game": b.task_id, "step": len(b.steps) - 1, "expected": "reward 1.0", "got": "reward 0.0"},
+    ]
+    assert "the expert of train/none/gone cannot be played" in lines[0]
+    assert len(lines) == 3
+
+
 def test_two_wordings_in_one_folder_are_told(official: Path, tmp_path: Path) -> None:
     new_wording(next((official / "train").rglob("game.tw-pddl")))
     assert any("two wordings" in m for m in pack(official, tmp_path / "out")["messages"])
@@ -100,6 +162,24 @@ def test_the_real_part_is_packed(real: Path, tmp_path: Path) -> None:
     spec = get("alfworld", tmp_path / "out")
     assert sum(len(spec.task_ids(split)) for split in ("train", "dev", "seen", "unseen")) == 520
     assert len(store.load(tmp_path / "out/experts.parquet", Trajectory)) == len(spec.task_ids("train"))
+
+
+def test_iprs_index_file_selects_the_games(official: Path, tmp_path: Path) -> None:
+    """Of the splits that it names; beside the data or inside it, whatever folder its paths begin with."""
+    spec = get("alfworld", official)
+    whole = {split: spec.task_ids(split) for split in ("train", "dev", "seen", "unseen")}
+    chosen = [*whole["train"][:5], *whole["dev"]]
+    paths = [f"eval_agent/data/alfworld/json_2.1.1/{task_id}/game.tw-pddl" for task_id in chosen]
+    for place in (official.parent, official):
+        file = place / "alfworld_game_files.json"
+        file.write_text(json.dumps(paths))
+        spec = get("alfworld", official)
+        assert spec.task_ids("train") == whole["train"][:5]
+        assert [spec.task_ids(split) for split in ("dev", "seen", "unseen")] == [*whole.values()][1:]
+        file.unlink()
+    file.write_text("[1]")
+    with pytest.raises(IprError, match="no index file"):
+        get("alfworld", official)
 
 
 # Wordings ------------------------------------------------------------------------------------------------------------

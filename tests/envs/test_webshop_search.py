@@ -45,6 +45,22 @@ def test_the_published_stems() -> None:
         ("3d..5 100% ''hi'' don't'", ["3d", "5", "100", "hi", "don't"]),
         ("caf\xe9 \xbd cup Valentine\u2018s", ["caf\xe9", "cup", "Valentine\u2018s"]),
         ("\u6f22\u5b57 \u30ab\u30bf\u30ab\u30ca", ["\u6f22", "\u5b57", "\u30ab\u30bf\u30ab\u30ca"]),
+        (
+            "Sock\u00ae \u2714\ufe0fsoft \u2605\u2605 5\u2122",
+            ["Sock", "\u00ae", "\u2714\ufe0f", "soft", "\u2605", "\u2605", "5", "\u2122"],
+        ),
+        (
+            "\U0001f44d\U0001f3fd \U0001f3fd \U0001f468\u200d\U0001f469\u200d\U0001f467!",
+            ["\U0001f44d\U0001f3fd", "\U0001f3fd", "\U0001f468\u200d\U0001f469\u200d\U0001f467"],
+        ),
+        ("\U0001f1fa\U0001f1f8\U0001f1e9\U0001f1ea\U0001f1eb", ["\U0001f1fa\U0001f1f8", "\U0001f1e9\U0001f1ea"]),
+        ("#\ufe0f\u20e3 3\u20e3x *", ["#\ufe0f\u20e3", "3\u20e3x"]),
+        ("\u263a\ufe0e \u2022 \u25cf \u27a4 \u3010a\u3011", ["\u263a", "a"]),
+        ("\U0001f3f4\U000e0067\U000e0062\U000e007f", ["\U0001f3f4\U000e0067\U000e0062\U000e007f"]),
+        (
+            "\u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35 \uff13\uff24 \u24b6b",
+            ["\u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35", "\uff13\uff24", "\u24b6b"],
+        ),
         ("a" * 300, ["a" * 255, "a" * 45]),
         ("", []),
     ],
@@ -58,6 +74,18 @@ def test_ascii_texts_are_cut_the_same_by_both_expressions() -> None:
     for _ in range(2000):
         text = "".join(rng.choice("ab3_.,:;'- ") for _ in range(12))
         assert words(text) == words(text + " \u00bd"), text
+
+
+def test_emoji_are_terms_and_count_in_the_length() -> None:
+    """The second text is longer than the first by two terms, so that the same words weigh less in it."""
+    assert terms("\u2705 Shoes\u2122") == ["\u2705", "shoe", "\u2122"]
+    index = indexed(["red shoe \u2705\u2122", "red shoe !!"])
+    assert index.search("shoe", 9) == [1, 0]
+    assert index.search("\u2705", 9) == [0]
+
+
+def indexed(texts: list[str], folder: Path | None = None) -> search.Index:
+    return search.build((("", text) for text in texts), folder)
 
 
 def test_terms() -> None:
@@ -111,11 +139,11 @@ def texts() -> list[str]:
 
 
 def test_the_best_are_those_of_plain_bm25(texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = search.build(texts)
+    whole = indexed(texts)
     monkeypatch.setattr(search, "BLOCK", 37)  # several blocks, the last not full
-    blocks, disk = search.build(texts), search.build(texts, tmp_path)
+    blocks, disk = indexed(texts), indexed(texts, tmp_path)
     opened = search.Index.open(tmp_path, len(texts))
-    assert sorted(p.stem for p in tmp_path.iterdir()) == ["docs", "impacts", "offsets", "terms"]
+    assert sorted(p.stem for p in tmp_path.iterdir()) == ["docs", "impacts", "offsets", "ranks", "terms"]
     rng = random.Random(3)
     for _ in range(30):
         query = " ".join(rng.choices([f"w{i}" for i in range(110)], k=rng.randint(1, 6)))
@@ -124,17 +152,21 @@ def test_the_best_are_those_of_plain_bm25(texts: list[str], tmp_path: Path, monk
         assert best == plain(texts, query, 20), query
 
 
-def test_ties_go_to_the_first_document() -> None:
-    index = search.build(["red shoe", "blue hat", "red shoe", "red shoe"])
+def test_ties_go_by_name_then_to_the_first_document() -> None:
+    texts = ["red shoe", "blue hat", "red shoe", "red shoe"]
+    index = indexed(texts)
     assert index.search("shoes", 2) == [0, 2]
     assert index.search("shoes", 9) == [0, 2, 3]
+    index = search.build(zip(["B2", "B0", "B10", "B1"], texts, strict=True))
+    assert index.search("shoes", 2) == [3, 2]
+    assert index.search("shoes", 9) == [3, 2, 0]
 
 
 def test_nothing_to_find(tmp_path: Path) -> None:
-    index = search.build(["red shoe", "", "the"])
+    index = indexed(["red shoe", "", "the"])
     for query in ("", "the", "hats", "\x00", "\ud83d"):
         assert index.search(query, 50) == []
     assert index.search("SHOE'S", 50) == [0]
-    assert search.build([]).search("shoe", 5) == []
-    search.build([], tmp_path)
+    assert indexed([]).search("shoe", 5) == []
+    indexed([], tmp_path)
     assert search.Index.open(tmp_path, 0).search("shoe", 5) == []

@@ -66,6 +66,27 @@ def test_episodes_through_the_server_are_the_local_ones(
     assert hosted.usage.requests >= sum(len(t.steps) for t in played)
 
 
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (
+            [{"type": "text", "text": "Thought: a\n"}, {"type": "text", "text": "Action: look"}],
+            "Thought: a\nAction: look",
+        ),
+        ([{"type": "reasoning", "summary": []}, {"type": "text", "text": "Action: look"}, "."], "Action: look."),
+        ("Action: \ud83d look \U0001f600", "Action: \ufffd look \U0001f600"),
+        ([], ""),
+        (None, ""),
+    ],
+)
+def test_an_answer_in_parts_and_with_half_a_character(content: Any, text: str) -> None:
+    """The protocol of chat completions has a text there, and servers send both."""
+    with scripted(lambda _, __: answer(content)) as url:
+        (found,) = policy(url).generate([turn()], GREEDY)
+    assert found == Completion(text, (), "stop")
+    found.text.encode()
+
+
 def test_a_busy_and_a_failing_server_are_asked_again() -> None:
     seen: list[float] = []
 

@@ -46,6 +46,10 @@ def test_an_environment_has_its_own_registered_model() -> None:
         env: configs.load("quick", [f"env.name={env}"], PRESETS).track.registered_model for env in ("alfworld", "sql")
     }
     assert named == {"alfworld": "ipr-agent", "sql": "ipr-agent-sql"}
+    for env, name in named.items():  # and of real data another one
+        config = configs.load("quick", [f"env.name={env}", "env.data=somewhere"], PRESETS)
+        assert config.track.registered_model == f"{name}-real"
+        assert configs.validate(config.model_dump(), "again") == config
     chosen = configs.load("quick", ["env.name=sql", "track.registered_model=ours"], PRESETS)
     assert chosen.track.registered_model == "ours"
 

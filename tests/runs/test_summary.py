@@ -46,6 +46,38 @@ def test_joined_episodes_count_as_saved(run: Run) -> None:
     assert found["saved_share"] == pytest.approx(110 / 210)
 
 
+def test_episodes_that_the_context_cut_off_are_told(run: Run) -> None:
+    """In the table, in Markdown (MLflow's note), in the report, and as a share among MLflow's figures."""
+    assert summarise(run, "running")["warnings"] == []
+    for split, full, ended in (("dev", 4, 8), ("unseen", 15, 9)):
+        figures = store.read_json(run.stage(0) / "evaluate.json")
+        figures[split] |= {"endings": {"overflow": full, "terminated": ended}, "games": full + ended}
+        store.write_json(run.stage(0) / "evaluate.json", figures)
+    explored = store.read_json(run.stage(1) / "explore.json")
+    store.write_json(run.stage(1) / "explore.json", explored | {"endings": {"overflow": 5, "truncated": 45}})
+    summary = summarise(run, "running")
+    context = run.config.model.max_length
+    raised = f"because the context was full; raise model.max_length ({context}), or use a model with a longer context"
+    assert summary["warnings"] == [
+        f"sft: 19 of 36 evaluation episodes (53 %) ended {raised}",
+        f"iteration-1: 5 of 50 explored episodes (10 %) ended {raised}",
+    ]
+    for text in (reports.table(summary), reports.markdown(summary)):
+        assert all(f"WARNING: {line}" in text for line in summary["warnings"])
+    store.write_json(run.folder / "summary.json", summary)
+    assert f"WARNING: {summary['warnings'][0]}" in reports.write_html(run.folder).read_text()
+
+
+@pytest.mark.integration
+def test_the_share_that_the_context_cut_off_is_a_figure(run: Run) -> None:
+    from tasks.report import _metrics
+
+    stage = summarise(run, "running")["stages"][0]
+    assert _metrics(stage)["dev/overflow"] == 0
+    stage["test"] |= {"endings": {"overflow": 3, "terminated": 1}, "games": 4}
+    assert _metrics(stage)["test/overflow"] == 0.75
+
+
 def test_profile_has_a_row_a_task_with_rates(run: Run) -> None:
     (row,) = profile(run)
     assert (row["stage"], row["task"], row["model"]) == ("iteration-1", "explore", 5.0)

@@ -80,18 +80,48 @@ def lineage(options: Namespace) -> dict[str, Any]:
     from ipr import tracking
 
     defaults(project_root())
-    return tracking.lineage(options.ref, _tracked(options.env), project_root())
+    return tracking.lineage(options.ref, _tracked(options), project_root())
 
 
 def restore(options: Namespace) -> dict[str, Any]:
     from ipr import tracking
 
     defaults(project_root())
-    return tracking.restore_data(options.ref, options.out, _tracked(options.env), project_root())
+    return tracking.restore_data(options.ref, options.out, _tracked(options), project_root())
 
 
-def _tracked(env: str) -> TrackConfig:
-    return configs.load(overrides=[f"env.name={env}"]).track
+def _tracked(options: Namespace) -> TrackConfig:
+    data = [f"env.data={options.data}"] if options.data else []
+    return configs.load(overrides=[f"env.name={options.env}", *data]).track
+
+
+LEAST = {"webshop": 0.7}
+"""A prompted model's episode is an expert's where it earned more; in other environments where it earned everything."""
+
+
+def experts(options: Namespace) -> dict[str, Any]:
+    """A prompted model's episodes of the train split (see `ipr.apps.prompted`), and those of them that earned enough as
+    OUT/experts.parquet, for `env.experts`. Raises IprError where none did."""
+    from ipr.apps import prompted
+
+    options.split = "train"
+    figures = prompted.run(options)
+    played = store.load(options.out / "eval" / "train.parquet", Trajectory)
+    kept = [t for t in played if t.reward > LEAST.get(options.env, 1 - 1e-9)]
+    bar = f"more than {LEAST[options.env]}" if options.env in LEAST else "everything"
+    if not kept:
+        raise IprError(
+            f"none of {len(played)} episodes of {options.model} earned {bar}; take a better model, or --shots 1"
+        )
+    file = store.save(options.out / "experts.parquet", kept, Trajectory)
+    return {
+        "file": str(file),
+        "episodes": len(played),
+        "kept": len(kept),
+        "earned": bar,
+        "mean_reward": figures["reward"],
+        "usage": figures["usage"],
+    }
 
 
 SHOWN = 10
@@ -106,7 +136,7 @@ def import_(options: Namespace) -> dict[str, Any]:
         found = pack(options.file, options.out)
         _tell(found["report"], found.pop("messages"))
         return found
-    played, differences = imports.load(options.format, options.file, options.env, options.data)
+    played, differences = imports.load(options.format, options.file, options.env, options.data, options.strict)
     report = store.write_text(options.out.with_suffix(".report.txt"), "".join(f"{d}\n" for d in differences))
     _tell(report, [str(d) for d in differences])
     if not played:

@@ -200,7 +200,10 @@ def table(name: str, figures: dict[str, Any]) -> str:
     endings = ", ".join(f"{kind} {n}" for kind, n in figures["endings"].items())
     lines += ["", f"mean with its 95 % interval; endings: {endings}"]
     if full := figures["endings"].get("overflow"):
-        lines.append(f"{full} games ended because the context was full: use --shots 0, or a model with a longer one")
+        lines.append(
+            f"WARNING: {full} games ended because the context was full: use --shots 0, raise model.max_length, or take"
+            f" a model with a longer context ({100 * full / figures['games']:.0f} % of all games)"
+        )
     if usage := figures.get("usage"):
         cost = usage["dollars"]
         lines.append(

@@ -29,7 +29,7 @@ def check(config: RunConfig) -> None:
     spec = experts.environment(config.env)
     for split in ("train", "dev", *config.eval.splits):
         if not spec.task_ids(split):
-            raise IprError(f"{config.env.name}: split '{split}' has no games; check env.data={config.env.data}")
+            raise experts.no_games(config.env, spec, split)
     spec.make().reset(spec.task_ids("train")[0])
     experts.check(config.env, most=20)
     path = config.model.path

@@ -29,7 +29,10 @@ def environment(config: EnvConfig) -> EnvSpec:
     for t in store.load(Path(config.experts), Trajectory):
         if t.task_id not in best or t.reward > best[t.task_id].reward:
             best[t.task_id] = t
-    ids = [task_id for task_id in spec.task_ids("train") if task_id in best]
+    place = {task_id: k for k, task_id in enumerate(spec.task_ids("train"))}
+    # "TASK@WHAT" is a task as a record told it (`EnvSpec.adopted`).
+    tasks = {task_id: task_id if task_id in place else task_id.partition("@")[0] for task_id in best}
+    ids = sorted((i for i in tasks if tasks[i] in place), key=lambda i: (place[tasks[i]], i))
     if not ids:
         raise IprError(
             f"{config.experts}: none of its trajectories is of a train task of {config.name};"
@@ -49,6 +52,21 @@ def without_expert(config: EnvConfig, known: Collection[str]) -> list[str]:
     """The train problems that no expert in `known` has shown, whatever file the experts are of."""
     ids = envs.get(config.name, config.data, config.max_steps, config.shots, config.server).task_ids("train")
     return [task_id for task_id in ids if task_id not in known]
+
+
+def no_games(config: EnvConfig, spec: EnvSpec, split: str) -> IprError:
+    """What to do where a split has no games, as with few data."""
+    sizes = {name: len(spec.task_ids(name)) for name in ("train", "dev", "seen", "unseen")}
+    there = ", ".join(f"{name} {size}" for name, size in sizes.items())
+    tests = ",".join(name for name in ("seen", "unseen") if sizes[name])
+    fix = (
+        f"evaluate on what there is (eval.splits=[{tests}])"
+        if split in ("seen", "unseen") and tests
+        else "give more data"
+    )
+    if config.name == "webshop" and config.data and (Path(config.data) / "items_human_ins.json").is_file():
+        fix += ", or take all products (items_shuffle.json), or the synthetic goals (move items_human_ins.json away)"
+    return IprError(f"{config.name}: split '{split}' of env.data={config.data} has no games ({there}); {fix}")
 
 
 def conversations(spec: EnvSpec, split: str) -> list[list[Message]]:

@@ -2,9 +2,11 @@
 
 Decided here: only what the environment gives back comes in. A record is matched to a task by its id, else by what the
 environment says first; by that, too, its episode is found behind instruction and examples: it begins at the message
-whose text, or last lines, are the first observation of a task, and goes on from there to the record's end. Compared are
-the observations without the label "Observation:", blanks and the wording of another version (`EnvSpec.reword`); kept
-are the environment's own. A record may end with the last action. Left out: mending what an agent wrote.
+whose text, or last lines, are the first observation of a task, and goes on from there to the record's end. Compared is
+what the observations tell (see `alike`; with `strict` every letter), without the label "Observation:", blanks and the
+wording of another version (`EnvSpec.reword`); kept are the environment's own. A record may end with the last action.
+One that cannot be kept (half a character, a seed beyond 63 bits) is named, and the others come in. Left out: mending
+what an agent wrote.
 """
 
 from __future__ import annotations
@@ -17,14 +19,26 @@ from pathlib import Path
 from typing import Any
 
 from ipr import envs, store
+from ipr.data.alike import alike, bare
+from ipr.envs.checker import around
+from ipr.envs.react import action_of
 from ipr.envs.retrace import retrace
-from ipr.types import Ending, EnvSpec, IprError, Message, Step, Trajectory, messages
+from ipr.types import Ending, EnvSpec, IprError, Message, Outcome, Step, Trajectory, messages
 
 FORMATS = ("messages", "conversations", "parquet")
 SPLITS = ("train", "dev", "seen", "unseen")
 """Where a task is looked for, in this order."""
 
-_ROLES = {"human": "user", "gpt": "assistant"} | {role: role for role in ("user", "assistant", "system")}
+_ROLES = {
+    "user": "user", "human": "user", "tool": "user", "function": "user",
+    "assistant": "assistant", "gpt": "assistant", "system": "system", "developer": "system",
+}  # fmt: skip
+_TRANSCRIPT = "gt_traj.json"
+"""ALFWorld's file of one game's winning commands, without thoughts."""
+_TEXTWORLD = "-= Welcome to TextWorld"
+"""What such a transcript begins with."""
+_REFUSED = re.compile(r"I don't understand|Invalid (?:format|action)|Error Input|Nothing happens", re.IGNORECASE)
+"""What other wrappers answer to a turn that they cannot carry out."""
 _LABEL = re.compile(r"^(?:Observation|Question)\s*:\s*")
 
 
@@ -58,18 +72,21 @@ class Difference:
     got: object
 
     def __str__(self) -> str:
-        expected, got = _around(str(self.expected), str(self.got))
+        expected, got = around(str(self.expected), str(self.got))
         return f"{self.record} (task {self.task_id or '?'}): turn {self.turn}: expected {expected!r}, got {got!r}"
 
 
-def load(kind: str, file: Path, env: str, data: Path | None = None) -> tuple[list[Trajectory], list[Difference]]:
+def load(
+    kind: str, file: Path, env: str, data: Path | None = None, strict: bool = False
+) -> tuple[list[Trajectory], list[Difference]]:
     """The trajectories of a file that `env` gives back, and the first difference of each of the others.
 
-    `kind` is one of FORMATS. Raises IprError for a file that cannot be read.
+    `kind` is one of FORMATS; `file` may be a folder with ALFWorld's transcripts (gt_traj.json). `strict` leaves out
+    what differs by an article or a comma, too. Raises IprError for a file that cannot be read.
     """
     records, differences = read(kind, file)
     spec = envs.get(env, data)
-    player, played = _Player(spec), []
+    player, played = _Player(spec, strict), []
     for record in records:
         found = player.play(record)
         (differences if isinstance(found, Difference) else played).append(found)  # type: ignore[arg-type]
@@ -83,19 +100,33 @@ def read(kind: str, file: Path) -> tuple[list[Record], list[Difference]]:
     """The records of a file, and the rows that are none."""
     if kind == "parquet":
         return [_of_trajectory(k, t) for k, t in enumerate(store.load(file, Trajectory), 1)], []
+    if file.is_dir():
+        found = sorted(file.rglob(_TRANSCRIPT))
+        if not found:
+            raise IprError(f"{file}: no {_TRANSCRIPT} in this folder; give a file of trajectories")
+        return _records(kind, [(str(one), _rows(one), str(one)) for one in found])
+    rows = _rows(file)
+    if rows and all(isinstance(row, dict) and kind not in row and {"value", "content"} & row.keys() for row in rows):
+        return _records(kind, [("row 1", rows, str(file.resolve()))])
+    return _records(kind, [(f"row {k}", row, "") for k, row in enumerate(rows, 1)])
+
+
+def _records(kind: str, given: list[tuple[str, Any, str]]) -> tuple[list[Record], list[Difference]]:
+    """Of (name, row, path) each; a row that is a list is a whole transcript, whose path names its task."""
     records, broken = [], []
-    for k, row in enumerate(_rows(file), 1):
+    for name, row, path in given:
         try:
-            records.append(_of_row(f"row {k}", row, kind))
-        except (TypeError, KeyError, ValueError, AttributeError) as error:
-            broken.append(Difference(f"row {k}", "", 0, f"a record with '{kind}'", repr(error)))
+            records.append(_of_transcript(name, row, path) if path else _of_row(name, row, kind))
+        except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
+            broken.append(Difference(name, "", 0, f"a record with '{kind}'", repr(error)))
     return records, broken
 
 
 def _rows(file: Path) -> list[Any]:
-    """The rows of a JSON list or of JSON lines."""
+    """The rows of a JSON list or of JSON lines, in UTF-8, UTF-16 or UTF-32, with or without a mark of the order."""
     try:
-        text = file.read_text(encoding="utf-8")
+        raw = file.read_bytes()
+        text = raw.decode(json.detect_encoding(raw), "surrogatepass").removeprefix("\ufeff")
         if text.lstrip().startswith("["):
             return json.loads(text)
         rows = []
@@ -117,21 +148,47 @@ def _of_row(name: str, row: Mapping[str, Any], kind: str) -> Record:
     reward = row.get("reward")
     return Record(
         name=name,
-        ids=tuple(i for i in ids if isinstance(i, str)),
+        ids=tuple(i for i in ids if isinstance(i, str) and i),
         messages=tuple(m for m in turns if m.role != "system"),
         reward=None if reward is None else float(reward),
         ending=str(row.get("ending") or ""),
-        policy=str(row.get("policy") or "expert"),
-        seed=int(row.get("seed") or 0),
-        start=int(row.get("start") or 0),
+        policy=_kept(str(row.get("policy") or "expert")),
+        seed=_number(row, "seed", 63),
+        start=_number(row, "start", 31),
     )
+
+
+def _of_transcript(name: str, turns: Sequence[Mapping[str, Any]], path: str) -> Record:
+    """A transcript by itself. ALFWorld's commands become turns without a thought."""
+    said = tuple(_message(turn) for turn in turns)
+    if said[0].content.startswith(_TEXTWORLD):
+        said = tuple(Message(m.role, f"Action: {m.content}") if m.role == "assistant" else m for m in said)
+    return Record(name, (path,), said)
 
 
 def _message(given: Mapping[str, Any]) -> Message:
     role, content = given.get("role", given.get("from")), given.get("content", given.get("value"))
+    if isinstance(content, list):
+        content = "".join(part if isinstance(part, str) else part["text"] for part in content)
     if not isinstance(content, str):
         raise TypeError(f"a message without text: {given!r:.60}")
-    return Message(_ROLES[str(role)], content)  # type: ignore[arg-type]
+    return Message(_ROLES[str(role)], _kept(content))  # type: ignore[arg-type]
+
+
+def _kept(text: str) -> str:
+    """The text; ValueError where it holds half a character, which no file can keep."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"half a character (a lone surrogate) at place {error.start} of {text[:20]!r}") from None
+    return text
+
+
+def _number(row: Mapping[str, Any], key: str, bits: int) -> int:
+    value = int(row.get(key) or 0)
+    if abs(value) >> bits:
+        raise ValueError(f"{key} {value:.6g} has no place in {bits} bits")
+    return value
 
 
 def _of_trajectory(k: int, t: Trajectory) -> Record:
@@ -146,17 +203,12 @@ def _plain(text: str) -> str:
     return " ".join(_LABEL.sub("", text.strip()).split())
 
 
-def _ends(text: str) -> Iterator[str]:
-    """A text, and what is left of it from each of its lines on."""
-    lines = text.splitlines()
-    return (_plain("\n".join(lines[k:])) for k in range(len(lines)))
-
-
 class _Player:
     """An environment's tasks, found by id or by what is said first, and records played on them."""
 
-    def __init__(self, spec: EnvSpec) -> None:
+    def __init__(self, spec: EnvSpec, strict: bool) -> None:
         self._spec = spec
+        self._strict = strict
         self._env = spec.make()
         self._ids = {split: spec.task_ids(split) for split in SPLITS}
         self._known = {task_id for ids in self._ids.values() for task_id in ids}
@@ -165,9 +217,9 @@ class _Player:
 
     def play(self, record: Record) -> Trajectory | Difference:
         """On the first task that gives it back; else the difference from the likeliest."""
-        nearest, found = -1, Difference(record.name, "", 0, "a message that begins a task", "none in the record")
+        nearest, found = -1, Difference(record.name, "", 0, "a message that begins a task", self._none(record))
         for index in self._indices(record):
-            places = _places(record.messages, index)
+            places = self._places(record.messages, index)
             for text in reversed(places):  # an example's text comes before that of the record's own task
                 for place in places[text]:
                     for task_id in sorted(index[text], key=self._used.__contains__):
@@ -182,17 +234,49 @@ class _Player:
                 return Difference(record.name, next(iter(index.values()))[0], 0, said, next(iter(index)))
         return found
 
+    def _none(self, record: Record) -> str:
+        """Why a record has no task."""
+        return (
+            f"none in the record, and its id {record.ids[0]!r} is no task here" if record.ids else "none in the record"
+        )
+
+    def _text(self, text: str) -> str:
+        return _plain(self._spec.reword(text))
+
+    def _key(self, text: str) -> str:
+        return self._text(text) if self._strict else bare(self._text(text))
+
+    def _same(self, recorded: str, outcome: Outcome) -> bool:
+        """Whether what was recorded tells what the environment says; any refusal is one."""
+        expected, got = self._text(recorded), self._text(outcome.observation)
+        if expected == got or self._strict:
+            return expected == got
+        return alike(expected, got) or (not outcome.valid and bool(_REFUSED.match(expected)))
+
+    def _places(self, turns: Sequence[Message], index: Mapping[str, object]) -> dict[str, list[int]]:
+        """First observations of tasks in a record, in the order of their first appearance: text -> places."""
+        places: dict[str, list[int]] = {}
+        for place, message in enumerate(turns):
+            if message.role == "user" and (text := next((e for e in self._ends(message.content) if e in index), None)):
+                places.setdefault(text, []).append(place)
+        return places
+
+    def _ends(self, text: str) -> Iterator[str]:
+        """A text, and what is left of it from each of its lines on."""
+        lines = text.splitlines()
+        return (self._key("\n".join(lines[k:])) for k in range(len(lines)))
+
     def _indices(self, record: Record) -> Iterator[dict[str, list[str]]]:
         """What is said first -> the tasks that begin so: of the record's own task, else of one split after another."""
         own = next((i for name in record.ids if (i := self._named(name))), None)
         if own is not None:
-            yield {_plain(self._env.reset(own)): [own]}
+            yield {self._key(self._env.reset(own)): [own]}
             return
         for split, ids in self._ids.items():
             if split not in self._said:
                 index = self._said.setdefault(split, {})
                 for task_id in ids:
-                    index.setdefault(_plain(self._env.reset(task_id)), []).append(task_id)
+                    index.setdefault(self._key(self._env.reset(task_id)), []).append(task_id)
             yield self._said[split]
 
     def _named(self, name: str) -> str | None:
@@ -204,27 +288,31 @@ class _Player:
     def _replay(self, record: Record, task_id: str, place: int) -> Trajectory | Difference:
         """The record from its message `place` on, as an episode of the task."""
         turns = record.messages[place + 1 :]
+        task_id = self._spec.adopted(task_id, record.messages[place].content)
         first, n = self._env.reset(task_id), (len(turns) + 1) // 2
 
         def differ(turn: int, expected: object, got: object) -> Difference:
             return Difference(record.name, task_id, turn, expected, got)
 
+        def unformed(turn: int, action: str) -> Difference | None:
+            return differ(turn, "a turn with 'Action:'", f"without: {action}") if action_of(action) is None else None
+
         if any(m.role != ("user" if k % 2 else "assistant") for k, m in enumerate(turns)) or not turns:
             return differ(0, "agent and environment by turns", [m.role for m in turns])
         actions = [self._spec.reword(m.content) for m in turns[::2]]
         answers = [m.content for m in turns[1::2]]
-        outcomes, different = retrace(self._env, [*map(Step, actions, answers)], lambda x: _plain(self._spec.reword(x)))
+        outcomes, different = retrace(self._env, [*map(Step, actions, answers)], self._same)
         t = len(outcomes)
         if different:
-            return differ(t, *different)
+            return unformed(t, actions[t - 1]) or differ(t, *map(self._text, different))
         if t < n and outcomes and outcomes[-1].terminated:
             return differ(t, "the episode goes on", "it is over")
         outcomes += [self._env.step(action) for action in actions[t:]]  # a last action without an answer
         outcome = outcomes[-1]
         ending = _ending(outcome.terminated, n >= self._spec.max_steps, record.ending)
         if ending is None:
-            return differ(n, "the end of the episode", "it is not over")
-        if record.reward is not None and abs(record.reward - outcome.reward) > 1e-6:
+            return unformed(n, actions[-1]) or differ(n, "the end of the episode", "it is not over")
+        if record.reward is not None and not abs(record.reward - outcome.reward) <= 1e-6:  # nor where it is no number
             return differ(n, f"reward {record.reward}", f"reward {outcome.reward}")
         return Trajectory(
             task_id,
@@ -243,23 +331,3 @@ def _ending(terminated: bool, truncated: bool, recorded: str) -> Ending | None:
     if terminated:
         return "terminated"
     return "truncated" if truncated else "overflow" if recorded == "overflow" else None
-
-
-def _places(turns: Sequence[Message], index: Mapping[str, object]) -> dict[str, list[int]]:
-    """First observations of tasks in a record, in the order of their first appearance: text -> places."""
-    places: dict[str, list[int]] = {}
-    for place, message in enumerate(turns):
-        if message.role == "user" and (text := next((e for e in _ends(message.content) if e in index), None)):
-            places.setdefault(text, []).append(place)
-    return places
-
-
-def _around(a: str, b: str, width: int = 80) -> tuple[str, str]:
-    """Two texts, cut to where they part."""
-    same = next((k for k, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-    start = max(0, same - width // 4) if max(len(a), len(b)) > width else 0
-
-    def cut(text: str) -> str:
-        return ("..." if start else "") + text[start : start + width] + ("..." if len(text) > start + width else "")
-
-    return cut(a), cut(b)

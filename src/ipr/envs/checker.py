@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ipr.envs import get
 from ipr.envs.retrace import retrace
@@ -46,6 +46,48 @@ from ipr.envs import checker, get
 name, data, ids = json.loads(sys.argv[1])
 print(json.dumps(checker.digests(get(name, data), ids)))
 """
+
+
+class Difference(NamedTuple):
+    """A place where an environment does not give back what was recorded."""
+
+    game: str
+    step: int
+    """The agent's turn, from 1; 0 is the first observation."""
+    expected: str
+    got: str
+
+    def __str__(self) -> str:
+        expected, got = around(self.expected, self.got)
+        return f"{self.game}: step {self.step}: expected {expected!r}, got {got!r}"
+
+
+def differences(env: Environment, recorded: Trajectory) -> list[Difference]:
+    """What playing a trajectory again gives that it does not hold: observations, the end, the reward."""
+    first, steps = env.reset(recorded.task_id), recorded.steps
+    found = [] if first == recorded.first_observation else [(0, recorded.first_observation, first)]
+    outcome = Outcome("")
+    for t, step in enumerate(steps, 1):
+        outcome = env.step(step.action)
+        if outcome.observation != step.observation:
+            found.append((t, step.observation, outcome.observation))
+        if outcome.terminated and t < len(steps):
+            found.append((t, "the episode goes on", "it is over"))
+            break
+    if outcome.reward != recorded.reward:
+        found.append((len(steps), f"reward {recorded.reward}", f"reward {outcome.reward}"))
+    return [Difference(recorded.task_id, *place) for place in found]
+
+
+def around(a: str, b: str, width: int = 80) -> tuple[str, str]:
+    """Two texts, cut to where they part."""
+    same = next((k for k, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    start = max(0, same - width // 4) if max(len(a), len(b)) > width else 0
+
+    def cut(text: str) -> str:
+        return ("..." if start else "") + text[start : start + width] + ("..." if len(text) > start + width else "")
+
+    return cut(a), cut(b)
 
 
 def check_named(name: str, data: str | None = None, games: int = 20) -> dict[str, Any]:

@@ -187,7 +187,7 @@ class EndpointPolicy:
         except openai.OpenAIError as error:
             raise self._server.refused(error) from None
         choice, usage = _choice(answer, self.url), answer.usage
-        text = (choice.message.content or "").strip()
+        text = _text(choice.message.content).strip()
         if choice.finish_reason != "length":
             return Completion(text, (), "stop")
         asked = self._request(turn, sampling)
@@ -255,6 +255,14 @@ def _choice(answer: ChatCompletion, url: str) -> Any:
     if not answer.choices:
         raise IprError(f"{url} answers without a choice; it does not speak the protocol of chat completions")
     return answer.choices[0]
+
+
+def _text(content: Any) -> str:
+    """What an answer says: a text, or a list of parts of which those of text count; half a character becomes U+FFFD."""
+    if isinstance(content, list):
+        said = (part if isinstance(part, str) else part.get("text") for part in content)
+        content = "".join(text for text in said if isinstance(text, str))
+    return str(content or "").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _too_long(error: openai.APIStatusError) -> bool:

@@ -13,26 +13,19 @@ from typing import Any
 from ipr import store
 from ipr.types import IprError, PreferencePair
 
-COLUMNS = (
-    "stage",
-    "test reward",
-    "seen",
-    "unseen",
-    "dev",
-    "success",
-    "steps",
-    "invalid",
-    "step reward",
-    "pairs",
-    "rollouts",
-    "time",
-)
 NOTE = (
-    "mean reward in % with its 95 % interval (test, seen, unseen, dev), success on test in %; pairs: outcome + step, or"
+    "mean reward in % with its 95 % interval (test, its splits, dev), success on test in %; pairs: outcome + step, or"
     " episodes that were imitated; rollouts of exploring and scoring: played (saved); * reported"
 )
 PROFILE = ("seconds", "workers", "model", "environment", "tokenizer", "io", "training", "waiting", "other")
 """The seconds of a profile's row: by the clock, of all workers together, and the parts that make up both."""
+
+
+def columns(summary: dict[str, Any]) -> list[str]:
+    """The table's head; the test splits are those of the run."""
+    splits = next((stage["tests"] for stage in summary["stages"]), {})
+    after = ("dev", "success", "steps", "invalid", "step reward", "pairs", "rollouts", "time")
+    return ["stage", "test reward", *splits, *after]
 
 
 def rows(summary: dict[str, Any]) -> list[list[str]]:
@@ -42,15 +35,20 @@ def rows(summary: dict[str, Any]) -> list[list[str]]:
 
 def table(summary: dict[str, Any]) -> str:
     """For a terminal, with the paired comparisons in words below."""
-    cells = [list(COLUMNS), *rows(summary)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(COLUMNS))]
+    cells = [columns(summary), *rows(summary)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
     lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join([*lines, "", NOTE, *sentences(summary)])
+    return "\n".join([*lines, "", NOTE, *sentences(summary), *warnings(summary)])
 
 
 def markdown(summary: dict[str, Any]) -> str:
-    return "\n".join([_markdown([list(COLUMNS), *rows(summary)]), "", *sentences(summary)])
+    return "\n".join([_markdown([columns(summary), *rows(summary)]), "", *sentences(summary), *warnings(summary)])
+
+
+def warnings(summary: dict[str, Any]) -> list[str]:
+    """What the figures suffer from; a summary of before has none."""
+    return [f"WARNING: {line}" for line in summary.get("warnings", [])]
 
 
 def sentences(summary: dict[str, Any]) -> list[str]:
@@ -125,12 +123,13 @@ def write_html(run_dir: Path) -> Path:
         .from_string(_PAGE)
         .render(
             summary=summary,
-            columns=COLUMNS,
+            columns=columns(summary),
             note=NOTE,
             profile=profile,
             parts=PROFILE,
             rows=rows(summary),
             sentences=sentences(summary),
+            warnings=warnings(summary),
             plot=drawing.getvalue().partition("<svg")[1] + drawing.getvalue().partition("<svg")[2],
             types=sorted(last["test"]["by_type"]) if last["test"] else [],
             config=config.read_text() if config.exists() else "",
@@ -151,7 +150,7 @@ def _row(stage: dict[str, Any], reported: str | None) -> list[str]:
     return [
         stage["name"] + ("*" if stage["name"] == reported else ""),
         _with_interval(test) if test.get("games") else "",
-        *(f"{100 * tests[s]['reward']:.1f}" if tests.get(s, {}).get("games") else "" for s in ("seen", "unseen")),
+        *(f"{100 * figures['reward']:.1f}" if figures.get("games") else "" for figures in tests.values()),
         f"{100 * stage['dev']['reward']:.1f}" if stage["dev"] else "",
         f"{100 * test['success']:.1f}" if test.get("games") else "",
         f"{test['steps']:.1f}" if test.get("games") else "",
@@ -220,6 +219,7 @@ reported: {{ summary.reported }} (chosen on dev)</p>
 {% for row in rows %}<tr{% if row[0].endswith("*") %} class="reported"{% endif %}>
 {% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table>
 <p class="note">{{ note }}</p>
+{% for w in warnings %}<p><strong>{{ w }}</strong></p>{% endfor %}
 {{ plot|safe }}
 <h2>Paired comparisons</h2><ul>{% for s in sentences %}<li>{{ s }}</li>{% endfor %}</ul>
 <h2>Success by type of task</h2>

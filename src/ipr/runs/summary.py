@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from ipr import evaluate, store
@@ -27,6 +28,7 @@ def summarise(run: Run, status: str, links: dict[str, str] | None = None) -> dic
         "reported": stage_name(reported) if reported is not None else None,
         "stages": stages,
         "comparisons": [_comparison(run, 0, k) for k in iterations if k > 0],
+        "warnings": [line for k in iterations for line in _full(run, k)],
         "seconds": round(sum(s["seconds"] for s in stages), 1),
         "links": links or {},
     }
@@ -63,6 +65,23 @@ def _stage(run: Run, k: int) -> dict[str, Any]:
         "seconds": round(sum(record.get("seconds", 0.0) for record in records.values()), 1),
         "seconds_by_task": {task: record["seconds"] for task, record in records.items() if record},
     }
+
+
+def _full(run: Run, k: int) -> list[str]:
+    """A line where episodes of a stage ended because the context was full: how many, and what to raise."""
+    evaluation, explored = (run.record(k, task) or {} for task in ("evaluate", "explore"))
+    endings = Counter[str]()
+    for split in ("dev", *run.config.eval.splits):
+        endings.update((evaluation.get(split) or {}).get("endings", {}))
+    found = []
+    for what, counts in (("evaluation episodes", endings), ("explored episodes", explored.get("endings", {}))):
+        if full := counts.get("overflow", 0):
+            total = sum(counts.values())
+            found.append(
+                f"{stage_name(k)}: {full} of {total} {what} ({100 * full / total:.0f} %) ended because the context was"
+                f" full; raise model.max_length ({run.config.model.max_length}), or use a model with a longer context"
+            )
+    return found
 
 
 def _rollouts(explored: dict[str, Any], scored: dict[str, int]) -> dict[str, float]:

@@ -43,7 +43,7 @@ def spec(data: Path | None = None, max_steps: int | None = None) -> EnvSpec:
         expert=play_expert,
         task_type=source.task_type,
         oracle=oracle,
-        version="generated-2" if data is None else "real-1",
+        version="generated-2" if data is None else "real-2",
         reword=lambda text: reword(text, put),
     )
 

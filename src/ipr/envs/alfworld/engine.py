@@ -81,7 +81,7 @@ class Game:
             facts[fact[0]][tuple(a for a in fact if a)] = None
         self._facts = facts
         try:
-            self._number(facts)
+            self._number(facts, _INSTANCE.findall(problem, 0, init))
             self.goals = _ground(_parse(problem[goal:])[1], self)
             (place,) = (self.locations[fact[-1]] for fact in facts["atlocation"])
             self.start = 0
@@ -100,11 +100,12 @@ class Game:
 
     # Reading -------------------------------------------------------------------------------------------------
 
-    def _number(self, facts: Mapping[str, Mapping[Fact, None]]) -> None:
-        """Gives every thing its name and every fact that can change its bit."""
+    def _number(self, facts: Mapping[str, Mapping[Fact, None]], declared: list[str]) -> None:
+        """Gives every thing its name and every fact that can change its bit. `declared` are the instances that the
+        problem lists; one that is nowhere (a cracked egg) is numbered with the others, as in the stock engine."""
         objects = sorted({f[1] for p in ("objecttype", "inreceptacle", "objectatlocation") for f in facts[p]})
         receptacles = sorted({f[1] for p in ("receptacletype", "receptacleatlocation") for f in facts[p]})
-        names = _names([*objects, *receptacles])
+        names = _names(list(dict.fromkeys((*objects, *receptacles, *declared))))
         self._ids = objects
         self.object_names = [names[o] for o in objects]
         self.receptacle_names = [names[r] for r in receptacles]
@@ -414,6 +415,7 @@ _TOOLS = {
     "cool": ("coolable", {"fridgetype"}),
 }
 _FACT = re.compile(r"\((\w+) ([^()\s]+)(?: ([^()\s]+))?\s*\)")
+_INSTANCE = re.compile(r"[^()\s]+_bar_[^()\s]+")
 _CHANGING = ("atlocation", "opened", "holds", "inreceptacle", "objectatlocation", *_PROPERTIES)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from ipr import store
 from ipr.envs.alfworld import expert
 from ipr.envs.alfworld.real import DIRECTORIES, Folder, check_data
+from ipr.envs.checker import Difference
 from ipr.types import IprError, Trajectory
 
 OFFICIAL = {"train": 3553, "seen": 140, "unseen": 134}
@@ -100,7 +101,7 @@ def _transcripts(folder: Path, messages: list[str]) -> dict[str, int]:
     found = check_data(folder)
     if found is None:
         return {}
-    messages += found["messages"]
+    messages += [*found["messages"], *(str(Difference(**difference)) for difference in found["differences"])]
     if found["equal"] != found["observations"]:
         messages.append(f"{found['observations'] - found['equal']} recorded observations are not given back")
     return {key: found[key] for key in ("games", "wins", "observations", "equal")}

@@ -1,7 +1,9 @@
 """Games of the real data set, from its folder json_2.1.1.
 
 Decided here: task ids are the folders of the games; dev is a twentieth of the train games, by a hash of the id, and
-train is the rest. Left out, as in the published counts: unsolvable games, and the tasks with movable or sliced things.
+train is the rest. Where IPR's `alfworld_game_files.json` lies in the folder or above it, games of the splits that it
+names are left out where it does not name them. Left out, as in the published counts: unsolvable games, and the tasks
+with movable or sliced things.
 """
 
 from __future__ import annotations
@@ -10,14 +12,19 @@ import json
 import re
 import time
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from ipr import store
 from ipr.envs.alfworld.engine import BANNER, NOTHING, Game
-from ipr.types import IprError, derive_seed
+from ipr.envs.alfworld.world import Household
+from ipr.envs.checker import Difference, differences
+from ipr.types import IprError, Trajectory, derive_seed
 
 DIRECTORIES: Mapping[str, str] = {"train": "train", "dev": "train", "seen": "valid_seen", "unseen": "valid_unseen"}
+
+INDEX = "alfworld_game_files.json"
 
 
 class Folder:
@@ -41,9 +48,22 @@ class Folder:
         top = DIRECTORIES[split]
         found = [p.parent for p in sorted((self.folder / top).glob("*/*/game.tw-pddl")) if _playable(p)]
         ids = [p.relative_to(self.folder).as_posix() for p in found]
+        if self._listed and any(i.startswith(f"{top}/") for i in self._listed):
+            ids = [i for i in ids if i in self._listed]
         if top != "train":
             return ids
         return [i for i in ids if (derive_seed("alfworld", "dev", i) % 20 == 0) == (split == "dev")]
+
+    @cached_property
+    def _listed(self) -> frozenset[str]:
+        """The task ids that IPR's index file names; none where there is no such file."""
+        for file in (self.folder / INDEX, self.folder.parent / INDEX):
+            if file.is_file():
+                try:
+                    return frozenset("/".join(path.split("/")[-4:-1]) for path in json.loads(file.read_text()))
+                except (ValueError, TypeError, AttributeError) as error:
+                    raise IprError(f"{file}: no index file ({error}); fetch it again, or remove it") from None
+        return frozenset()
 
     @lru_cache(maxsize=1024)  # noqa: B019
     def game(self, task_id: str) -> Game:
@@ -74,15 +94,17 @@ def _playable(file: Path) -> bool:
 
 
 def check_data(folder: Path) -> dict[str, Any] | None:
-    """Plays every recorded transcript (`gt_traj.json` beside a `game.tw-pddl`) found anywhere under a folder; None
-    where there is none, as in the data that `alfworld-download` fetches.
+    """Plays every recorded transcript (`gt_traj.json` beside a `game.tw-pddl`) found anywhere under a folder, and the
+    experts of a packed one (see `pack`); None where there is neither, as in the data that `alfworld-download` fetches.
 
-    `equal` of `observations` are the same letter by letter, first ones and the banner before them included. Files that
-    cannot be read are counted in `broken` and named, each with its fix, in `messages`.
+    `equal` of `observations` are the same letter by letter, first ones and the banner before them included; the others,
+    and transcripts that do not win, are in `differences`. Files that cannot be read are counted in `broken` and named,
+    each with its fix, in `messages`.
     """
-    found = sorted(folder.rglob("gt_traj.json"))
-    if not found:
+    found, packed = sorted(folder.rglob("gt_traj.json")), folder / "experts.parquet"
+    if not found and not packed.is_file():
         return None
+    unlike: list[Difference] = []
     games = wins = observations = equal = commands = 0
     seconds = 0.0
     messages: list[str] = []
@@ -103,16 +125,38 @@ def check_data(folder: Path) -> dict[str, Any] | None:
             answers.append(NOTHING if answer is None else answer)
         seconds += time.process_time() - start
         games += 1
-        wins += game.won(state)
         commands += len(turns[1::2])
         observations += len(turns[::2])
-        equal += sum(a == b for a, b in zip(answers, turns[::2], strict=False))
+        name = file.parent.relative_to(folder).as_posix()
+        compared = enumerate(zip(turns[::2], answers, strict=False))
+        unequal = [Difference(name, t, recorded, ours) for t, (recorded, ours) in compared if recorded != ours]
+        equal += min(len(turns[::2]), len(answers)) - len(unequal)
+        wins += (won := game.won(state))
+        unlike += [*unequal, *([] if won else [Difference(name, len(turns[1::2]), "reward 1.0", "reward 0.0")])]
+    experts = store.load(packed, Trajectory) if packed.is_file() else []
+    unlike += _experts(folder, experts, messages)
     return {
         "games": games,
         "wins": wins,
         "observations": observations,
         "equal": equal,
+        "experts": len(experts),
         "steps_per_s": round(commands / seconds) if seconds else 0,
         "broken": len(messages),
         "messages": messages,
+        "differences": [difference._asdict() for difference in unlike],
     }
+
+
+def _experts(folder: Path, experts: list[Trajectory], messages: list[str]) -> list[Difference]:
+    """Where the experts of a packed folder are not given back; what cannot be played at all is added to `messages`."""
+    found: list[Difference] = []
+    if not experts:
+        return found
+    games = Folder(folder)
+    for t in experts:
+        try:
+            found += differences(Household(games), t)
+        except IprError as error:
+            messages.append(f"the expert of {t.task_id} cannot be played: {error}")
+    return found

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ipr.envs.webshop import expert, generate
 from ipr.envs.webshop.prompt import prompt
-from ipr.envs.webshop.real import Folder, check_data
+from ipr.envs.webshop.real import Folder, check_data, unpriced
 from ipr.envs.webshop.world import Goals, Shop
 from ipr.types import Environment, EnvSpec, Trajectory
 
@@ -41,4 +41,5 @@ def spec(data: Path | None = None, max_steps: int | None = None) -> EnvSpec:
         task_type=source.task_type,
         oracle=oracle,
         version=f"real-1-{source.key}" if isinstance(source, Folder) else "generated-1",
+        **({"reword": unpriced, "adopted": source.adopted} if isinstance(source, Folder) else {}),
     )

@@ -1,9 +1,9 @@
 """A catalogue: products by row, and the search over them; in memory, or in a folder mapped into memory.
 
 Decided here: a product is searched by its title, description, first bullet point and options, all in lower case, as in
-the original. On disk a catalogue is `products.jsonl` (one product a line), `rows.npy` (where each line starts), the
-index's four arrays and `catalogue.json`; nothing of it is read before it is needed, and processes share the pages. A
-folder that exists is complete: it is written aside and renamed.
+the original, and ties of the search go to the lesser ASIN. On disk a catalogue is `products.jsonl` (one product a
+line), `rows.npy` (where each line starts), the index's arrays and `catalogue.json`; nothing of it is read before it is
+needed, and processes share the pages. A folder that exists is complete: it is written aside and renamed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ipr.envs.webshop.goods import Product
 from ipr.envs.webshop.pages import MOST_RESULTS
 from ipr.types import IprError
 
-BUILDER = 1
+BUILDER = 2
 """Changes whenever the same products would give other files."""
 
 
@@ -57,8 +57,10 @@ def document(product: Product) -> str:
 
 
 def in_memory(products: Iterable[Product]) -> Catalogue:
+    """The invented shop's catalogue; ties of its search go to the first, which is how its pages were when the base
+    model learned them."""
     kept = list(products)
-    return Catalogue(kept, search.build(map(document, kept)))
+    return Catalogue(kept, search.build(("", document(product)) for product in kept))
 
 
 def on_disk(folder: Path, products: Callable[[Path], Iterable[Product]]) -> Catalogue:
@@ -113,10 +115,10 @@ class Writer:
 def _write(folder: Path, products: Iterable[Product]) -> None:
     writer = Writer(folder / "products.jsonl", folder / "rows.npy")
 
-    def documents() -> Iterator[str]:
+    def documents() -> Iterator[tuple[str, str]]:
         for product in products:
             writer.write(astuple(product))
-            yield document(product)
+            yield product.asin, document(product)
 
     search.build(documents(), folder)
     store.write_json(folder / "catalogue.json", {"builder": BUILDER, "products": writer.close()})

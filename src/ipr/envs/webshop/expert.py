@@ -1,24 +1,27 @@
-"""Experts for the shop: one that compares and buys, and one that fetches a product it is told of.
+"""Experts for the shop: one that compares and buys, and one for real instructions.
 
 Decided here: an expert is a script, a generator that yields a thought and a command and is sent the page that follows.
 `customer` knows what the instruction says (kind, attributes, options, limit: in generated goals each stands in it word
 for word) and what the pages showed. It opens what its title and price speak for, reads the features where the title is
 silent, goes back from what lacks an option or an attribute while there are steps left, and now and then opens the first
-product without comparing and has to turn back. `buyer` knows its product: real instructions are not word for word.
+product without comparing and has to turn back. `reader` knows the instruction's text alone: a real one is not word for
+word, so it looks for its words, and earns less. Neither knows what it was not shown.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from ipr.envs.react import compose
-from ipr.envs.webshop.analysis import terms
-from ipr.envs.webshop.goods import Goal, Product
+from ipr.envs.webshop.analysis import terms, words
+from ipr.envs.webshop.goods import Goal
 from ipr.envs.webshop.pages import SEP, START, Catalogue, act, text
-from ipr.envs.webshop.reward import option_matches, score
+from ipr.envs.webshop.reward import score
 from ipr.types import Step, Trajectory, derive_seed
 
 MAX_STEPS = 10
@@ -182,34 +185,80 @@ def _and(words: Iterable[str]) -> str:
     return " and ".join(words)
 
 
-# Fetching a known product --------------------------------------------------------------------------------------------
+# Real instructions ---------------------------------------------------------------------------------------------------
+
+_LIMIT = re.compile(r", and price lower than ([\d.]+) dollars$")
+_CHATTER = """
+    i im i'm i'd am are would like love want need looking look searching search seeking shopping find get buy me my you
+    can could please help some something also should must have has which one ones
+"""
+"""What instructions say besides what is wanted."""
+_NAMES = """
+    color colour size style flavor scent pattern quantity material shape length width edition configuration fit band
+    name type special package number items item count unit of display team set model capacity hand orientation
+"""
+"""Words of which options' names are made; a piece of a page with no other word is a name and no value."""
+_NAME_WORDS = frozenset(_NAMES.split())
+_CHATTER_WORDS = frozenset(_CHATTER.split())
+HALF = 0.5
+"""Share of a value's words that the instruction has, from which on it is chosen."""
 
 
-def buyer(product: Product, goal: Goal, most: int = MAX_STEPS) -> Script:
-    """Finds the goal's own product by its title, chooses what the goal asks for, and buys."""
-    wanted = [w for w in (_value(product, option) for option in goal.options) if w]
-    words = " ".join(product.title.split()[:25])
-    page = yield f"I know what fits: {' '.join(words.split()[:8])}. I search for its title.", f"search[{words}]"
-    left = most - 1
-    while product.asin not in (one.asin for one in listed(page)):
-        if left <= len(wanted) + 2:
-            return
-        page = yield f"{product.asin} is not on this page, so I look at the next one.", "click[Next >]"
-        left -= 1
-    yield f"{product.asin} is the product that fits, so I open it.", f"click[{product.asin}]"
-    for value in dict.fromkeys(wanted):
-        yield f"I want {value}, so I choose it.", f"click[{value}]"
-    yield f"Everything is chosen, and it costs {product.price_tag}. I buy it.", "click[Buy Now]"
+def reader(instruction: str, most: int = MAX_STEPS) -> Script:
+    """Knows the instruction and the pages that it is shown, nothing else: searches for the instruction's words, opens
+    the product whose title has most of them, chooses what reads like the instruction, and buys, in `most` steps.
+
+    Its thoughts take their words from both, too; what it adds are stop words.
+    """
+    limit = _LIMIT.search(instruction)
+    wish = instruction[: limit.start()] if limit else instruction
+    wanted = [word for word in dict.fromkeys(words(wish.lower())) if word not in _CHATTER_WORDS and terms(word)]
+    search = " ".join(wanted)
+    page = yield f"The instruction is for {wish}. Search for {search}.", f"search[{search}]"
+    shelf = listed(page)
+    if not shelf:
+        return
+    best = max(shelf, key=partial(_promise, wanted, shelf, float(limit[1]) if limit else None))
+    said = _shared(wanted, best.title)
+    thought = f"{best.asin} is {best.title}. Of the instruction it is {_and(said)}." if said else f"It is {best.title}."
+    if limit and best.dearest <= float(limit[1]):
+        thought += f" {best.tag} is lower than {limit[1]} dollars."
+    page = yield thought, f"click[{best.asin}]"
+    chosen: list[str] = []
+    for value in _values(wanted, page)[: most - 3]:
+        yield f"The instruction is for {_and(_shared(wanted, value))}, and {value} is on this page.", f"click[{value}]"
+        chosen.append(value)
+    yield f"{f'It is {_and(chosen)}. ' if chosen else ''}The price is {best.tag}. Buy it now.", "click[Buy Now]"
 
 
-def _value(product: Product, wanted: str | tuple[str, str]) -> str | None:
-    """The product's value for a wanted option: the same words, else the first that the reward takes for it."""
-    name, value = wanted if isinstance(wanted, tuple) else ("", wanted)
-    groups = [values for n, values in product.options if n == name] or [values for _, values in product.options]
-    all_values = [v for values in groups for v in values]
-    return next((v for v in all_values if v == value), None) or next(
-        (v for v in all_values if option_matches(v, wanted)), None
-    )
+def _shared(wanted: list[str], text: str) -> list[str]:
+    """The wanted words that a text has, in any form."""
+    found = set(terms(text))
+    return [word for word in wanted if found.issuperset(terms(word))]
+
+
+def _promise(wanted: list[str], shelf: list[Listed], limit: float | None, one: Listed) -> tuple[bool, float]:
+    """How much speaks for a product by its listing: its price, and the wanted words, the rarer the more."""
+    titles = [set(terms(other.title)) for other in shelf]
+    rarity = {
+        word: math.log(1 + len(shelf) / (1 + sum(title.issuperset(terms(word)) for title in titles))) for word in wanted
+    }
+    return limit is None or one.dearest <= limit, sum(rarity[word] for word in _shared(wanted, one.title))
+
+
+def _values(wanted: list[str], page: str) -> list[str]:
+    """Of each of an open product's options the value that reads most like the instruction, where one does."""
+    pieces = page.split(SEP)
+    price = next(k for k, piece in enumerate(pieces) if piece.startswith("Price: "))
+    best = [(0.0, 0, "")]
+    for piece in pieces[pieces.index("< Prev") + 1 : price - 1]:  # the title stands before the price
+        if _NAME_WORDS.issuperset(piece.split()):
+            best.append((0.0, 0, ""))
+            continue
+        own = terms(piece)
+        has = sum(any(term in terms(word) for word in wanted) for term in own)
+        best[-1] = max(best[-1], (has / max(len(own), 1), has, piece), key=lambda found: found[:2])
+    return [value for share, _, value in best if share >= HALF]
 
 
 # Playing -------------------------------------------------------------------------------------------------------------

@@ -7,10 +7,12 @@ Goals are the human instructions where there are any, else the synthetic ones: e
 The original draws prices and price limits unseeded; here each has a seed of its own (ASIN and instruction), so they are
 the same everywhere, though not the original's.
 
-The official order is that of the products, shuffled with seed 233. By it, as in the original, goals 0 to 499 are "test"
-(the paper's 200 are among them), the next 1,000 "dev", the rest "train"; with fewer than 2,000 goals test is a quarter
-of them at most, and with fewer than 4,000 so is dev. "seen" and "unseen" part test by whether the goal's product has a
-train goal too. Left out: images, reviews, and the published index files.
+The official order is that of the products, shuffled with seed 233. By it, as in the original, goals 0 to 499 are
+"test", the next 1,000 "dev", the rest "train"; with fewer than 2,000 goals test is a quarter of them at most, and with
+fewer than 4,000 so is dev. Where IPR's `train_indices.json` and `test_indices.json` lie in the folder, they say what is
+train and test, and dev is of the others. Its test file has 200 goals, of which 12 are in its train file: they are the
+split "official-200", and parted into "clean-188" and "both-12". "seen" and "unseen" part what of test is not in train
+by whether the goal's product has a train goal. Left out: images and reviews.
 """
 
 from __future__ import annotations
@@ -30,9 +32,10 @@ from typing import Any
 import numpy as np
 
 from ipr import store
+from ipr.envs.checker import Difference, differences
 from ipr.envs.webshop import nouns
 from ipr.envs.webshop.catalogue import BUILDER, Catalogue, Lines, Writer, on_disk
-from ipr.envs.webshop.expert import buyer, play
+from ipr.envs.webshop.expert import play, reader
 from ipr.envs.webshop.goods import Goal, Product
 from ipr.types import IprError, Trajectory, derive_seed
 
@@ -40,14 +43,14 @@ SHUFFLE_SEED = 233
 """The original's, for the order of goals."""
 TEST, DEV = 500, 1000
 """Goals of the first two splits."""
-SPLITS = ("train", "dev", "test", "seen", "unseen")
 TENS = [10.0 * i for i in range(1, 100)]
 """Price limits that there are, in dollars."""
 NO_LIMIT = 1_000_000.0
 """The limit of what is too dear for one; the instruction then names none."""
+TOLD, NONE = "@", "none"
+"""What parts a goal's id from a price limit that a record tells ("goal/000012@40.00"), and where it tells none."""
 UNKNOWN_PRICE = 100.0
 """What a product without a price costs."""
-NO_ATTRIBUTE = "DUMMY_ATTR"
 
 Human = dict[str, list[dict[str, Any]]]
 
@@ -58,6 +61,7 @@ class Folder:
     def __init__(self, folder: Path, cache: Path | None = None, tagger: nouns.Tagger | None = None) -> None:
         """`cache`: where built catalogues lie, else ~/.cache/ipr/webshop. `tagger`: else the default (see `nouns`)."""
         self.files = files(folder)
+        self._folder = folder
         self._tagger = tagger or nouns.default()
         self._cache = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ipr" / "webshop"
         parts = [str(BUILDER), nouns.name(self._tagger), *(_digest(file, self._cache) for file in self.files)]
@@ -86,17 +90,37 @@ class Folder:
 
     @lru_cache(maxsize=8)  # noqa: B019 - one object a run
     def task_ids(self, split: str) -> list[str]:
-        if split not in SPLITS:
-            raise IprError(f"webshop has no split '{split}'; there are {', '.join(SPLITS)}")
-        _, ends, order = self._entries
-        test = min(TEST, len(order) // 4)
-        dev = test + min(DEV, len(order) // 4)
-        numbers = {"dev": range(test, dev), "train": range(dev, len(order))}.get(split, range(test))
-        if split in ("seen", "unseen"):
-            rows = np.array([self._entries[0][i][0] for i in np.searchsorted(ends, order[:test], side="right")])
-            trained = self._rows_of(order[dev:])
-            numbers = np.flatnonzero(np.isin(rows, trained) == (split == "seen"))
-        return [f"goal/{k:06d}" for k in numbers]
+        if split not in self._splits:
+            raise IprError(f"webshop has no split '{split}'; there are {', '.join(self._splits)}")
+        return [f"goal/{k:06d}" for k in self._splits[split]]
+
+    @cached_property
+    def _splits(self) -> dict[str, list[int]]:
+        """The goals of every split, by their numbers in the official order."""
+        lines, ends, order = self._entries
+        test, dev = min(TEST, len(order) // 4), min(DEV, len(order) // 4)
+        found: dict[str, list[int]] = {"train": [*range(test + dev, len(order))], "dev": [], "test": [*range(test)]}
+        named = {split: self._folder / f"{split}_indices.json" for split in ("train", "test")}
+        published = all(file.is_file() for file in named.values())
+        if published:
+            found |= {split: _numbers(file, len(order)) for split, file in named.items()}
+        taken = {*found["train"], *found["test"]}
+        found["dev"] = (
+            [k for k in range(test, len(order)) if k not in taken][:dev] if published else [*range(test, test + dev)]
+        )
+        both = set(found["train"])
+        clean = [k for k in found["test"] if k not in both]
+        rows = [lines[i][0] for i in np.searchsorted(ends, order[clean], side="right")]
+        trained = set(self._rows_of(order[found["train"]]))
+        found |= {
+            name: [k for k, row in zip(clean, rows, strict=True) if (row in trained) == (name == "seen")]
+            for name in ("seen", "unseen")
+        }
+        if published:
+            shared = [k for k in found["test"] if k in both]
+            parts = {"official": found["test"], "clean": clean, "both": shared}
+            found |= {f"{name}-{len(goals)}": goals for name, goals in parts.items()}
+        return found
 
     def _rows_of(self, goals: np.ndarray) -> list[int]:
         lines, ends, _ = self._entries
@@ -108,7 +132,16 @@ class Folder:
         row, k, instruction, attributes, options = entry
         product = self.catalogue().product(row)
         wanted = tuple(_combination(product, number)) if options is None else tuple(options)
-        return _goal(product, k, instruction, tuple(attributes), wanted)
+        _, _, told = task_id.partition(TOLD)
+        limit = _limit(product, k) if not told else NO_LIMIT if told == NONE else float(told)
+        return _goal(product, instruction, tuple(attributes), wanted, limit)
+
+    def adopted(self, task_id: str, said: str) -> str:
+        """The goal with the price limit that a recorded first page tells: the original's are drawn at every start."""
+        found = [limit for _, limit in _SAID.findall(said)]
+        limit = f"{float(found[-1]):.2f}" if found else NONE
+        ours = self.goal(task_id).price_upper
+        return task_id if (NONE if ours == NO_LIMIT else f"{ours:.2f}") == limit else f"{task_id}{TOLD}{limit}"
 
     def product(self, task_id: str) -> Product:
         """The product that a goal was made from."""
@@ -117,7 +150,7 @@ class Folder:
     def _entry(self, task_id: str) -> tuple[list[Any], int]:
         """The entry of a goal, and the goal's number among those of the entry."""
         lines, ends, order = self._entries
-        found = re.fullmatch(r"goal/([0-9]{6,9})", task_id)
+        found = re.fullmatch(rf"goal/([0-9]{{6,9}})(?:{TOLD}(?:[0-9]{{1,6}}\.[0-9]{{2}}|{NONE}))?", task_id)
         if not found or int(found[1]) >= len(order):
             raise IprError(
                 f"'{task_id}' is no goal of this data; ids run from goal/000000 to goal/{len(order) - 1:06d}"
@@ -131,20 +164,34 @@ class Folder:
         return self.product(task_id).category
 
     def expert(self, task_id: str, max_steps: int) -> Trajectory:
-        """Fetches the goal's own product (see `expert.buyer`)."""
-        goal, product = self.goal(task_id), self.product(task_id)
-        return play(self.catalogue(), goal, task_id, lambda: buyer(product, goal, max_steps), max_steps)
+        """Reads the instruction and buys (see `expert.reader`)."""
+        goal = self.goal(task_id)
+        return play(self.catalogue(), goal, task_id, lambda: reader(goal.instruction, max_steps), max_steps)
+
+
+_SAID = re.compile(
+    r"(Instruction: \[SEP\] (?:(?! \[SEP\]).)*), and price lower than ([\d.]+) dollars(?= \[SEP\])", re.DOTALL
+)
+
+
+def unpriced(text: str) -> str:
+    """A page without the price limit that its instruction names."""
+    return _SAID.sub(r"\1", text)
 
 
 # Goals ---------------------------------------------------------------------------------------------------------------
 
 
-def _goal(product: Product, k: int, instruction: str, attributes: tuple[str, ...], options: tuple) -> Goal:
+def _limit(product: Product, k: int) -> float:
+    """The price limit of a product's instruction k: the higher of two tens, drawn of the four next above its price."""
     limits = [ten for ten in TENS if ten > product.price][:4]
-    limit, said = NO_LIMIT, ""
-    if len(limits) >= 2:
-        limit = max(random.Random(derive_seed("webshop", "limit", product.asin, k)).sample(limits, 2))
-        said = f", and price lower than {limit:.2f} dollars"
+    if len(limits) < 2:
+        return NO_LIMIT
+    return max(random.Random(derive_seed("webshop", "limit", product.asin, k)).sample(limits, 2))
+
+
+def _goal(product: Product, instruction: str, attributes: tuple[str, ...], options: tuple, limit: float) -> Goal:
+    said = "" if limit == NO_LIMIT else f", and price lower than {limit:.2f} dollars"
     pairs = [f"{o[0]}: {o[1]}" for o in options if not isinstance(o, str)]
     named = f" with {', and '.join(pairs)}" if pairs else ""
     return Goal(
@@ -182,6 +229,22 @@ def files(folder: Path) -> list[Path]:
         raise IprError(f"{folder} holds no items_ins_v2{kind}.json, which belongs to {products[0].name}; fetch it too")
     human = folder / "items_human_ins.json"
     return [products[0], attributes[0], *([human] if human.is_file() else [])]
+
+
+def _numbers(file: Path, goals: int) -> list[int]:
+    """The goals that an index file names, in its order, each once."""
+    try:
+        found = list(dict.fromkeys(store.read_json(file)))
+        if not all(type(k) is int and k >= 0 for k in found):
+            raise ValueError("not a list of numbers")
+    except (OSError, ValueError, TypeError) as error:
+        raise IprError(f"{file}: no index file ({error}); fetch it again, or remove it") from None
+    if found and max(found) >= goals:
+        raise IprError(
+            f"{file} names goal {max(found)} and the data has {goals}: it belongs to all products with their human"
+            " instructions (items_shuffle.json, items_ins_v2.json, items_human_ins.json); fetch them, or remove it"
+        )
+    return found
 
 
 def _digest(file: Path, cache: Path) -> str:
@@ -277,7 +340,7 @@ def _product(record: dict[str, Any], attributes: list[str] | None, tagger: nouns
         product_category=record["product_category"],
         description=record["full_description"] or "",
         bullets=tuple(b for b in (bullets if isinstance(bullets, list) else [bullets]) if b is not None),
-        attributes=tuple(attributes or [NO_ATTRIBUTE]),
+        attributes=tuple(attributes or ()),
         options=tuple(
             (name.lower(), tuple(v["value"].strip().replace("/", " | ").lower() for v in values))
             for name, values in (record.get("customization_options") or {}).items()
@@ -352,27 +415,24 @@ def members(file: Path, raw: bool = False) -> Iterator[tuple[str, Any]]:
 def check_data(
     folder: Path, most: int = 2000, cache: Path | None = None, say: Callable[[str], object] | None = None
 ) -> dict[str, Any]:
-    """Builds the catalogue of a folder and lets a buyer who knows each goal's product fetch it, for the first `most`
-    goals in the official order.
+    """Builds the catalogue of a folder and lets the expert play the first `most` goals in the official order.
 
-    Goals whose product the buyer could not buy within the step limit count as `not_bought`, and the first ones are
-    named in `messages`. `reward_1` counts purchases with the full reward. `say` is told what is being done.
+    What the environment does not give back of an expert's episode is in `differences`. `reward_1` counts purchases with
+    the full reward, `not_bought` episodes without a purchase. `say` is told what is being done.
     """
     from ipr.envs.webshop.world import Shop
 
     data, tell = Folder(folder, cache), say or (lambda _: None)
     tell(f"catalogue {data.key}")
     size, ids = len(data.catalogue()), [i for split in ("test", "dev", "train") for i in data.task_ids(split)]
-    env, rewards, steps, seconds, messages = Shop(data), [], 0, 0.0, []
+    env, rewards, steps, seconds, bought, found = Shop(data), [], 0, 0.0, 0, list[Difference]()
     for task_id in ids[:most]:
         played = data.expert(task_id, 10)
         rewards.append(played.reward)
-        if played.ending != "terminated":
-            messages.append(f"{task_id}: {data.product(task_id).asin} is not found by its title within the step limit")
-        env.reset(task_id)
+        bought += played.ending == "terminated"
         start = time.process_time()
-        answers = [env.step(step.action).observation for step in played.steps]
-        seconds, steps = seconds + time.process_time() - start, steps + len(answers)
+        found += differences(env, played)
+        seconds, steps = seconds + time.process_time() - start, steps + len(played.steps)
     return {
         "products": size,
         "goals": len(rewards),
@@ -380,6 +440,6 @@ def check_data(
         "mean_reward": sum(rewards) / len(rewards),
         "reward_1": sum(reward == 1 for reward in rewards),
         "steps_per_s": round(steps / seconds) if seconds else 0,
-        "not_bought": len(messages),
-        "messages": messages[:20],
+        "not_bought": len(rewards) - bought,
+        "differences": [difference._asdict() for difference in found],
     }

@@ -5,15 +5,16 @@
 
 Decided here: every posting's summand is worked out when the index is built (float32, as Lucene computes it, with the
 document's length kept as Lucene keeps it: one lossy byte), so that a query only adds them up. A term that the query
-repeats counts as often; ties go to the document that comes first. An index is four arrays; on disk each is a plain
-.npy file, mapped into memory and so shared by all processes. Left out: changing an index once built.
+repeats counts as often; ties go to the lesser name, as in the original (Pyserini's default), of equal names to the
+document that comes first. An index is five arrays; on disk each is a plain .npy file, mapped into memory and so shared
+by all processes. Left out: changing an index once built.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,17 +26,19 @@ K1, B = 0.9, 0.4
 BLOCK = 20_000
 """Documents that are read before their postings are put away; bounds the memory of building."""
 
-_FILES = ("terms", "offsets", "docs", "impacts")
+_FILES = ("terms", "offsets", "docs", "impacts", "ranks")
 
 
 class Index:
-    """An inverted index. `terms`: sorted 64-bit hashes; term i's postings are docs[offsets[i]:offsets[i + 1]]."""
+    """An inverted index. `terms`: sorted 64-bit hashes; term i's postings are docs[offsets[i]:offsets[i + 1]]. `ranks`:
+    where each document comes among equally good ones."""
 
     def __init__(self, size: int, arrays: dict[str, np.ndarray]) -> None:
         self.size = size
         """Documents."""
         # A plain array view of a memory map costs less per slice than the map itself.
-        self._terms, self._offsets, self._docs, self._impacts = (np.asarray(arrays[name]) for name in _FILES)
+        found = (np.asarray(arrays[name]) for name in _FILES)
+        self._terms, self._offsets, self._docs, self._impacts, self._ranks = found
 
     @classmethod
     def open(cls, folder: Path, size: int) -> Index:
@@ -51,23 +54,23 @@ class Index:
                 postings = slice(self._offsets[i], self._offsets[i + 1])
                 scores[self._docs[postings]] += count * self._impacts[postings]
                 found = True
-        return _best(scores.astype(np.float32), most) if found else []
+        return _best(scores.astype(np.float32), self._ranks, most) if found else []
 
 
-def _best(scores: np.ndarray, most: int) -> list[int]:
-    """Places of the highest positive scores, highest first, ties by place."""
+def _best(scores: np.ndarray, ranks: np.ndarray, most: int) -> list[int]:
+    """Places of the highest positive scores, highest first, ties by rank."""
     if most < len(scores):
         least = np.partition(scores, len(scores) - most)[len(scores) - most]
         places = np.flatnonzero(scores >= least) if least > 0 else np.flatnonzero(scores > 0)
     else:
         places = np.flatnonzero(scores > 0)
-    order = np.argsort(-scores[places], kind="stable")[:most]
+    order = np.lexsort((ranks[places], -scores[places]))[:most]
     return places[order].tolist()
 
 
-def build(texts: Iterable[str], folder: Path | None = None) -> Index:
-    """The index of some texts, read once, one after the other. With a folder it is written there (about 8 bytes a
-    posting) and mapped, and little more than the vocabulary is held in memory."""
+def build(documents: Iterable[tuple[str, str]], folder: Path | None = None) -> Index:
+    """The index of some documents (name, text), read once, one after the other. With a folder it is written there
+    (about 8 bytes a posting) and mapped, and little more than names and vocabulary are held in memory."""
     lengths: list[np.ndarray] = []
     blocks: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     spare: list[Path] = []
@@ -79,14 +82,26 @@ def build(texts: Iterable[str], folder: Path | None = None) -> Index:
         np.save(spare[-1], array)
         return np.load(spare[-1], mmap_mode="r")
 
+    names: list[str] = []
+
+    def texts() -> Iterator[str]:
+        for name, text in documents:
+            names.append(name)
+            yield text
+
     vocabulary = _Vocabulary()
-    for block, sizes in _read(texts, vocabulary):
+    for block, sizes in _read(texts(), vocabulary):
         blocks.append((keep(block[0]), keep(block[1]), keep(block[2])))
         lengths.append(sizes)
     arrays = _merge(blocks, np.concatenate([*lengths, np.zeros(0, np.int64)]), vocabulary.hashes(), folder)
+    ranks = arrays["ranks"] = _maker(folder)("ranks", len(names), np.int32)
+    ranks[sorted(range(len(names)), key=names.__getitem__)] = np.arange(len(names))
+    for array in arrays.values():
+        if isinstance(array, np.memmap):
+            array.flush()
     for file in spare:
         file.unlink()
-    return Index(sum(map(len, lengths)), arrays)
+    return Index(len(names), arrays)
 
 
 class _Vocabulary:
@@ -176,9 +191,6 @@ def _merge(blocks: list[_Block], lengths: np.ndarray, hashes: np.ndarray, folder
         w = idf[terms_of]
         arrays["docs"][at] = docs
         arrays["impacts"][at] = w - w / (np.float32(1) + tf.astype(np.float32) * norms[docs])
-    for array in arrays.values():
-        if isinstance(array, np.memmap):
-            array.flush()
     return arrays
 
 
