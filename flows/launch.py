@@ -24,7 +24,7 @@ from ipr.tokens import ChatTokens
 from ipr.types import EnvSpec, IprError
 
 if TYPE_CHECKING:
-    from ipr.policies.hf import TransformersPolicy
+    from ipr.policies.chat import ChatPolicy
 
 STARTED_BY = "IPR_STARTED_BY"
 """The process id of a run, in the environment of the Prefect server that it starts."""
@@ -32,6 +32,7 @@ STARTED_BY = "IPR_STARTED_BY"
 
 def check(config: RunConfig) -> None:
     """Everything that can be refused in seconds: environment, games, model folder, tokenizer, context length."""
+    policies.backend(config)
     spec = experts.environment(config.env)
     for split in ("train", "dev", *config.eval.splits):
         if not spec.task_ids(split):
@@ -87,10 +88,7 @@ def refine(folder: Path, config: RunConfig, preset: str, profile: bool = False) 
     check_space(folder, 200 << 20)
     check_servers(config, root)
     check(config)
-    if config.rollout.backend == "vllm":
-        from ipr.policies import vllm
-
-        vllm.check(config)
+    policies.check(config)
     defaults(root)
     run = Run.open(folder, config, preset)
     with run.lock():
@@ -207,8 +205,7 @@ def evaluate_model(options: Namespace) -> dict[str, Any]:
         )
     path = _model_folder(options.model, config)
     settings |= {"hash": models.model_hash(path), "max_length": config.model.max_length, "dtype": config.model.dtype}
-    if config.rollout.backend != "transformers":
-        settings["backend"] = config.rollout.backend
+    settings |= policies.deciding(config)
     out = None if options.out is None else prompted.Folder(options.out, settings)
     _check_room(spec, options.split, path, config)
     player = policies.load(path, options.model, config)
@@ -218,28 +215,28 @@ def evaluate_model(options: Namespace) -> dict[str, Any]:
 def serve_model(options: Namespace) -> None:
     """Serve a model through the chat protocol until stopped."""
     from ipr.apps import serve
-    from ipr.policies import hf
+    from ipr.policies import local
 
     config = configs.load(None, options.overrides)
     path = _model_folder(options.model, config)
     listening = serve.listen(options.host, options.port)
     name = options.name or options.model
     load = partial(_adapter, base=path, config=config) if options.adapters else None
-    server = serve.server(hf.load(path, name, config.model, config.rollout), name, models.resolve(path), load)
+    server = serve.server(local.load(path, name, config), name, models.resolve(path), load)
     host, port = listening.getsockname()[:2]
     print(f"model '{name}' at http://{host}:{port}/v1", flush=True)
     server.run(sockets=[listening])
 
 
-def _adapter(folder: str, base: str, config: RunConfig) -> TransformersPolicy:
+def _adapter(folder: str, base: str, config: RunConfig) -> ChatPolicy:
     """What a client of `serve_model` asks for: an adapter on the model that is served."""
-    from ipr.policies import hf
+    from ipr.policies import local
 
     models.check_model(folder)
     on = models.adapter(folder)
     if on is None or models.model_hash(on[0]) != models.model_hash(base):
         raise IprError(f"{folder} is no adapter on the model that is served ({base})")
-    return hf.load(folder, folder, config.model, config.rollout)
+    return local.load(folder, folder, config)
 
 
 def _config(options: Namespace) -> RunConfig:
