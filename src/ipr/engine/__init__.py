@@ -50,8 +50,11 @@ class Engine(Protocol):
     """Most tokens of a prompt and what is written after it."""
     slots: int
     """Requests that are written at the same time; others wait."""
-    ends: Sequence[int]
-    """Tokens that end a turn."""
+
+    @property
+    def ends(self) -> Sequence[int]:
+        """Tokens that end a turn."""
+        ...
 
     def stream(self, waiting: deque[Request], temperature: float) -> Answers:
         """Takes requests from the left of `waiting` as it has room; yields each with its answer as soon as it is there.

@@ -59,8 +59,8 @@ class Layout:
         self._cascade: Cascade | None = None
         if tree and decoding:
             self._cascade = tree.cascade(slots[:decoding], starts[:decoding], counts[:decoding])
-        # On a CPU slots gain nothing by being computed together, and lose what is copied.
-        self._block = 1 if device.type == "cpu" else len(slots)
+        self.block = 1 if device.type == "cpu" else len(slots)
+        """Pieces computed together, at most; on a CPU they gain nothing by it, and lose what is copied."""
         self._targets: dict[tuple[int, int], Tensor] = {}
 
     def targets(self, heads: int, capacity: int) -> Tensor:
@@ -97,7 +97,7 @@ class Layout:
         slots, starts, counts = self._pieces
         ends, found = np.cumsum(counts), []
         while a < last:
-            b = min(last, a + min(self._block, max(1, SEGMENT_TOKENS // int(counts[a]))))
+            b = min(last, a + min(self.block, max(1, SEGMENT_TOKENS // int(counts[a]))))
             offset = int(ends[a] - counts[a])
             found.append(_Segment(slots[a:b], starts[a:b], counts[a:b], offset, self.positions.device))
             a = b

@@ -68,8 +68,7 @@ class TransformersEngine:
     ):
         self.model = (model if device is None else model.to(device)).eval()
         self.device: torch.device = next(model.parameters()).device
-        self.ends: Sequence[int] = list(ends)
-        self.max_length, self.slots = max_length, slots
+        self.ends, self.max_length, self.slots = list(ends), max_length, slots
         self._config = plug.own_config(model)
         if not plug.pluggable(model):
             raise IprError(

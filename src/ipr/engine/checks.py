@@ -52,6 +52,12 @@ def extend(sequences: Any, slot: int, tokens: Any) -> None:
     _say(sequences.known[slot] + len(tokens) <= sequences.ids.shape[1], f"{len(tokens)} tokens more in slot {slot}")
 
 
+def stream(seeds: Any, index: Any) -> None:
+    _say(seeds.dtype == np.uint64 and seeds.ndim == 1, f"seeds are {seeds.dtype} {seeds.shape}")
+    _ids(index=index)
+    _say(index.shape == seeds.shape, f"index {index.shape} for {len(seeds)} seeds")
+
+
 def counted(sequences: Any, slots: Any, counts: Any) -> None:
     _sequences(sequences, slots)
     _ids(counts=counts)

@@ -9,11 +9,10 @@ from torch import Tensor
 
 from ipr.engine import checks
 from ipr.engine.kernels import checked, compiled
-from ipr.engine.slots import Hashes, Ids
+from ipr.engine.slots import GOLDEN, Hashes, Ids
 
 Uniforms = NDArray[np.float64]
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
@@ -51,6 +50,7 @@ def turn_uniforms(sequences, slots, counts):
     return found
 
 
+@checked(checks.stream)
 @compiled
 def _uniforms(seeds, index):
     found = np.empty(len(seeds))
@@ -62,7 +62,7 @@ def _uniforms(seeds, index):
 @compiled
 def uniform(seed, index):
     """See `uniforms`."""
-    z = seed + np.uint64(index + 1) * _GOLDEN
+    z = seed + np.uint64(index + 1) * GOLDEN
     z = (z ^ (z >> np.uint64(30))) * _MIX[0]
     z = (z ^ (z >> np.uint64(27))) * _MIX[1]
     return np.float64((z ^ (z >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53

@@ -15,7 +15,8 @@ from ipr.engine.kernels import checked, compiled
 Ids = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+"""2**64 over the golden ratio, odd: its multiples and powers are spread evenly (Knuth)."""
 
 
 class Sequences(NamedTuple):
@@ -43,7 +44,7 @@ class Sequences(NamedTuple):
         return cls(
             ids=np.zeros((slots, max_length), dtype=np.int64),
             hashes=np.zeros((slots, max_length + 1), dtype=np.uint64),
-            powers=np.cumprod(np.full(max_length, _GOLDEN, dtype=np.uint64)),
+            powers=np.cumprod(np.full(max_length, GOLDEN, dtype=np.uint64)),
             cached=np.zeros(slots, dtype=np.int64),
             known=np.zeros(slots, dtype=np.int64),
             prompts=np.zeros(slots, dtype=np.int64),
