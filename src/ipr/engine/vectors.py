@@ -87,11 +87,12 @@ def attention(width: int, value_width: int, threads: bool) -> tuple[Callable[...
         for g in each(keys.shape[1]):
             for p in range(parts.shape[0]):
                 part = parts[p]
+                slot, start, end, a, b = part.slot, part.start, part.end, part.first, part.last  # into registers
                 # Whole tiles: what they have of before is the same again, what of later is overwritten.
-                tiles = (part.end + TILE - 1) // TILE
-                for first in range(part.start // TILE, tiles, _TILES):
+                tiles = (end + TILE - 1) // TILE
+                for first in range(start // TILE, tiles, _TILES):
                     last = min(first + _TILES, tiles)
-                    for m in range(part.first, part.last):
+                    for m in range(a, b):
                         n = firsts[members[m]]
                         for h in range(g * heads, (g + 1) * heads):
                             for tile in range(first, last):
@@ -103,7 +104,7 @@ def attention(width: int, value_width: int, threads: bool) -> tuple[Callable[...
                                     scores.strides[0],
                                     q + n * query.strides[0] + h * query.strides[1],
                                     query.strides[0],
-                                    x + part.slot * keys.strides[0] + g * keys.strides[1] + tile * keys.strides[2],
+                                    x + slot * keys.strides[0] + g * keys.strides[1] + tile * keys.strides[2],
                                     keys.strides[3],
                                     width,
                                 )
@@ -119,9 +120,10 @@ def attention(width: int, value_width: int, threads: bool) -> tuple[Callable[...
         for g in each(values.shape[1]):
             for p in range(parts.shape[0]):
                 part = parts[p]
-                for first in range(part.start, part.end, _BLOCK):
-                    last = min(first + _BLOCK, part.end)
-                    for m in range(part.first, part.last):
+                slot, start, end, a, b = part.slot, part.start, part.end, part.first, part.last
+                for first in range(start, end, _BLOCK):
+                    last = min(first + _BLOCK, end)
+                    for m in range(a, b):
                         n = firsts[members[m]]
                         for h in range(g * heads, (g + 1) * heads):
                             for d in range(0, value_width, lanes):
@@ -134,7 +136,7 @@ def attention(width: int, value_width: int, threads: bool) -> tuple[Callable[...
                                     w + n * weights.strides[0] + h * weights.strides[1] + first * 4,
                                     weights.strides[0],
                                     x
-                                    + part.slot * values.strides[0]
+                                    + slot * values.strides[0]
                                     + g * values.strides[1]
                                     + first * values.strides[2]
                                     + d * 4,
