@@ -100,10 +100,10 @@ def _expert(env: Household, source: Games, task_id: str, put: str, steps: int) -
 def _model(path: str, make: Callable[[], Household], source: Games, ids: list[str]) -> dict[str, float]:
     from ipr import models, rollout
     from ipr.config import ModelConfig
-    from ipr.policies.hf import TransformersPolicy
+    from ipr.policies import local
 
     spec = replace(get("alfworld"), make=make, task_ids=source.task_ids, prompt=prompt(OLD))
-    policy = TransformersPolicy(
+    policy = local.policy(
         models.load_model(path, ModelConfig()), models.load_tokenizer(path), "model", max_length=2048, slots=128
     )
     jobs = [Job(Prefix(i)) for i in ids]

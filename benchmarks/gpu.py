@@ -31,9 +31,12 @@ import numpy as np
 import torch
 
 from ipr import config as configs
+from ipr import engine as engines
 from ipr import models
-from ipr.policies.hf import TransformersPolicy
-from ipr.types import Sampling, Turn
+from ipr.engine import Request
+from ipr.engine.batching import TransformersEngine
+from ipr.policies.chat import end_tokens
+from ipr.tokens import ChatTokens
 
 SIZES: dict[str, dict[str, int]] = {
     "tiny": {"vocab_size": 2048, "hidden": 64, "layers": 2, "heads": 4, "kv_heads": 2},
@@ -150,26 +153,26 @@ def free() -> None:
         torch.cuda.empty_cache()
 
 
-class Timed(TransformersPolicy):
-    """Our policy with a clock around its decode passes and around the loop over them."""
+class Timed(TransformersEngine):
+    """Our engine with a clock around its decode passes and around the loop over them."""
 
     def clear(self) -> None:
         self.passes: list[tuple[int, int, float]] = []
         """Rows, key-values that they read, seconds."""
-        self.engine = 0.0
+        self.seconds = 0.0
 
-    def _forward(self, ids: Any, layout: Any, keep: Any) -> torch.Tensor:
+    def forward(self, ids: Any, layout: Any, keep: Any) -> torch.Tensor:
         start = moment(self.device)
-        logits = super()._forward(ids, layout, keep)
+        logits = super().forward(ids, layout, keep)
         if layout.small:  # a token a row
             self.passes.append((len(ids), int(np.sum(layout.places + 1)), moment(self.device) - start))
         return logits
 
-    def _pass(self, going: Any, temperature: float) -> list[int]:
+    def step(self, active: Any, temperature: float) -> list[int]:
         start, before = moment(self.device), len(self.passes)
-        ended = super()._pass(going, temperature)
+        ended = super().step(active, temperature)
         if len(self.passes) > before:
-            self.engine += moment(self.device) - start
+            self.seconds += moment(self.device) - start
         return ended
 
 
@@ -180,22 +183,22 @@ def decode(
     free()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    policy = Timed(model, tokenizer, "ours", max_length=options.context + options.steps, slots=batch)
-    turns = [Turn((), seed) for seed in range(batch)]
-    prompts = [prompt(options.context - seed % 16) for seed in range(batch)]
+    ends = end_tokens(ChatTokens(tokenizer), model.generation_config)
+    engine = Timed(model, ends, max_length=options.context + options.steps, slots=batch)
     for steps in (min(4, options.steps), options.steps):
-        policy.clear()
-        policy.go_on(prompts, turns, Sampling(1.0, steps))
-    tokens = sum(rows for rows, _, _ in policy.passes)
-    seconds = sum(took for _, _, took in policy.passes)
-    read = sum(weights + each * kept for _, kept, _ in policy.passes)
+        engine.clear()
+        requests = [Request(prompt(options.context - seed % 16), steps, seed) for seed in range(batch)]
+        engines.generate(engine, requests, 1.0)
+    tokens = sum(rows for rows, _, _ in engine.passes)
+    seconds = sum(took for _, _, took in engine.passes)
+    read = sum(weights + each * kept for _, kept, _ in engine.passes)
     row = {
         "rows": batch,
-        "milliseconds_a_pass": 1e3 * seconds / len(policy.passes),
-        "gigabytes_a_pass": read / len(policy.passes) / 1e9,
+        "milliseconds_a_pass": 1e3 * seconds / len(engine.passes),
+        "gigabytes_a_pass": read / len(engine.passes) / 1e9,
         "limit": tokens * speed / read,
         "pass": tokens / seconds,
-        "engine": tokens / policy.engine,
+        "engine": tokens / engine.seconds,
         "gibibytes": torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None,
     }
     memory = "" if row["gibibytes"] is None else f"{row['gibibytes']:11.1f}"
@@ -213,7 +216,7 @@ def prompt(length: int) -> list[int]:
 
 def with_vllm(folder: Path, batches: list[int], options: argparse.Namespace, ours: list[Any]) -> list[dict[str, Any]]:
     """The same rows by vLLM: the time of all tokens but the first, so that the prompt's is not in it."""
-    from ipr.policies.vllm import Asked, load
+    from ipr.policies import load
 
     length = options.context + options.steps
     config = configs.validate(
@@ -223,15 +226,16 @@ def with_vllm(folder: Path, batches: list[int], options: argparse.Namespace, our
         },
         "gpu.py",
     )
-    policy = load(str(folder), "vllm", config)
+    policy: Any = load(str(folder), "vllm", config)
     found = []
     for batch, own in zip(batches, ours, strict=True):
         took = {}
         for steps in (1, options.steps, 1, options.steps):  # the first two warm up
             start = time.perf_counter()
-            [samples] = policy._write([Asked(prompt(options.context), steps, 0, batch)], 1.0, policy._ends)
+            requests = [Request(prompt(options.context), steps, seed) for seed in range(batch)]
+            samples = engines.generate(policy.engine, requests, 1.0)
             took[steps] = time.perf_counter() - start
-        speed = (sum(len(ids) for ids, _ in samples) - batch) / (took[options.steps] - took[1])
+        speed = (sum(len(sample.ids) for sample in samples) - batch) / (took[options.steps] - took[1])
         share, ratio = 100 * speed / own["limit"], speed / own["engine"]
         print(f"vLLM, {batch} rows: {speed:.0f} tokens/s, {share:.1f} % of the limit, {ratio:.2f} times our engine")
         found.append({"rows": batch, "tokens_a_second": speed})

@@ -23,7 +23,8 @@ import torch
 from rollouts import Chat, Generate, Setup, batched
 
 from ipr import credit, envs
-from ipr.policies.hf import TransformersPolicy
+from ipr.policies import local
+from ipr.policies.chat import ChatPolicy
 from ipr.rollout import play
 from ipr.types import Job, Policy, Prefix, Sampling, derive_seed
 
@@ -54,8 +55,8 @@ def main() -> None:
         took = time.process_time() - start
         return took, sum(len(ours.chat.agent(step.action)) for t in played for step in t.steps[t.start :])
 
-    def fresh() -> TransformersPolicy:
-        return TransformersPolicy(chat.model, chat.tokenizer, "", max_length=setup.max_length, slots=SLOTS)
+    def fresh() -> ChatPolicy:
+        return local.policy(chat.model, chat.tokenizer, "", max_length=setup.max_length, slots=SLOTS)
 
     ours = fresh()
     task_ids = setup.spec.task_ids("train")[: 4 * options.tasks]

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from ipr import envs, models
-from ipr.policies.hf import TransformersPolicy
+from ipr.policies import local
 from ipr.rollout import play
 from ipr.types import Job, Prefix, Sampling, derive_seed
 
@@ -31,7 +31,7 @@ def main() -> None:
     torch.set_num_threads(1)
     tokenizer = models.load_tokenizer("embedded")
     model = models.new_base_model(len(tokenizer), hidden=32, layers=1, heads=1, kv_heads=1, max_length=1024).eval()
-    policy = TransformersPolicy(model, tokenizer, "random", max_length=1024, slots=SLOTS)
+    policy = local.policy(model, tokenizer, "random", max_length=1024, slots=SLOTS)
     spec = envs.get("alfworld", max_steps=4)
     tasks = spec.task_ids("train")
     seen: list[tuple[int, float]] = []

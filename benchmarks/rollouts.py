@@ -43,8 +43,9 @@ from transformers import ContinuousBatchingConfig, GenerationConfig, LogitsProce
 from ipr import algorithms, credit, envs, models, policies, profiling
 from ipr import config as configs
 from ipr.config import AlgorithmConfig, ModelConfig
-from ipr.policies import hf
-from ipr.policies.hf import TransformersPolicy, draw
+from ipr.engine import sampling as drawing
+from ipr.engine.batching import TransformersEngine
+from ipr.policies.chat import ChatPolicy, end_tokens
 from ipr.rollout import play
 from ipr.runs import workers
 from ipr.runs.run import cut, shard_size
@@ -229,77 +230,85 @@ def ours(label: str, setup: Setup, settings: AlgorithmConfig) -> Iteration:
     return Iteration(explored, scored, seconds, tokens, dict(counts), decided, clock)
 
 
-class Timed(TransformersPolicy):
-    """Our policy with a clock around its forward pass, its tokenizer and its drawing, and around the environment."""
+class TimedEngine(TransformersEngine):
+    """Our engine with a clock around its forward passes, and around what it does for them."""
 
-    def __init__(self, setup: Setup):
-        config = setup.player(0.0).config
-        super().__init__(
-            setup.model(),
-            setup.tokenizer(),
-            "ours",
-            max_length=config.model.max_length,
-            slots=config.rollout.slots,
-            kv_dtype=torch.bfloat16 if config.rollout.kv_dtype == "bfloat16" else None,
-        )
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options)
         self.spent: defaultdict[str, float] = defaultdict(float)
         """Seconds by part."""
-        self.spec = replace(setup.spec, make=lambda: TimedEnvironment(setup.spec.make(), self.spent))
-        self._passes: list[tuple[int, float, float, float]] = []
-        """Of some passes that write: rows, their mean length, seconds, and seconds when it is run once more."""
-        self._again = 0.0
+        self.passes: list[tuple[int, float, float, float]] = []
+        """Of some passes that decode: tokens, their mean length, seconds, and seconds when it is run once more."""
+        self.again = 0.0
         """Seconds in which passes were run once more, since they were last asked for."""
-        prompt, text = self.chat.prompt, self.chat.text
-        self.chat.prompt = lambda conversation: self._timed("tokenizer", prompt, conversation)
-        self.chat.text = lambda ids: self._timed("tokenizer", text, ids)
-        drawn = hf._draw
-        hf._draw = lambda *arguments: self._timed("drawing", drawn, *arguments)
 
-    def _timed(self, part: str, call: Callable[..., Any], *arguments: Any) -> Any:
+    def timed(self, part: str, call: Callable[..., Any], *arguments: Any) -> Any:
         start = time.process_time()
         found = call(*arguments)
         self.spent[part] += time.process_time() - start
         return found
 
-    def _begin(self, fresh: Any) -> None:
-        self._timed("passes", super()._begin, fresh)
+    def prefill(self, fresh: Any) -> None:
+        self.timed("passes", super().prefill, fresh)
 
-    def _pass(self, going: Any, temperature: float) -> list[int]:
-        before = self._again
-        ended = self._timed("passes", super()._pass, going, temperature)
-        self.spent["passes"] -= self._again - before
+    def step(self, active: Any, temperature: float) -> list[int]:
+        before = self.again
+        ended = self.timed("passes", super().step, active, temperature)
+        self.spent["passes"] -= self.again - before
         return ended
 
-    def _forward(self, ids: Any, layout: Any, keep: Any) -> torch.Tensor:
+    def forward(self, ids: Any, layout: Any, keep: Any) -> torch.Tensor:
         start = time.process_time()
-        logits = super()._forward(ids, layout, keep)
+        logits = super().forward(ids, layout, keep)
         took = time.process_time() - start
-        part = "decode" if layout.written else "prompts"
+        part = "decode" if layout.decoded else "prompts"
         self.spent[part] += took
         self.spent[f"{part} tokens"] += len(ids)
         self.spent[f"{part} passes"] += 1
-        if layout.written == len(ids) and self.spent["decode passes"] % 20 == 0:
+        if layout.decoded == len(ids) and self.spent["decode passes"] % 20 == 0:
             start = time.process_time()
-            super()._forward(ids, layout, keep)  # writes the same key-values to the same places
+            super().forward(ids, layout, keep)  # writes the same key-values to the same places
             again = time.process_time() - start
-            self._again += again
-            self._passes.append((len(ids), float(layout.places.mean()), took, again))
+            self.again += again
+            self.passes.append((len(ids), float(layout.places.mean()), took, again))
         return logits
 
+
+class Timed(ChatPolicy):
+    """Our policy with a clock around its engine, its tokenizer and its drawing, and around the environment."""
+
+    def __init__(self, setup: Setup):
+        config = setup.player(0.0).config
+        model, chat = setup.model(), ChatTokens(setup.tokenizer())
+        self.timed = TimedEngine(
+            model,
+            end_tokens(chat, model.generation_config),
+            max_length=config.model.max_length,
+            slots=config.rollout.slots,
+            kv_dtype=torch.bfloat16 if config.rollout.kv_dtype == "bfloat16" else None,
+        )
+        super().__init__(self.timed, chat, "ours")
+        spent, timed = self.timed.spent, self.timed.timed
+        self.spec = replace(setup.spec, make=lambda: TimedEnvironment(setup.spec.make(), spent))
+        prompt, text, draw = chat.prompt, chat.text, drawing.draw
+        chat.prompt = lambda conversation: timed("tokenizer", prompt, conversation)
+        chat.text = lambda ids: timed("tokenizer", text, ids)
+        drawing.draw = lambda *arguments: timed("drawing", draw, *arguments)
+
     def again(self) -> float:
-        again, self._again = self._again, 0.0
+        again, self.timed.again = self.timed.again, 0.0
         return again
 
     @torch.inference_mode()
     def clock(self, total: float) -> dict[str, float]:
         """Shares of `total` seconds, and how fast the passes are against the same ones alone and transformers' own."""
-        spent = self.spent
+        spent = self.timed.spent
         shares = {part: spent[part] / total for part in ("decode", "prompts", "drawing", "tokenizer", "environment")}
-        shares["rest of the passes (guess, follow, layout, copies)"] = (
+        shares["rest of the passes (draft, merge, layout, copies)"] = (
             spent["passes"] - spent["decode"] - spent["prompts"] - spent["drawing"]
         ) / total
         shares["rest of the loop"] = 1 - sum(shares.values())
-        batch, length, took, again = np.array(self._passes).T
+        batch, length, took, again = np.array(self.timed.passes).T
         return shares | {
             "all forward passes": shares["decode"] + shares["prompts"],
             "decoding, fed tokens/s": spent["decode tokens"] / spent["decode"],
@@ -308,7 +317,7 @@ class Timed(TransformersPolicy):
             "mean tokens of a pass": batch.mean(),
             "mean length": float(np.average(length, weights=batch)),
             "transformers' own forward, static cache, tokens/s": stock_decoding(
-                self.model, round(batch.mean()), round(float(np.average(length, weights=batch)))
+                self.timed.model, round(batch.mean()), round(float(np.average(length, weights=batch)))
             ),
         }
 
@@ -382,7 +391,8 @@ class Drawn(LogitsProcessor):
         self.temperature, self.length = temperature, length
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
-        tokens = torch.from_numpy(draw(scores, self.temperature, self.seeds, input_ids.shape[1] - self.length))
+        u = drawing.uniforms(self.seeds, input_ids.shape[1] - self.length)
+        tokens = torch.from_numpy(drawing.draw(scores, self.temperature, u)[0])
         return torch.full_like(scores, -torch.inf).scatter_(1, tokens[:, None], 0.0)
 
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ipr import policies
 from ipr.apps import champion, start
 from ipr.apps.chosen_model import base_of
 from ipr.config import RunConfig
@@ -26,10 +27,7 @@ def run(folder: Path, config: RunConfig, preset: str, profile: bool = False) -> 
     check_space(folder, 200 << 20)
     start.check_servers(config, root)
     start.check(config)
-    if config.rollout.backend == "vllm":
-        from ipr.policies import vllm
-
-        vllm.check(config)
+    policies.check(config)
     defaults(root)
     run = Run.open(folder, config, preset)
     if told := champion.of_other_games(config, root):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from ipr import algorithms, credit, models, store
+from ipr import algorithms, credit, models, policies, store
 from ipr.data.experts import environment
 from ipr.runs.project import project_root
 from ipr.runs.run import Run
@@ -58,7 +58,7 @@ def outcomes(run: Run) -> credit.Outcomes | None:
         *(spec.name, spec.version, spec.max_steps, config.env.data),
         *(config.algorithm.temperature, config.rollout.max_new_tokens, config.rollout.kv_dtype),
         *(config.model.dtype, config.model.max_length),
-        *([config.rollout.backend] if config.rollout.backend != "transformers" else []),
+        *policies.deciding(config).values(),
     ]
     return credit.Outcomes(project_root() / config.algorithm.cache, json.dumps(deciding))
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ipr import envs
+
+os.environ.setdefault("IPR_CHECK_KERNELS", "1")  # see ipr.engine.kernels; also for processes that tests start
 
 Install = Callable[..., None]
 

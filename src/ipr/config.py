@@ -178,9 +178,9 @@ class AlgorithmConfig(_Section):
 
 
 class RolloutConfig(_Section):
-    backend: Literal["transformers", "vllm"] = "transformers"
-    """What runs the model: transformers with our own key-values (CPU or GPU), or vLLM (GPU), which draws its own random
-    numbers and rounds otherwise."""
+    backend: str = "transformers"
+    """What runs the model: "transformers" with our own engine (CPU or GPU), or "vllm" (GPU), which draws its own random
+    numbers and rounds otherwise; those of `ipr.policies.BACKENDS`."""
     endpoint: str | None = None
     """URL of a vLLM server (http://host:8000/v1) that runs the model; null runs it in the run's own process. Needs
     backend=vllm and `model.lora.rank`. Decides no result."""
@@ -199,13 +199,6 @@ class RolloutConfig(_Section):
     """Processes of one thread each that play; 1 plays in the run's own process. Decides no result."""
     scheduler: str | None = None
     """Address of a running Dask scheduler (tcp://host:8786) whose workers play instead. Decides no result."""
-
-    @field_validator("endpoint")
-    @classmethod
-    def _with_vllm(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value is not None and info.data.get("backend") != "vllm":
-            raise ValueError("is a vLLM server; set rollout.backend=vllm too, or leave it out")
-        return value
 
 
 class EvalConfig(_Section):

@@ -93,7 +93,7 @@ def test_vllm_that_is_not_there_stops_a_run(capsys: pytest.CaptureFixture[str]) 
     here = "quick", "rollout.backend=vllm"
     code, found = doctor(capsys, *here, "model.lora.rank=8", f"rollout.endpoint={NOWHERE}/v1", "endpoint.retries=0")
     assert code == 1
-    assert "cannot reach" in found["vllm"]["detail"]
+    assert "cannot reach" in found["backend vllm"]["detail"]
 
 
 def test_a_package_that_stops_a_run(install: Install, capsys: pytest.CaptureFixture[str]) -> None:

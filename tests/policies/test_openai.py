@@ -13,7 +13,8 @@ import torch
 
 from ipr import envs, models
 from ipr.config import EndpointConfig, ModelConfig
-from ipr.policies.hf import TransformersPolicy
+from ipr.policies import local
+from ipr.policies.chat import ChatPolicy
 from ipr.policies.openai import EndpointPolicy, Usage, base_url
 from ipr.rollout import play
 from ipr.types import Completion, IprError, Job, Message, Prefix, Sampling, Turn
@@ -31,11 +32,11 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def embedded() -> Iterator[TransformersPolicy]:
+def embedded() -> Iterator[ChatPolicy]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     model = models.load_model("embedded", ModelConfig())
-    yield TransformersPolicy(model, models.load_tokenizer("embedded"), "embedded", max_length=1000, slots=8)
+    yield local.policy(model, models.load_tokenizer("embedded"), "embedded", max_length=1000, slots=8)
     torch.set_num_threads(before)
 
 
@@ -49,7 +50,7 @@ def turn(text: str = "hello") -> Turn:
 
 @pytest.mark.parametrize(("env", "shots", "temperature"), [("alfworld", 0, 0.0), ("sql", 1, 0.0), ("alfworld", 0, 1.0)])
 def test_episodes_through_the_server_are_the_local_ones(
-    embedded: TransformersPolicy, env: str, shots: int, temperature: float
+    embedded: ChatPolicy, env: str, shots: int, temperature: float
 ) -> None:
     """Also where the context is full, and at temperature 1, because the seed is in the request."""
     spec = envs.get(env, max_steps=5, shots=shots)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -15,14 +16,15 @@ import pytest
 import torch
 
 from ipr import config as configs
+from ipr import engine as engines
 from ipr import models, policies
 from ipr.apps.serve_command import adapter
 from ipr.config import LoraConfig, ModelConfig, RunConfig
-from ipr.policies import hf, vllm
-from ipr.policies.hf import TransformersPolicy
-from ipr.policies.vllm import Asked, VllmPolicy
+from ipr.engine import Generated, Request
+from ipr.policies import local, vllm
+from ipr.policies.chat import ChatPolicy
 from ipr.rollout import play
-from ipr.types import Completion, IprError, Job, Message, Prefix, Sampling, Trajectory, Turn
+from ipr.types import IprError, Job, Message, Prefix, Sampling, Trajectory, Turn
 from tests import toy
 from tests.chat_server import scripted, serving
 
@@ -60,15 +62,16 @@ def settings(url: str | None = None, **model: Any) -> RunConfig:
     return configs.validate(fields, "test")
 
 
-def local(folder: Path) -> TransformersPolicy:
-    return hf.load(str(folder), "local", MODEL, RunConfig().rollout)
+def here(folder: Path, model: ModelConfig = MODEL) -> ChatPolicy:
+    """What our own engine plays of a folder."""
+    return local.load(str(folder), "local", RunConfig(model=model))
 
 
 @pytest.fixture(scope="module")
 def url(folders: dict[str, Path]) -> Iterator[str]:
     """The base behind `ipr serve`, with the routes for adapters."""
     base = str(folders["b"])
-    with serving(local(folders["b"]), "base", base, lambda f: adapter(f, base, settings())) as found:
+    with serving(here(folders["b"]), "base", base, lambda f: adapter(f, base, settings())) as found:
         yield f"{found}/v1"
 
 
@@ -92,11 +95,11 @@ def test_a_server_plays_what_is_played_here_also_with_adapters_changed_while_it_
 ) -> None:
     answers = set()
     for name in ("b", "sft", "iteration-1", "sft"):
-        hosted, here = policies.load(str(folders[name]), name, settings(url)), local(folders[name])
+        hosted, ours = policies.load(str(folders[name]), name, settings(url)), here(folders[name])
         for sampling in (GREEDY, SAMPLED):
             found = hosted.generate(turns(), sampling)
-            assert found == here.generate(turns(), sampling), "token by token"
-            assert told(episodes(hosted, sampling)) == told(episodes(here, sampling))
+            assert found == ours.generate(turns(), sampling), "token by token"
+            assert told(episodes(hosted, sampling)) == told(episodes(ours, sampling))
             answers.add((name, found[0].token_ids))
     assert len(answers) == 6, "another adapter says something else"
     listed = [card.id for card in openai.OpenAI(base_url=url, api_key="none").models.list()]
@@ -106,27 +109,9 @@ def test_a_server_plays_what_is_played_here_also_with_adapters_changed_while_it_
 def test_a_full_context_ends_the_episode(folders: dict[str, Path], url: str) -> None:
     config, short = settings(url, max_length=90), MODEL.model_copy(update={"max_length": 90})
     hosted = policies.load(str(folders["b"]), "b", config)
-    here = hf.load(str(folders["b"]), "b", short, RunConfig().rollout)
     found = episodes(hosted, GREEDY)
     assert {t.ending for t in found} == {"overflow"}
-    assert told(found) == told(episodes(here, GREEDY))
-
-
-def test_samples_in_a_row_are_one_request(folders: dict[str, Path]) -> None:
-    here, asked = local(folders["b"]), []
-
-    def write(requests: Sequence[Asked], temperature: float, ends: list[int]) -> list[Any]:
-        asked.extend(requests)
-        return [[((7, ends[0]), True)] * one.n for one in requests]
-
-    policy = VllmPolicy(write, toy.tokenizer(), "p", max_length=300)
-    found = policy.generate([turns()[0]] * 2 + turns(), SAMPLED)
-    assert [(one.seed, one.n, one.room) for one in asked] == [(3, 3, 12), (9, 1, 12)]
-    assert asked[0].prompt == here.chat.prompt(turns()[0].conversation)
-    assert {c.finish for c in found} == {"stop"}
-    asked.clear()
-    policy.generate(turns(), GREEDY)
-    assert [one.n for one in asked] == [1, 1], "greedy answers to a prompt are the same"
+    assert told(found) == told(episodes(here(folders["b"], short), GREEDY))
 
 
 # What is refused ------------------------------------------------------------------------------------------------------
@@ -146,22 +131,25 @@ def test_a_run_is_checked_before_it_starts(folders: dict[str, Path], url: str) -
     with pytest.raises(IprError, match=r"train adapters .model\.lora\.rank"):
         vllm.check(settings(url, path=path, lora={"rank": 0}))
     with (
-        serving(local(folders["b"]), path) as plain,
+        serving(here(folders["b"]), path) as plain,
         pytest.raises(IprError, match=r"loads no adapters .*UPDATING=True"),
     ):
         vllm.check(settings(plain, path=path))
     with pytest.raises(IprError, match=r"set rollout\.backend=vllm too"):
-        configs.load(None, ["rollout.endpoint=http://127.0.0.1:8000/v1"])
+        policies.check(configs.load(None, ["rollout.endpoint=http://127.0.0.1:8000/v1"]))
+    with pytest.raises(IprError, match=r"rollout\.backend: no 'vlm'; did you mean 'vllm'"):
+        policies.load(path, "b", configs.load(None, ["rollout.backend=vlm"]))
 
 
-def test_a_server_without_token_ids_is_one_line(folders: dict[str, Path]) -> None:
-    path = str(folders["b"])
+def test_a_server_without_token_ids_is_one_line(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m").symlink_to(folders["b"])  # what the server lists
     choice = {"index": 0, "text": "words", "finish_reason": "stop", "logprobs": None}
     body = {"id": "1", "object": "text_completion", "created": 1, "model": "m", "choices": [choice]}
-    with scripted(lambda *_: (200, {}, body)) as found:
-        server = vllm._Remote(vllm._Need(path, 4, 300, settings(found)))
-        with pytest.raises(IprError, match=r"vLLM 0\.10\.2"):
-            server._write_all("m", [Asked([1, 2], 5, 0, 1)], 0.0, [4])
+    with scripted(lambda *_: (200, {}, body)) as url, pytest.raises(IprError, match=r"vLLM 0\.10\.2"):
+        policies.load("m", "m", settings(url)).generate(turns(), GREEDY)
 
 
 def test_an_adapter_that_cannot_be_loaded_is_one_line(folders: dict[str, Path], url: str, tmp_path: Path) -> None:
@@ -185,7 +173,7 @@ def test_an_adapter_that_cannot_be_loaded_is_one_line(folders: dict[str, Path], 
 
 def test_completions_are_vllms(folders: dict[str, Path], url: str) -> None:
     client: Any = openai.OpenAI(base_url=url, api_key="none", max_retries=0)
-    prompts: list[list[int]] = [local(folders["b"]).chat.prompt(turn.conversation) for turn in turns()[2:]]
+    prompts: list[list[int]] = [here(folders["b"]).chat.prompt(turn.conversation) for turn in turns()[2:]]
     more = {"return_token_ids": True}
 
     def ask(prompt: Any, **fields: Any) -> list[Any]:
@@ -219,7 +207,9 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
         def __init__(self, model: str, *, max_model_len: int, max_num_seqs: int, enable_lora: bool = False, **_: Any):
             self._model = MODEL.model_copy(update={"max_length": max_model_len})
             self._base, self._lora, self.asleep, self.seen = model, enable_lora, False, []
-            self._policies: dict[Any, TransformersPolicy] = {}
+            self._policies: dict[Any, ChatPolicy] = {}
+            self.asked: list[Any] = []
+            """What each call of `generate` had: (prompt, seed, n, most tokens)."""
             made.append(self)
 
         def generate(self, prompts: list[Any], params: list[Any], *, lora_request: Any, use_tqdm: bool) -> list[Any]:
@@ -229,17 +219,20 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
             folder = lora_request.lora_path if lora_request else self._base
             key = lora_request.lora_int_id if lora_request else None
             if key not in self._policies:
-                self._policies[key] = hf.load(folder, "p", self._model, RunConfig().rollout)
+                self._policies[key] = here(Path(folder), self._model)
+            self.asked.append(
+                [(p["prompt_token_ids"], s.seed, s.n, s.max_tokens) for p, s in zip(prompts, params, strict=True)]
+            )
             return [
                 self._one(self._policies[key], p["prompt_token_ids"], s) for p, s in zip(prompts, params, strict=True)
             ]
 
-        def _one(self, policy: TransformersPolicy, ids: list[int], params: Any) -> Any:
-            wanted = [Turn((), params.seed + i) for i in range(params.n)]
-            found = policy.go_on([ids] * params.n, wanted, Sampling(params.temperature, params.max_tokens))
+        def _one(self, policy: ChatPolicy, ids: list[int], params: Any) -> Any:
+            assert params.stop_token_ids == policy.engine.ends
+            wanted = [Request(ids, params.max_tokens, params.seed + i) for i in range(params.n)]
             outputs = [
-                SimpleNamespace(index=i, token_ids=list(c.token_ids), finish_reason=_finish(c))
-                for i, c in enumerate(found)
+                SimpleNamespace(index=i, token_ids=list(one.ids), finish_reason=one.finish)
+                for i, one in enumerate(engines.generate(policy.engine, wanted, params.temperature))
             ]
             return SimpleNamespace(outputs=outputs[::-1])
 
@@ -263,10 +256,6 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     vllm._kept.clear()
 
 
-def _finish(completion: Completion) -> str:
-    return "stop" if completion.finish == "stop" else "length"
-
-
 def test_the_engine_stays_while_adapters_change_and_goes_with_its_base(
     folders: dict[str, Path], library: list[Any]
 ) -> None:
@@ -274,10 +263,25 @@ def test_the_engine_stays_while_adapters_change_and_goes_with_its_base(
     for name in ("b", "sft", "iteration-1", "sft", "o"):
         policy = policies.load(str(folders[name]), name, settings())
         for sampling in (GREEDY, SAMPLED):
-            assert policy.generate(turns(), sampling) == local(folders[name]).generate(turns(), sampling)
+            assert policy.generate(turns(), sampling) == here(folders[name]).generate(turns(), sampling)
             policies.rest()
             assert library[-1].asleep
     assert [engine.seen for engine in library] == [[None, None, 1, 1, 2, 2, 1, 1], [None, None]]
+
+
+def test_samples_in_a_row_are_one_request(folders: dict[str, Path], library: list[Any]) -> None:
+    policy: Any = policies.load(str(folders["b"]), "p", settings())
+    asked, ours = [replace(turns()[0], session=None)] * 2 + turns(), here(folders["b"])
+    found = policy.generate(asked, SAMPLED)
+    [first], prompt = library[0].asked, ours.chat.prompt(turns()[0].conversation)
+    assert [one[1:] for one in first] == [(3, 3, 12), (9, 1, 12)]
+    assert first[0][0] == prompt
+    assert found == [ours.generate([turn], SAMPLED)[0] for turn in asked]
+    policy.generate(turns(), GREEDY)
+    assert [one[2] for one in library[0].asked[1]] == [1, 1], "greedy answers to a prompt are the same"
+    full = [Request(prompt, 0, 5), Request(prompt, 3, 5)]
+    assert [len(one.ids) for one in engines.generate(policy.engine, full, 1.0)] == [0, 3]
+    assert engines.generate(policy.engine, full[:1], 1.0) == [Generated((), "length")]
 
 
 def test_vllm_that_is_missing_is_one_line(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from ipr import envs, models
+from ipr import envs, models, policies
 from ipr.config import EMBEDDED, RunConfig, shipped
 from ipr.data import datasets
 from ipr.runs.project import answers
@@ -179,11 +179,7 @@ def _models(config: RunConfig) -> Iterator[Check]:
     )
     if path != "champion" and not path.startswith(EMBEDDED):
         yield _tried("model", lambda: models.check_model(path) or path, "correct model.path", needed=True)
-    if config.rollout.backend == "vllm":
-        from ipr.policies import vllm
-
-        where = config.rollout.endpoint or "in the run's own process"
-        yield _tried("vllm", lambda: vllm.check(config) or where, "see docs/gpu.md", needed=True)
+    yield _tried(f"backend {config.rollout.backend}", lambda: policies.check(config), "see docs/gpu.md", needed=True)
 
 
 def _shipped() -> str:

@@ -173,8 +173,7 @@ def run(options: Namespace) -> dict[str, Any]:
         )
     path = folder_of(options.model, config)
     settings |= {"hash": models.model_hash(path), "max_length": config.model.max_length, "dtype": config.model.dtype}
-    if config.rollout.backend != "transformers":
-        settings["backend"] = config.rollout.backend
+    settings |= policies.deciding(config)
     out = None if options.out is None else Folder(options.out, settings)
     check_room(spec, options.split, path, config)
     player = policies.load(path, options.model, config)

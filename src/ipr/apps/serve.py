@@ -27,13 +27,16 @@ from itertools import count
 from typing import Any, Literal
 
 import uvicorn
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Response
+from fastapi import Request as HttpRequest
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from ipr.policies.hf import TransformersPolicy
-from ipr.types import Completion, IprError, Message, Sampling, Turn, derive_seed
+from ipr import engine as engines
+from ipr.engine import Generated
+from ipr.policies.chat import ChatPolicy
+from ipr.types import IprError, Message, derive_seed
 
 log = logging.getLogger("ipr")
 
@@ -113,21 +116,30 @@ class _Refused(Exception):
         self.code, self.param, self.status = code, param, status
 
 
+@dataclass(frozen=True, slots=True)
+class Sample(Generated):
+    """An answer, and its words."""
+
+    text: str
+
+
 @dataclass(slots=True)
 class _Asked:
     model: str
     prompt: tuple[Message, ...] | list[int]
     seeds: list[int]
-    sampling: Sampling
-    answer: Future[tuple[int, list[Completion]]]
-    """Tokens of the prompt, and an answer for each seed."""
+    temperature: float
+    limit: int
+    """Most tokens of an answer."""
+    answer: Future[tuple[int, list[Sample]]]
+    """Tokens of the prompt, and a sample for each seed."""
 
 
 class Answerer:
-    """The thread with the models: takes what waits, answers what wants the same model and sampling together."""
+    """The thread with the models: takes what waits, answers what wants the same model and temperature together."""
 
     def __init__(self):
-        self.models: dict[str, TransformersPolicy] = {}
+        self.models: dict[str, ChatPolicy] = {}
         self.busy = threading.Lock()
         """Held while a model computes; loading another one meanwhile would disturb it."""
         self._waiting: queue.SimpleQueue[_Asked] = queue.SimpleQueue()
@@ -137,10 +149,10 @@ class Answerer:
         threading.Thread(target=self._work, daemon=True, name="ipr-answers").start()
 
     def ask(
-        self, model: str, prompt: tuple[Message, ...] | list[int], seeds: list[int], sampling: Sampling
-    ) -> Future[tuple[int, list[Completion]]]:
-        """See `_Asked.answer`; the future raises _Refused for a prompt that cannot be answered."""
-        asked = _Asked(model, prompt, seeds, sampling, Future())
+        self, model: str, prompt: tuple[Message, ...] | list[int], seeds: list[int], temperature: float, limit: int
+    ) -> Future[tuple[int, list[Sample]]]:
+        """See `_Asked`; the future raises _Refused for a prompt that cannot be answered."""
+        asked = _Asked(model, prompt, seeds, temperature, limit, Future())
         self._waiting.put(asked)
         return asked.answer
 
@@ -155,14 +167,14 @@ class Answerer:
             time.sleep(_GATHER)
             while not self._waiting.empty():
                 taken.append(self._waiting.get())
-            together: dict[tuple[str, Sampling], list[_Asked]] = defaultdict(list)
+            groups: dict[tuple[str, float], list[_Asked]] = defaultdict(list)
             for asked in taken:
                 if asked.answer.set_running_or_notify_cancel():  # False: the client has gone
-                    together[asked.model, asked.sampling].append(asked)
-            for (model, sampling), group in together.items():
+                    groups[asked.model, asked.temperature].append(asked)
+            for (model, temperature), group in groups.items():
                 try:
                     with self.busy:
-                        self._answer(self.models[model], self._sessions[model], group, sampling)
+                        self._answer(self.models[model], self._sessions[model], group, temperature)
                 except Exception as error:
                     log.exception("requests failed")
                     for asked in group:
@@ -171,14 +183,13 @@ class Answerer:
 
     def _answer(
         self,
-        policy: TransformersPolicy,
+        policy: ChatPolicy,
         sessions: OrderedDict[tuple[int, ...], Hashable],
         group: list[_Asked],
-        sampling: Sampling,
+        temperature: float,
     ) -> None:
         answered: list[tuple[_Asked, int]] = []
-        prompts: list[list[int]] = []
-        turns: list[Turn] = []
+        requests: list[engines.Request] = []
         for asked in group:
             try:
                 ids = _ids(policy, asked.prompt)
@@ -186,16 +197,17 @@ class Answerer:
                 asked.answer.set_exception(error)
                 continue
             answered.append((asked, len(ids)))
-            prompts += [ids] * len(asked.seeds)
-            turns += [Turn((), seed, self._session(sessions, ids)) for seed in asked.seeds]
-        found = iter(policy.go_on(prompts, turns, sampling))
+            room = min(asked.limit, policy.engine.max_length - len(ids))
+            requests += [engines.Request(ids, room, seed, self._session(sessions, ids)) for seed in asked.seeds]
+        found = iter(engines.generate(policy.engine, requests, temperature))
         for asked, length in answered:
-            asked.answer.set_result((length, [next(found) for _ in asked.seeds]))
-        # Afterwards, so that no two turns of a call go on with one session.
-        for ids, turn in zip(prompts, turns, strict=True):
-            sessions[tuple(ids)] = turn.session
-            sessions.move_to_end(tuple(ids))
-        while len(sessions) > policy.slots:
+            each = [next(found) for _ in asked.seeds]
+            asked.answer.set_result((length, [Sample(one.ids, one.finish, policy.chat.text(one.ids)) for one in each]))
+        # Afterwards, so that no two requests of a call go on with one session.
+        for request in requests:
+            sessions[tuple(request.prompt)] = request.session
+            sessions.move_to_end(tuple(request.prompt))
+        while len(sessions) > policy.engine.slots:
             sessions.popitem(last=False)
 
     def _session(self, sessions: OrderedDict[tuple[int, ...], Hashable], ids: list[int]) -> Hashable:
@@ -204,7 +216,7 @@ class Answerer:
         return sessions.pop(max(known, key=len)) if known else next(self._names)
 
 
-def _ids(policy: TransformersPolicy, prompt: tuple[Message, ...] | list[int]) -> list[int]:
+def _ids(policy: ChatPolicy, prompt: tuple[Message, ...] | list[int]) -> list[int]:
     """The prompt's tokens. Raises _Refused where it is none, or too long."""
     what = "messages" if isinstance(prompt, tuple) else "prompt"
     if isinstance(prompt, list):
@@ -216,17 +228,17 @@ def _ids(policy: TransformersPolicy, prompt: tuple[Message, ...] | list[int]) ->
             ids = policy.chat.prompt(prompt)
         except ValueError as error:
             raise _Refused(f"messages: {error}", "invalid_value", what) from None
-    if (limit := policy.max_length) <= len(ids):
+    if (limit := policy.engine.max_length) <= len(ids):
         text = f"{what}: {len(ids)} tokens, this model's context length is {limit}"
         raise _Refused(text, "context_length_exceeded", what)
     return ids
 
 
-Load = Callable[[str], TransformersPolicy]
+Load = Callable[[str], ChatPolicy]
 """The folder of an adapter -> the model with it."""
 
 
-def app(policy: TransformersPolicy, name: str, root: str | None = None, load: Load | None = None) -> FastAPI:
+def app(policy: ChatPolicy, name: str, root: str | None = None, load: Load | None = None) -> FastAPI:
     """The routes, for the model called `name`, which came from `root`; with `load` clients may load adapters."""
     answers, made = Answerer(), int(time.time())
     answers.models[name] = policy
@@ -237,7 +249,7 @@ def app(policy: TransformersPolicy, name: str, root: str | None = None, load: Lo
     def card(model: str, **more: Any) -> None:
         cards[model] = {"id": model, "object": "model", "created": made, "owned_by": "ipr"} | more
 
-    card(name, root=root or name, max_model_len=policy.max_length)
+    card(name, root=root or name, max_model_len=policy.engine.max_length)
 
     def check(request: ChatRequest | CompletionRequest) -> None:
         if request.model not in cards:
@@ -249,13 +261,13 @@ def app(policy: TransformersPolicy, name: str, root: str | None = None, load: Lo
 
     async def answer(
         request: ChatRequest | CompletionRequest, prompts: list[Any], limit: int, seeds: list[int]
-    ) -> tuple[list[list[Completion]], dict[str, int]]:
+    ) -> tuple[list[list[Sample]], dict[str, int]]:
         """For each prompt the samples, and the usage of all."""
-        sampling = Sampling(1.0 if request.temperature is None else request.temperature, limit)
-        waiting = [asyncio.wrap_future(answers.ask(request.model, prompt, seeds, sampling)) for prompt in prompts]
-        found = await asyncio.gather(*waiting)
+        temperature = 1.0 if request.temperature is None else request.temperature
+        asked = (answers.ask(request.model, prompt, seeds, temperature, limit) for prompt in prompts)
+        found = await asyncio.gather(*map(asyncio.wrap_future, asked))
         read = sum(length for length, _ in found)
-        written = sum(len(completion.token_ids) for _, samples in found for completion in samples)
+        written = sum(len(sample.ids) for _, samples in found for sample in samples)
         usage = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
         return [samples for _, samples in found], usage
 
@@ -267,7 +279,7 @@ def app(policy: TransformersPolicy, name: str, root: str | None = None, load: Lo
     async def chat(request: ChatRequest) -> dict[str, Any]:
         check(request)
         conversation = tuple(message.message() for message in request.messages)
-        limit = request.max_completion_tokens or request.max_tokens or policy.max_length
+        limit = request.max_completion_tokens or request.max_tokens or policy.engine.max_length
         seed = uuid.uuid4().int if request.seed is None else request.seed
         # A negative seed is a seed too; sample 0 is what a policy at hand writes with this seed.
         seeds = [seed % 2**64, *(derive_seed(seed, i) for i in range(1, request.n or 1))]
@@ -281,7 +293,7 @@ def app(policy: TransformersPolicy, name: str, root: str | None = None, load: Lo
     @served.post("/v1/completions")
     async def completions(request: CompletionRequest) -> dict[str, Any]:
         check(request)
-        if foreign := set(request.stop_token_ids) - set(answers.models[request.model].ends):
+        if foreign := set(request.stop_token_ids) - set(answers.models[request.model].engine.ends):
             raise _Refused(f"{sorted(foreign)} do not end a turn here", "unsupported_parameter", "stop_token_ids")
         prompts: list[Any] = request.prompt if isinstance(request.prompt[0], list) else [request.prompt]
         seed = uuid.uuid4().int if request.seed is None else request.seed
@@ -291,7 +303,7 @@ def app(policy: TransformersPolicy, name: str, root: str | None = None, load: Lo
         for prompt, samples in zip(prompts, found, strict=True):
             for sample in samples:
                 text, choice = _choice(len(choices), sample, request.stop)
-                ids = {"prompt_token_ids": prompt, "token_ids": sample.token_ids} if request.return_token_ids else {}
+                ids = {"prompt_token_ids": prompt, "token_ids": sample.ids} if request.return_token_ids else {}
                 choices.append(choice | {"text": text} | ids)
         return _body("text_completion", request.model, choices, usage)
 
@@ -304,7 +316,7 @@ def app(policy: TransformersPolicy, name: str, root: str | None = None, load: Lo
             if request.lora_name in cards:
                 raise _Refused(f"'{request.lora_name}' is loaded already", "invalid_value", "lora_name")
 
-            def work() -> TransformersPolicy:
+            def work() -> ChatPolicy:
                 with answers.busy:
                     return load(request.lora_path)
 
@@ -324,17 +336,17 @@ def app(policy: TransformersPolicy, name: str, root: str | None = None, load: Lo
             return Response(f"unloaded '{request.lora_name}'")
 
     @served.exception_handler(_Refused)
-    async def refused(_: Request, error: _Refused) -> JSONResponse:
+    async def refused(_: HttpRequest, error: _Refused) -> JSONResponse:
         return _error(str(error), error.status, error.code, error.param)
 
     @served.exception_handler(RequestValidationError)
-    async def malformed(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def malformed(_: HttpRequest, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         param = ".".join(str(part) for part in first["loc"][1:])
         return _error(f"{param}: {first['msg']}", 400, "invalid_value", param)
 
     @served.exception_handler(Exception)
-    async def failed(_: Request, error: Exception) -> JSONResponse:
+    async def failed(_: HttpRequest, error: Exception) -> JSONResponse:
         return _error(f"{type(error).__name__}; see the server's output", 500, "server_error", None)
 
     return served
@@ -349,17 +361,17 @@ def listen(host: str, port: int) -> socket.socket:
         raise IprError(f"cannot listen at {host}:{port} ({why}); choose another --port") from None
 
 
-def server(policy: TransformersPolicy, name: str, root: str | None = None, load: Load | None = None) -> uvicorn.Server:
+def server(policy: ChatPolicy, name: str, root: str | None = None, load: Load | None = None) -> uvicorn.Server:
     """Of `app`; to be run with `run(sockets=[listen(...)])`."""
     return uvicorn.Server(uvicorn.Config(app(policy, name, root, load), log_level="warning", access_log=False))
 
 
-def _choice(index: int, completion: Completion, stop: str | list[str] | None) -> tuple[str, dict[str, Any]]:
+def _choice(index: int, sample: Sample, stop: str | list[str] | None) -> tuple[str, dict[str, Any]]:
     """The answer's text, cut at the first stop text, and what both protocols say of a choice."""
     stops = [stop] if isinstance(stop, str) else stop or []
-    found = [place for stop in stops if stop and (place := completion.text.find(stop)) >= 0]
-    text = completion.text[: min(found)] if found else completion.text
-    finish = "stop" if found or completion.finish == "stop" else "length"
+    found = [place for stop in stops if stop and (place := sample.text.find(stop)) >= 0]
+    text = sample.text[: min(found)] if found else sample.text
+    finish = "stop" if found or sample.finish == "stop" else "length"
     return text, {"index": index, "finish_reason": finish, "logprobs": None}
 
 

@@ -10,8 +10,8 @@ from ipr import models
 from ipr.apps import serve
 from ipr.apps.chosen_model import folder_of
 from ipr.config import RunConfig
-from ipr.policies import hf
-from ipr.policies.hf import TransformersPolicy
+from ipr.policies import local
+from ipr.policies.chat import ChatPolicy
 from ipr.types import IprError
 
 
@@ -22,16 +22,16 @@ def run(options: Namespace) -> None:
     listening = serve.listen(options.host, options.port)
     name = options.name or options.model
     load = partial(adapter, base=path, config=config) if options.adapters else None
-    server = serve.server(hf.load(path, name, config.model, config.rollout), name, models.resolve(path), load)
+    server = serve.server(local.load(path, name, config), name, models.resolve(path), load)
     host, port = listening.getsockname()[:2]
     print(f"model '{name}' at http://{host}:{port}/v1", flush=True)
     server.run(sockets=[listening])
 
 
-def adapter(folder: str, base: str, config: RunConfig) -> TransformersPolicy:
+def adapter(folder: str, base: str, config: RunConfig) -> ChatPolicy:
     """What a client asks for: an adapter on the model that is served. Raises IprError where it is another's."""
     models.check_model(folder)
     on = models.adapter(folder)
     if on is None or models.model_hash(on[0]) != models.model_hash(base):
         raise IprError(f"{folder} is no adapter on the model that is served ({base})")
-    return hf.load(folder, folder, config.model, config.rollout)
+    return local.load(folder, folder, config)

@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from ipr import algorithms, models
+from ipr import algorithms, models, policies
 from ipr import config as configs
 from ipr.apps.chosen_model import check_room
 from ipr.apps.plan import plan
@@ -26,6 +26,7 @@ STARTED_BY = "IPR_STARTED_BY"
 def check(config: RunConfig) -> None:
     """Everything that can be refused in seconds: loss, environment, games, model folder, tokenizer, context length."""
     losses.get(algorithms.make(config.algorithm).training.loss)
+    policies.backend(config)
     spec = experts.environment(config.env)
     for split in ("train", "dev", *config.eval.splits):
         if not spec.task_ids(split):

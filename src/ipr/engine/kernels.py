@@ -1,28 +1,43 @@
-"""Loops for CPUs that torch and numpy have no fast form of, compiled by numba at first use and kept on disk.
+"""What is compiled, and the plain form where it cannot be: the one place that chooses between the two.
 
-Attention of rows that write: few queries each, of which many rows read the same keys. torch's own attention packs the
-keys for every few queries, and each part that rows share would be a call of its own.
+Decided here: loops over arrays are written in Python and compiled by numba at first use (kept on disk), because a pass
+of a small model takes milliseconds and each of numpy's calls microseconds of it. Attention of few queries over many
+slots and what it reads are in LLVM's vectors (`vectors`); where numba or AVX is missing `reference` takes their place.
+With IPR_CHECK_KERNELS in the environment, as in tests, each call's arguments are looked at first (`checks`): compiled
+loops read and write addresses, and nothing else would tell.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, wraps
 from typing import Any
 
-import numba
 import numpy as np
-from llvmlite import ir
-from numba import extending, types
-from numba.core import cgutils, errors
+import torch
 
-TILE = 16
-"""Tokens whose keys lie together, [width, TILE]."""
-_TILES, _BLOCK = 8, 32
-"""Tiles of keys, and tokens' values, that are read for one row after the other: they stay in the fastest cache."""
+from ipr.engine import checks, reference
+from ipr.engine.reference import TILE
+
+try:
+    import numba
+except ImportError:
+    numba: Any = None
+
+__all__ = ["TILE", "attention", "checked", "compiled", "store", "vectorised"]
 
 
 def compiled(function: Callable[..., Any], **options: Any) -> Any:
+    """By numba; as it is where there is none, where numbers that go round past 2**64 warn."""
+    if numba is None:
+
+        @wraps(function)
+        def plain(*arguments: Any) -> Any:
+            with np.errstate(over="ignore"):
+                return function(*arguments)
+
+        return plain
     jit: Any = numba.njit
     try:
         return jit(cache=True, **options)(function)
@@ -30,146 +45,49 @@ def compiled(function: Callable[..., Any], **options: Any) -> Any:
         return jit(**options)(function)
 
 
-_intrinsic: Any = extending.intrinsic
+def checked(check: Callable[..., None]) -> Callable[[Any], Any]:
+    """Decorates a kernel that Python calls: `check` has its arguments first, in tests."""
+
+    def decorate(kernel: Any) -> Any:
+        if "IPR_CHECK_KERNELS" not in os.environ:
+            return kernel
+
+        @wraps(kernel)
+        def call(*arguments: Any) -> Any:
+            check(*arguments)
+            return kernel(*arguments)
+
+        return call
+
+    return decorate
 
 
-@_intrinsic
-def _product(typing_context, lanes, add, n, c, c_step, a, a_step, b, b_step, count):
-    """c[n, lanes] = or += sum over k < count of a[n, k] * b[k, lanes], in float32; addresses, and steps in bytes.
-
-    Up to four sums [lanes] are kept in registers, which loops in Python cannot say: LLVM would store each for each k.
-    """
-    for known in (lanes, add):
-        if not isinstance(known, types.Literal):
-            raise errors.RequireLiteralValue(known)
-    real = ir.FloatType()
-    vector = ir.VectorType(real, lanes.literal_value)
-
-    def code(context, builder, signature, arguments):
-        n, c, c_step, a, a_step, b, b_step, count = arguments[2:]
-
-        def load(address, kind):
-            loaded = builder.load(builder.inttoptr(address, kind.as_pointer()))
-            loaded.align = 4
-            return loaded
-
-        def plus(address, step, times):
-            return builder.add(address, builder.mul(step, times))
-
-        def rows(first, size):
-            """Of `size` rows of c from the `first` on."""
-            ends = [plus(c, c_step, builder.add(first, n.type(i))) for i in range(size)]
-            factors = [plus(a, a_step, builder.add(first, n.type(i))) for i in range(size)]
-            sums = [cgutils.alloca_once(builder, vector) for _ in ends]
-            for end, total in zip(ends, sums, strict=True):
-                builder.store(load(end, vector) if add.literal_value else vector([0.0] * vector.count), total)
-            with cgutils.for_range(builder, count) as loop:
-                row = load(plus(b, b_step, loop.index), vector)
-                for factor, total in zip(factors, sums, strict=True):
-                    one = builder.insert_element(
-                        vector(ir.Undefined), load(plus(factor, n.type(4), loop.index), real), ir.IntType(32)(0)
-                    )
-                    places = ir.VectorType(ir.IntType(32), vector.count)([0] * vector.count)
-                    weight = builder.shuffle_vector(one, vector(ir.Undefined), places)
-                    product = builder.fmul(weight, row, flags=("contract",))
-                    builder.store(builder.fadd(product, builder.load(total), flags=("contract",)), total)
-            for end, total in zip(ends, sums, strict=True):
-                builder.store(builder.load(total), builder.inttoptr(end, vector.as_pointer())).align = 4
-
-        fours = builder.lshr(n, n.type(2))
-        with cgutils.for_range(builder, fours) as loop:
-            rows(builder.mul(loop.index, n.type(4)), 4)
-        for size in (2, 1):
-            with builder.if_then(builder.icmp_signed("!=", builder.and_(n, n.type(size)), n.type(0))):
-                rows(builder.and_(n, n.type(-2 * size)), size)
-        return context.get_dummy_value()
-
-    return types.void(lanes, add, *[types.int64] * 8), code
+def vectorised() -> bool:
+    """Whether attention is compiled: numba is there, and the processor has AVX2."""
+    return numba is not None and bool(torch.cpu.get_capabilities().get("avx2"))
 
 
 @lru_cache
 def attention(width: int, value_width: int, threads: bool) -> tuple[Callable[..., None], Callable[..., None]]:
-    """score(scores, query, keys, parts, members, firsts, seen), mix(out, weights, values, parts, members, firsts).
+    """`reference.score` and `reference.mix`, or the same compiled for these widths."""
+    score, mix = reference.score, reference.mix
+    if vectorised():
+        from ipr.engine import vectors
 
-    query [N, heads, width], keys [slots, groups, tiles, width, TILE], values [slots, groups, capacity, value_width],
-    scores and weights [N, heads, tokens, filled up to whole tiles], out [N, heads, value_width] (added to); all
-    float32. Row i's tokens are those of N from firsts[i] to firsts[i + 1]; the first of them sees its row's first
-    seen[i] tokens, the next one more; other scores become -inf. parts [., 5]: what is seen, of slot parts[0] from token
-    parts[1] to parts[2], by the rows members[parts[3]] to members[parts[4]]; a part of a row comes after those of its
-    tokens before, and its slot holds the same tokens before.
-    """
-    each: Any = numba.prange if threads else range
-    lanes = next(n for n in (16, 8, 4, 2, 1) if value_width % n == 0)
-
-    def score(scores, query, keys, parts, members, firsts, seen):
-        heads = query.shape[1] // keys.shape[1]
-        s, q, x = scores.ctypes.data, query.ctypes.data, keys.ctypes.data
-        for g in each(keys.shape[1]):
-            for p in range(parts.shape[0]):
-                slot, low, high, a, b = parts[p]
-                # Whole tiles: what they have of before is the same again, what of later is overwritten.
-                tiles = (high + TILE - 1) // TILE
-                for first in range(low // TILE, tiles, _TILES):
-                    last = min(first + _TILES, tiles)
-                    for m in range(a, b):
-                        n = firsts[members[m]]
-                        for h in range(g * heads, (g + 1) * heads):
-                            for tile in range(first, last):
-                                _product(
-                                    TILE,
-                                    False,
-                                    firsts[members[m] + 1] - n,
-                                    s + n * scores.strides[0] + h * scores.strides[1] + tile * TILE * 4,
-                                    scores.strides[0],
-                                    q + n * query.strides[0] + h * query.strides[1],
-                                    query.strides[0],
-                                    x + slot * keys.strides[0] + g * keys.strides[1] + tile * keys.strides[2],
-                                    keys.strides[3],
-                                    width,
-                                )
-            for i in range(seen.shape[0]):
-                for n in range(firsts[i], firsts[i + 1]):
-                    for h in range(g * heads, (g + 1) * heads):
-                        for k in range(seen[i] + n - firsts[i], scores.shape[2]):
-                            scores[n, h, k] = -np.inf
-
-    def mix(out, weights, values, parts, members, firsts):
-        heads = out.shape[1] // values.shape[1]
-        o, w, x = out.ctypes.data, weights.ctypes.data, values.ctypes.data
-        for g in each(values.shape[1]):
-            for p in range(parts.shape[0]):
-                slot, low, high, a, b = parts[p]
-                for first in range(low, high, _BLOCK):
-                    last = min(first + _BLOCK, high)
-                    for m in range(a, b):
-                        n = firsts[members[m]]
-                        for h in range(g * heads, (g + 1) * heads):
-                            for d in range(0, value_width, lanes):
-                                _product(
-                                    lanes,
-                                    True,
-                                    firsts[members[m] + 1] - n,
-                                    o + n * out.strides[0] + h * out.strides[1] + d * 4,
-                                    out.strides[0],
-                                    w + n * weights.strides[0] + h * weights.strides[1] + first * 4,
-                                    weights.strides[0],
-                                    x
-                                    + slot * values.strides[0]
-                                    + g * values.strides[1]
-                                    + first * values.strides[2]
-                                    + d * 4,
-                                    values.strides[2],
-                                    last - first,
-                                )
-
-    return compiled(score, parallel=threads), compiled(mix, parallel=threads)
+        score, mix = (compiled(one, parallel=threads) for one in vectors.attention(width, value_width, threads))
+    return checked(checks.score)(score), checked(checks.mix)(mix)
 
 
-@compiled
-def store(keys, states, rows, places):
-    """Put keys [groups, N, width] of tokens at these places in these rows where they lie, see `attention`."""
-    for n in range(len(rows)):
-        tile, place = places[n] // TILE, places[n] % TILE
-        for g in range(states.shape[0]):
-            for d in range(states.shape[2]):
-                keys[rows[n], g, tile, d, place] = states[g, n, d]
+@lru_cache
+def _store() -> Callable[..., None]:
+    kernel = reference.store
+    if vectorised():
+        from ipr.engine import vectors
+
+        kernel = compiled(vectors.store)
+    return checked(checks.store)(kernel)
+
+
+def store(keys: Any, states: Any, slots: Any, places: Any) -> None:
+    """See `reference.store`."""
+    _store()(keys, states, slots, places)

@@ -95,12 +95,6 @@ class Server:
         return " ".join(text.split())[:300]
 
 
-def together(call: Callable[[Any], Any], each: Sequence[Any], most: int) -> list[Any]:
-    """`call` for each, in their order; see `as_they_come`."""
-    found = dict(as_they_come(lambda i: call(each[i]), deque(range(len(each))), most))
-    return [found[i] for i in range(len(each))]
-
-
 def as_they_come(call: Callable[[Any], Any], waiting: deque[Any], most: int) -> Iterator[tuple[Any, Any]]:
     """(one, call(one)) of what waits, at most so many at the same time, each as it comes; the first failure ends it.
 
@@ -135,7 +129,10 @@ class EndpointPolicy:
 
     def generate(self, turns: Sequence[Turn], sampling: Sampling) -> list[Completion]:
         """The next turn of every conversation, `concurrency` requests at a time; raises IprError."""
-        return together(lambda turn: self._answer(turn, sampling), turns, self._settings.concurrency)
+        numbered = as_they_come(
+            lambda i: self._answer(turns[i], sampling), deque(range(len(turns))), self._settings.concurrency
+        )
+        return [completion for _, completion in sorted(numbered, key=lambda pair: pair[0])]
 
     def stream(self, waiting: deque[Turn], sampling: Sampling) -> Iterator[tuple[Turn, Completion]]:
         """See `ipr.types.Streaming`; raises IprError."""

@@ -1,26 +1,23 @@
-"""A model run by vLLM as a policy: in this process (`vllm.LLM`), or by a server (`vllm serve`). Tokens in, tokens out.
+"""`rollout.backend=vllm`: a model run by vLLM, in this process (`vllm.LLM`) or by a server (`vllm serve`).
 
-Decided here: the prompt's tokens are ours (`ChatTokens`), so both forms and `hf` see the same ones, and a server's chat
-template has no say. Every stage's adapter is loaded beside the others on one base that stays loaded, under a name that
-has the hash of its content; which one answers is said with each request. Key-values of earlier turns are found by
-vLLM's prefix caching, so sessions mean nothing here. Equal prompts with seeds in a row are one request for n samples
+Decided here: every stage's adapter is loaded beside the others on one base that stays loaded, under a name that has the
+hash of its content; which one answers is said with each request. Key-values of earlier turns are found by vLLM's prefix
+caching, so sessions mean nothing here. In this process equal prompts with seeds in a row are one request for n samples
 (vLLM gives sample i the seed + i); in a run each sample's seed is its own, and what its N samples share is the prefix.
 
 What holds: a sample is drawn with the seed of its turn, whatever is answered beside it. What does not: vLLM computes in
 batches that are never the same twice, so on a GPU logits, and with them a token once in a while, differ by rounding
-from run to run (VLLM_BATCH_INVARIANT=1 is vLLM's own remedy); and its samples are not those of `hf` at the same seed.
-Left out: a full model cannot be exchanged on a server (it is refused); in this process it is loaded anew.
+from run to run (VLLM_BATCH_INVARIANT=1 is vLLM's own remedy); and its samples are not those of our own engine at the
+same seed. Left out: a full model cannot be exchanged on a server (it is refused); in this process it is loaded anew.
 """
 
 from __future__ import annotations
 
 import gc
 import importlib
-import threading
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -29,10 +26,12 @@ import openai
 
 from ipr import models
 from ipr.config import RunConfig
-from ipr.policies.openai import Server, as_they_come, together
-from ipr.profiling import count, timed
+from ipr.engine import Answers, Generated, Request
+from ipr.policies.chat import ChatPolicy, end_tokens
+from ipr.policies.openai import Server, as_they_come
+from ipr.profiling import timed
 from ipr.tokens import ChatTokens
-from ipr.types import Completion, IprError, Sampling, Turn
+from ipr.types import IprError
 
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as max_lora_rank."""
@@ -41,101 +40,9 @@ _NEUTRAL = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 _HINT = "it must be vLLM 0.10.2 or newer, or ipr serve"
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """n samples of a prompt, drawn with `seed`, `seed` + 1 and so on, of at most `room` tokens each."""
-
-    prompt: list[int]
-    room: int
-    seed: int
-    n: int
-
-
-Written = tuple[tuple[int, ...], bool]
-"""A sample's tokens, its end with them, and whether it said its end."""
-Write = Callable[[Sequence[Asked], float, list[int]], list[list[Written]]]
-"""(requests, temperature, tokens that end a turn) -> each request's samples."""
-
-
-class VllmPolicy:
-    """`write` is one of the two forms, for one model; see `load`. No conversation grows over `max_length` tokens."""
-
-    def __init__(self, write: Write, tokenizer: Any, name: str, *, max_length: int, generation_config: Any = None):
-        from ipr.policies.hf import ends
-
-        self.name, self.max_length = name, max_length
-        self.chat = ChatTokens(tokenizer)
-        self._write, self._ends = write, sorted(ends(generation_config, self.chat))
-
-    def close_session(self, session: Hashable) -> None:
-        pass
-
-    def generate(self, turns: Sequence[Turn], sampling: Sampling) -> list[Completion]:
-        with timed("tokenizer"):
-            prompts = [self.chat.prompt(turn.conversation) for turn in turns]
-        places: dict[tuple[int, ...], dict[int, list[int]]] = {}
-        """Prompt -> seed -> the turns that want this sample."""
-        for i, (prompt, turn) in enumerate(zip(prompts, turns, strict=True)):
-            if len(prompt) < self.max_length:
-                seed = turn.seed % 2**63 if sampling.temperature > 0 else 0
-                places.setdefault(tuple(prompt), {}).setdefault(seed, []).append(i)
-        asked: list[Asked] = []
-        for prompt, seeds in places.items():
-            room = min(sampling.max_new_tokens, self.max_length - len(prompt))
-            for _, row in groupby(enumerate(sorted(seeds)), key=lambda pair: pair[1] - pair[0]):
-                found = [seed for _, seed in row]
-                asked.append(Asked(list(prompt), room, found[0], len(found)))
-        with timed("model"):
-            written = self._write(asked, sampling.temperature, self._ends) if asked else []
-        answers = [Completion("", (), "overflow")] * len(turns)
-        with timed("tokenizer"):
-            for one, samples in zip(asked, written, strict=True):
-                for seed, sample in enumerate(samples, one.seed):
-                    answer = self._completion(sample, sampling)
-                    for i in places[tuple(one.prompt)][seed]:
-                        answers[i] = answer
-        return answers
-
-    def _completion(self, written: Written, sampling: Sampling) -> Completion:
-        ids, stopped = written
-        count("tokens", len(ids))
-        finish = "stop" if stopped else "length" if len(ids) == sampling.max_new_tokens else "overflow"
-        return Completion(self.chat.text(ids), ids, finish)
-
-
-class ServedPolicy(VllmPolicy):
-    """Of a server, which is asked for at most `most` turns at the same time."""
-
-    def __init__(self, *arguments: Any, most: int, **options: Any):
-        super().__init__(*arguments, **options)
-        self._most = most
-
-    def stream(self, waiting: deque[Turn], sampling: Sampling) -> Iterator[tuple[Turn, Completion]]:
-        """See `ipr.types.Streaming`; raises IprError."""
-
-        one = threading.Lock()  # the tokenizer is not for several threads
-
-        def write(turn: Turn) -> Written | None:
-            with one:
-                prompt = self.chat.prompt(turn.conversation)
-            room = min(sampling.max_new_tokens, self.max_length - len(prompt))
-            seed = turn.seed % 2**63 if sampling.temperature > 0 else 0
-            asked = [Asked(prompt, room, seed, 1)]
-            return self._write(asked, sampling.temperature, self._ends)[0][0] if room > 0 else None
-
-        answers = as_they_come(write, waiting, self._most)
-        while True:
-            with timed("model"):
-                turn, written = next(answers, (None, None))
-            if turn is None:
-                break
-            yield turn, Completion("", (), "overflow") if written is None else self._completion(written, sampling)
-
-
-def load(path: str, name: str, config: RunConfig) -> VllmPolicy:
-    """The model or adapter of a folder or hub name as a policy called `name`.
-
-    Raises IprError, before anything is played, where vLLM is missing, or its server, or that serves another model.
+def load(path: str, name: str, config: RunConfig) -> ChatPolicy:
+    """See `ipr.policies.load`. Raises IprError, before anything is played, where vLLM is missing, or its server, or
+    that serves another model.
     """
     from transformers import GenerationConfig
 
@@ -147,23 +54,24 @@ def load(path: str, name: str, config: RunConfig) -> VllmPolicy:
         generation_config = GenerationConfig.from_pretrained(base)
     except OSError:
         generation_config = None  # not every model has one
-    form = _Remote(need) if config.rollout.endpoint else _engine(need)
-    write, tokenizer = form.writer(named), models.load_tokenizer(path, config.model.date)
-    options = {"max_length": need.max_length, "generation_config": generation_config}
-    if isinstance(form, _Remote):
-        return ServedPolicy(write, tokenizer, name, most=config.rollout.slots, **options)
-    return VllmPolicy(write, tokenizer, name, **options)
+    form = _Server(need) if config.rollout.endpoint else _in_process(need)
+    model, chat = form.model(named), ChatTokens(models.load_tokenizer(path, config.model.date))
+    ends = end_tokens(chat, generation_config)
+    limits = {"max_length": need.max_length, "slots": config.rollout.slots}
+    if isinstance(form, _Server):
+        return ChatPolicy(ServerEngine(form, model, ends, **limits), chat, name)
+    return ChatPolicy(VllmEngine(form, model, ends, **limits), chat, name)
 
 
-def check(config: RunConfig) -> None:
-    """Raise IprError for what would stop a run later: no vLLM, no server, or one that cannot exchange adapters."""
+def check(config: RunConfig) -> str:
+    """See `ipr.policies.check`: no vLLM, no server, or one that cannot exchange adapters."""
     if not config.rollout.endpoint:
         _library()
         if config.rollout.workers > 1:
             raise IprError(
                 "rollout.workers: each would want the whole GPU; use 1, or one vLLM server for all (rollout.endpoint)"
             )
-        return
+        return "in the run's own process"
     if not config.model.lora.rank:
         raise IprError(
             "rollout.endpoint: a server cannot exchange a full model after each training; train adapters"
@@ -171,12 +79,19 @@ def check(config: RunConfig) -> None:
         )
     path = config.model.path
     if path == "champion":  # not known yet
-        _Remote(_Need("MODEL", config.model.lora.rank, config.model.max_length, config)).check_adapters()
-        return
-    base, rank = models.adapter(path) or (models.resolve(path), config.model.lora.rank)
-    server = _Remote(_Need(base, rank, min(config.model.max_length, models.context_length(path)), config))
-    server.writer(None)
-    server.check_adapters()
+        _Server(_Need("MODEL", config.model.lora.rank, config.model.max_length, config)).check_adapters()
+    else:
+        base, rank = models.adapter(path) or (models.resolve(path), config.model.lora.rank)
+        server = _Server(_Need(base, rank, min(config.model.max_length, models.context_length(path)), config))
+        server.model(None)
+        server.check_adapters()
+    return config.rollout.endpoint
+
+
+def rest() -> None:
+    """See `ipr.policies.rest`."""
+    for loaded in _kept:
+        loaded.rest()
 
 
 @dataclass(frozen=True)
@@ -208,17 +123,19 @@ class _Need:
 # Behind a server ------------------------------------------------------------------------------------------------------
 
 
-class _Remote:
-    """`vllm serve`, or `ipr serve`: POST /v1/completions with token ids; one request for each Asked, all at once."""
+class _Server:
+    """`vllm serve`, or `ipr serve`: POST /v1/completions with token ids."""
 
     def __init__(self, need: _Need):
         self._need, config = need, need.config
         self._server = Server(config.rollout.endpoint or "", config.endpoint, "rollout.endpoint", _HINT)
         self._client, self.url = self._server.client, self._server.url
-        self._most = config.rollout.slots
 
-    def writer(self, adapter: tuple[str, str] | None) -> Write:
-        """Loads the adapter (name, folder) unless it is there; raises IprError where the base is another model."""
+    def model(self, adapter: tuple[str, str] | None) -> str:
+        """What the base, or the adapter (name, folder), is called there; an adapter that is not there is loaded.
+
+        Raises IprError where the base is another model.
+        """
         base, most, served = self._need.base, self._need.max_length, self._served()
         name = next((name for name, more in served.items() if base == name or _same(more.get("root"), base)), None)
         if name is None:
@@ -231,7 +148,7 @@ class _Remote:
         if adapter and adapter[0] not in served:
             self.check_adapters()
             self._load(*adapter)
-        return partial(self._write_all, adapter[0] if adapter else name)
+        return adapter[0] if adapter else name
 
     def check_adapters(self) -> None:
         """Raise IprError where the server has no route to load an adapter; where it has, it refuses to load nothing."""
@@ -265,32 +182,55 @@ class _Remote:
         except (ValueError, TypeError, AttributeError):
             raise IprError(f"{self.url} does not list its models; {_HINT}") from None
 
-    def _write_all(
-        self, model: str, asked: Sequence[Asked], temperature: float, ends: list[int]
-    ) -> list[list[Written]]:
-        return together(lambda one: self._write(model, one, temperature, ends), asked, self._most)
-
-    def _write(self, model: str, asked: Asked, temperature: float, ends: list[int]) -> list[Written]:
+    def write(self, model: str, request: Request, temperature: float, ends: Sequence[int]) -> Generated:
+        if not request.max_new_tokens:
+            return Generated((), "length")
         try:
             answer = self._client.completions.create(
                 model=model,
-                prompt=asked.prompt,
-                max_tokens=asked.room,
+                prompt=list(request.prompt),
+                max_tokens=request.max_new_tokens,
                 temperature=temperature,
                 top_p=1.0,
-                n=asked.n,
-                seed=asked.seed,
-                extra_body={"stop_token_ids": ends, "return_token_ids": True, **_NEUTRAL},
+                n=1,
+                seed=_seed(request, temperature),
+                extra_body={"stop_token_ids": list(ends), "return_token_ids": True, **_NEUTRAL},
             )
         except openai.OpenAIError as error:
             raise self._server.refused(error) from None
-        found: list[Written] = []
-        for choice in sorted(answer.choices, key=lambda choice: choice.index):
-            ids = (choice.model_extra or {}).get("token_ids")
-            if ids is None:
-                raise IprError(f"{self.url} returns no token ids; {_HINT}")
-            found.append((tuple(ids), choice.finish_reason == "stop"))
-        return found
+        choice = answer.choices[0] if answer.choices else None
+        ids = ((choice and choice.model_extra) or {}).get("token_ids")
+        if choice is None or ids is None:
+            raise IprError(f"{self.url} returns no token ids; {_HINT}")
+        return Generated(tuple(ids), "stop" if choice.finish_reason == "stop" else "length")
+
+
+class ServerEngine:
+    """An `ipr.engine.Engine` behind a server, which is asked for each request by itself; raises IprError."""
+
+    def __init__(self, server: _Server, model: str, ends: Sequence[int], *, max_length: int, slots: int):
+        self._server, self._model = server, model
+        self.ends, self.max_length, self.slots = ends, max_length, slots
+
+    def close_session(self, session: Hashable) -> None:
+        pass
+
+    def stream(self, waiting: deque[Request], temperature: float) -> Answers:
+        def ask(request: Request) -> Generated:
+            return self._server.write(self._model, request, temperature, self.ends)
+
+        answers = as_they_come(ask, waiting, self.slots)
+        while True:
+            with timed("model"):
+                answer = next(answers, None)
+            if answer is None:
+                return
+            yield answer
+
+
+def _seed(request: Request, temperature: float) -> int:
+    """As vLLM takes it; greedy answers to a prompt are the same."""
+    return request.seed % 2**63 if temperature > 0 else 0
 
 
 def _same(root: str | None, folder: str) -> bool:
@@ -299,17 +239,11 @@ def _same(root: str | None, folder: str) -> bool:
 
 # In this process ------------------------------------------------------------------------------------------------------
 
-_kept: list[_Engine] = []
-"""The engine that is loaded: one, because it takes most of the GPU."""
+_kept: list[_Loaded] = []
+"""What is loaded: one, because it takes most of the GPU."""
 
 
-def rest() -> None:
-    """Leave the GPU's memory to others, e.g. to training, until the engine is used again."""
-    for engine in _kept:
-        engine.rest()
-
-
-class _Engine:
+class _Loaded:
     """`vllm.LLM` on one base, and the adapters that it knows."""
 
     def __init__(self, key: tuple[Any, ...], llm: Any):
@@ -318,46 +252,90 @@ class _Engine:
         """Name -> the number that vLLM knows it by."""
         self._awake = True
 
-    def writer(self, adapter: tuple[str, str] | None) -> Write:
-        lora = None
-        if adapter:
-            name, folder = adapter
-            number = self._adapters.setdefault(name, len(self._adapters) + 1)
-            lora = _library("vllm.lora.request").LoRARequest(name, number, folder)
-        return partial(self._write, lora)
+    def model(self, adapter: tuple[str, str] | None) -> Any:
+        """vLLM's request for the adapter (name, folder); None for the base."""
+        if adapter is None:
+            return None
+        name, folder = adapter
+        number = self._adapters.setdefault(name, len(self._adapters) + 1)
+        return _library("vllm.lora.request").LoRARequest(name, number, folder)
 
     def rest(self) -> None:
         if self._awake:
             self._llm.sleep(level=1)
             self._awake = False
 
-    def _write(self, lora: Any, asked: Sequence[Asked], temperature: float, ends: list[int]) -> list[list[Written]]:
-        vllm = _library()
+    def write(self, prompts: list[Any], params: list[Any], lora: Any) -> list[list[Generated]]:
+        """The samples of each prompt."""
         if not self._awake:
             _clear()
             self._llm.wake_up()
             self._awake = True
-        params = [
-            vllm.SamplingParams(
-                n=one.n,
-                temperature=temperature,
-                seed=one.seed,
-                max_tokens=one.room,
-                stop_token_ids=ends,
-                detokenize=False,
-            )
-            for one in asked
-        ]
-        prompts = [vllm.TokensPrompt(prompt_token_ids=one.prompt) for one in asked]
-        found = self._llm.generate(prompts, params, lora_request=lora, use_tqdm=False)
         return [
-            [(tuple(o.token_ids), o.finish_reason == "stop") for o in sorted(one.outputs, key=lambda o: o.index)]
-            for one in found
+            [
+                Generated(tuple(one.token_ids), "stop" if one.finish_reason == "stop" else "length")
+                for one in sorted(found.outputs, key=lambda one: one.index)
+            ]
+            for found in self._llm.generate(prompts, params, lora_request=lora, use_tqdm=False)
         ]
 
 
-def _engine(need: _Need) -> _Engine:
-    """The engine for what is needed; another one that is loaded goes first."""
+class VllmEngine:
+    """An `ipr.engine.Engine` by vLLM in this process: what waits is answered in rounds."""
+
+    def __init__(self, loaded: _Loaded, lora: Any, ends: Sequence[int], *, max_length: int, slots: int):
+        self._loaded, self._lora = loaded, lora
+        self.ends, self.max_length, self.slots = ends, max_length, slots
+
+    def close_session(self, session: Hashable) -> None:
+        pass
+
+    def stream(self, waiting: deque[Request], temperature: float) -> Answers:
+        while waiting:
+            requests = list(waiting)
+            waiting.clear()
+            with timed("model"):
+                answers = self._round(requests, temperature)
+            yield from zip(requests, answers, strict=True)
+
+    def _round(self, requests: Sequence[Request], temperature: float) -> list[Generated]:
+        library = _library()
+        places: dict[tuple[tuple[int, ...], int], dict[int, list[int]]] = {}
+        """Prompt and room -> seed -> the requests that want this sample."""
+        for i, request in enumerate(requests):
+            if request.max_new_tokens:
+                seeds = places.setdefault((tuple(request.prompt), request.max_new_tokens), {})
+                seeds.setdefault(_seed(request, temperature), []).append(i)
+        prompts: list[Any] = []
+        params: list[Any] = []
+        wanted: list[list[list[int]]] = []
+        """By prompt that vLLM is given, by sample."""
+        for (prompt, room), seeds in places.items():
+            for _, row in groupby(enumerate(sorted(seeds)), key=lambda pair: pair[1] - pair[0]):
+                found = [seed for _, seed in row]
+                prompts.append(library.TokensPrompt(prompt_token_ids=list(prompt)))
+                params.append(
+                    library.SamplingParams(
+                        n=len(found),
+                        temperature=temperature,
+                        seed=found[0],
+                        max_tokens=room,
+                        stop_token_ids=list(self.ends),
+                        detokenize=False,
+                    )
+                )
+                wanted.append([seeds[seed] for seed in found])
+        answers = [Generated((), "length")] * len(requests)
+        written = self._loaded.write(prompts, params, self._lora) if prompts else []
+        for samples, each in zip(written, wanted, strict=True):
+            for sample, takers in zip(samples, each, strict=True):
+                for i in takers:
+                    answers[i] = sample
+        return answers
+
+
+def _in_process(need: _Need) -> _Loaded:
+    """What is needed, loaded; what else is goes first."""
     config = need.config
     key = (models.model_hash(need.base), need.rank, need.max_length, config.model.dtype, config.rollout.slots)
     if not _kept or _kept[0].key != key:
@@ -373,7 +351,7 @@ def _engine(need: _Need) -> _Engine:
             enable_sleep_mode=True,
             **({"enable_lora": True, "max_loras": 2, "max_lora_rank": need.max_rank()} if need.rank else {}),
         )
-        _kept.append(_Engine(key, llm))
+        _kept.append(_Loaded(key, llm))
     return _kept[0]
 
 
