@@ -34,8 +34,8 @@ test: lint ## lint, types, layers and the whole suite
 base: setup ## rebuild the base models that are shipped with the package
 	for name in alfworld sql webshop; do $(BIN)/ipr base $$name || exit 1; done
 
-bench: setup ## benchmarks, each against its baseline (all but benchmarks/gpu.py, which needs a GPU)
-	for file in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$file || exit 1; done
+bench: setup ## benchmarks, each against its baseline (not gpu.py, which needs a GPU, nor lab.py, which experiments)
+	for file in $(filter-out benchmarks/gpu.py benchmarks/lab.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$file || exit 1; done
 
 lock: setup ## write requirements.lock from the present environment
 	( echo "# Made by 'make lock' from pyproject.toml with the extra 'dev'; what works together."; \

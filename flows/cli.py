@@ -363,7 +363,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = add("run", run)
     sub.add_argument(
-        "preset", nargs="?", default="quick", help="smoke, quick, sql, webshop, paper, released, or a YAML file"
+        "preset", nargs="?", default="quick", help="smoke, quick, quick-ipr, sql, webshop, paper, released, or a YAML file"
     )
     sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. train.learning_rate=1e-5")
     sub.add_argument("--dir", type=Path, help="the run's folder (default runs/PRESET); an unfinished run continues")

@@ -205,6 +205,8 @@ COMMANDS: dict[str, Callable[[Namespace], dict[str, Any]]] = {
     "lineage": lineage,
     "restore": restore,
     "import": import_,
+    "experts": experts,
+    "convert": convert,
     "export": export,
 }
 """What `ipr data WHAT` does."""
