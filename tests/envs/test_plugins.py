@@ -142,10 +142,9 @@ def ipr(example: Path, root: Path, *arguments: str) -> subprocess.CompletedProce
     )
 
 
-def test_the_example_is_short_and_the_one_in_the_page() -> None:
+def test_the_example_is_short() -> None:
     code = (EXAMPLE / "ipr_guess.py").read_text()
     assert len([line for line in code.splitlines() if line.strip()]) <= 25
-    assert code.split("\n", 2)[2] in (EXAMPLE.parent / "environments.md").read_text()
 
 
 def test_the_example_passes_its_check(example: Path, tmp_path: Path) -> None:

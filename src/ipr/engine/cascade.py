@@ -54,6 +54,7 @@ class PrefixTree:
         branches = self.branches.copy()
         for side in ("first", "last"):
             branches[side] = np.searchsorted(places[members], branches[side])
+        branches = branches[branches["first"] < branches["last"]]  # of the others all members have gone
         own = np.zeros(len(slots), dtype=PART)
         own["slot"], own["start"] = slots[members], self.shared[slots[members]]
         own["end"] = (starts + counts)[members]
