@@ -140,10 +140,10 @@ def serve(options: argparse.Namespace) -> Any:
 
 def compare(options: argparse.Namespace) -> Any:
     """Compare two models on the same games, pair by pair."""
-    from ipr import evaluate as statistics
+    from ipr import evaluate
 
     a, b = (_episodes(place, options.split) for place in (options.a, options.b))
-    found = {"a": options.a, "b": options.b} | statistics.compare(a, b, options.resamples, 0)
+    found = {"a": options.a, "b": options.b} | evaluate.compare(a, b, options.resamples, 0)
     if not options.json:
         low, high = found["interval"]
         print(
@@ -363,7 +363,10 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = add("run", run)
     sub.add_argument(
-        "preset", nargs="?", default="quick", help="smoke, quick, quick-ipr, sql, webshop, paper, released, or a YAML file"
+        "preset",
+        nargs="?",
+        default="quick",
+        help="smoke, quick, quick-ipr, sql, webshop, paper, released, or a YAML file",
     )
     sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. train.learning_rate=1e-5")
     sub.add_argument("--dir", type=Path, help="the run's folder (default runs/PRESET); an unfinished run continues")

@@ -36,12 +36,13 @@ def test_every_file_that_the_page_names_is_there() -> None:
         ("envs/__init__", "_BUILT_IN"),
         ("algorithms/__init__", "_BUILT_IN"),
         ("training/losses", "LOSSES"),
+        ("policies/__init__", "BACKENDS"),
     ):
         assert f"{word} = " in (ROOT / f"src/ipr/{file}.py").read_text()
 
 
 @pytest.mark.integration
-def test_smoke_runs_with_an_environment_a_method_and_a_loss_of_the_page(tmp_path: Path) -> None:
+def test_smoke_runs_with_an_environment_a_method_a_loss_and_a_backend_of_the_page(tmp_path: Path) -> None:
     site = tmp_path / "site"
     about = site / "toy_package-1.dist-info"
     about.mkdir(parents=True)
@@ -57,7 +58,7 @@ def test_smoke_runs_with_an_environment_a_method_and_a_loss_of_the_page(tmp_path
     run = tmp_path / "run"
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "PYTHONPATH"))}
     path = os.pathsep.join(map(str, (ROOT / "src", ROOT, site)))
-    names = ["env.name=guess", "algorithm.name=wins"]
+    names = ["env.name=guess", "algorithm.name=wins", "rollout.backend=careful"]
     done = subprocess.run(
         [sys.executable, "-m", "flows.cli", "run", "smoke", "--dir", str(run), "--json", *names, *TINY],
         env=kept | {"PYTHONPATH": path, "IPR_ROOT": str(tmp_path), "OMP_NUM_THREADS": "1"},

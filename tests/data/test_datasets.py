@@ -263,7 +263,8 @@ def test_s3(root: Path, tmp_path: Path):
 def test_processes_and_threads_publish_at_the_same_time(root: Path, tmp_path: Path):
     datasets.publish(root, {"toy/experts.parquet": make(tmp_path)})
     code = (
-        "import sys; from pathlib import Path; from ipr.data import datasets; root, source, name = map(Path, sys.argv[1:])\n"
+        "import sys; from pathlib import Path; from ipr.data import datasets\n"
+        "root, source, name = map(Path, sys.argv[1:])\n"
         "datasets.publish(root, {f'toy/{name}-{i}.parquet': source for i in range(3)})"
     )
     source = make(tmp_path / "more", "more")

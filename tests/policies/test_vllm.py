@@ -137,7 +137,7 @@ def test_a_run_is_checked_before_it_starts(folders: dict[str, Path], url: str) -
         vllm.check(settings(plain, path=path))
     with pytest.raises(IprError, match=r"set rollout\.backend=vllm too"):
         policies.check(configs.load(None, ["rollout.endpoint=http://127.0.0.1:8000/v1"]))
-    with pytest.raises(IprError, match=r"rollout\.backend: no 'vlm'; did you mean 'vllm'"):
+    with pytest.raises(IprError, match=r"unknown backend 'vlm'; did you mean 'vllm'"):
         policies.load(path, "b", configs.load(None, ["rollout.backend=vlm"]))
 
 

@@ -1,7 +1,7 @@
 """Who acts: text <-> tokens over any engine (`chat`), by a backend of the registry below; any chat endpoint (`openai`);
 given words, for tests (`scripted`). Imports none of them itself.
 
-A backend is a module with three functions, and a line in `BACKENDS`; nothing else asks which one it is:
+A backend is a module with three functions, and a line in `BACKENDS` or an entry point; nothing else asks which it is:
 
     load(path, name, config)    the model of a folder or hub name as a policy called `name`
     check(config)               raises IprError, before a run starts, for what would stop it later (also where it cannot
@@ -11,13 +11,12 @@ A backend is a module with three functions, and a line in `BACKENDS`; nothing el
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ipr.types import IprError
+from ipr.types import IprError, plugged
 
 if TYPE_CHECKING:
     from ipr.config import RunConfig
@@ -36,6 +35,8 @@ class Backend:
     """What was written down without a backend is of this one."""
 
 
+GROUP = "ipr.backends"
+"""Entry points of installed packages: a module that has the three functions and its `Backend` as `backend`."""
 BACKENDS = {
     "transformers": Backend("ipr.policies.local", default=True),
     "vllm": Backend("ipr.policies.vllm", endpoint=True),
@@ -61,23 +62,25 @@ def deciding(config: RunConfig) -> dict[str, str]:
 
 def rest() -> None:
     """Leave a GPU's memory to others until it is played again."""
-    for one in BACKENDS.values():
-        if module := sys.modules.get(one.module):
-            module.rest()
+    for name in _used:
+        sys.modules[name].rest()
 
 
 def backend(config: RunConfig) -> Backend:
     """What the config names. Raises IprError for one that is not there, or that is no server where one is named."""
     name = config.rollout.backend
-    if name not in BACKENDS:
-        near = difflib.get_close_matches(name, BACKENDS, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(BACKENDS)}"
-        raise IprError(f"rollout.backend: no '{name}'; {hint}")
-    if config.rollout.endpoint is not None and not BACKENDS[name].endpoint:
-        others = " or ".join(other for other, found in BACKENDS.items() if found.endpoint)
+    found = BACKENDS[name] if name in BACKENDS else plugged("backend", name, GROUP, BACKENDS)
+    if config.rollout.endpoint is not None and not found.endpoint:
+        others = " or ".join(other for other, one in BACKENDS.items() if one.endpoint)
         raise IprError(f"rollout.endpoint is a server; set rollout.backend={others} too, or leave it out")
-    return BACKENDS[name]
+    return found
 
 
 def _module(config: RunConfig) -> Any:
-    return importlib.import_module(backend(config).module)
+    module = importlib.import_module(backend(config).module)
+    _used.add(module.__name__)
+    return module
+
+
+_used: set[str] = set()
+"""Modules of backends that this process has asked for something."""
