@@ -71,6 +71,8 @@ def summarise(
     of_agent: dict[int, list[float]] = {}
     by_task = {e.task_id: e for e in experts}
     for trajectory in explored:
+        if trajectory.task_id not in by_task:  # a problem without an expert
+            continue
         t = trajectory.start
         a, a_hat = by_task[trajectory.task_id].prefix(t + 1), trajectory.prefix(t + 1)
         if a in rewards and a_hat in rewards:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from ipr import store
-from ipr.types import PreferencePair, StepReward, Trajectory
+from ipr.types import Demonstration, PreferencePair, StepReward, Trajectory
 
 pytestmark = pytest.mark.integration
 
@@ -152,6 +152,31 @@ def test_the_loop_of_another_environment(root: Path, env: str) -> None:
     summary = json.loads(done.stdout.splitlines()[-1])
     assert [s["name"] for s in summary["stages"]] == ["base", "sft", "iteration-1"]
     assert (root / "data" / env / env / "iteration-1" / "pairs.parquet").is_file()
+
+
+def test_the_loop_of_practice_on_new_problems(root: Path) -> None:
+    practice = ["algorithm.explore_tasks=5", "algorithm.explore_temperature=0.7", "algorithm.draws=2"]
+    asked = command(root, "practice", "smoke", "algorithm.name=best", *practice, "algorithm.iterations=1")
+    done = subprocess.run(
+        [part for part in asked if part != "algorithm.tau=0"],  # best has no step rewards
+        env=environment(root),
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    stage = root / "runs" / "practice" / "iteration-1"
+    known = {t.task_id for t in store.load(root / "runs" / "practice" / "experts.parquet", Trajectory)}
+    explored = store.load(stage / "explored.parquet", Trajectory)
+    assert len({t.task_id for t in explored} - known) == 5
+    assert 5 <= len(explored) <= 10
+    rows = store.load(stage / "demonstrations.parquet", Demonstration)
+    solved = {t.task_id for t in explored if t.reward >= 1}
+    assert {row.task_id for row in rows} == known | solved
+    (trained,) = [s for s in json.loads(done.stdout.splitlines()[-1])["stages"] if s["name"] == "iteration-1"]
+    assert trained["pairs"]["demonstrations"] == len(rows) == trained["train"]["examples"]
 
 
 def test_mlflow_and_dvc_have_it(root: Path, whole: dict, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,8 @@ def deciding(config: RunConfig) -> dict[str, str]:
 def rest() -> None:
     """Leave a GPU's memory to others until it is played again."""
     for name in _used:
-        sys.modules[name].rest()
+        if module := sys.modules.get(name):
+            module.rest()
 
 
 def backend(config: RunConfig) -> Backend:
