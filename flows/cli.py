@@ -53,13 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> Any:
     """Run or resume a preset or YAML file."""
-    from ipr import config as configs
+    from ipr.config import keys, load
 
     if options.help_config:
-        for key, text in configs.keys().items():
+        for key, text in keys().items():
             print(f"{key}\n    {text}")
         return None
-    config = configs.load(options.preset, options.overrides, _presets())
+    config = load(options.preset, options.overrides, _presets())
     if options.dry_run:
         from ipr.apps import start
 
@@ -97,13 +97,13 @@ def stage(options: argparse.Namespace) -> Any:
 
 def quality(options: argparse.Namespace) -> Any:
     """How well a run's step rewards order pairs, against the environment's oracle."""
+    import tasks.quality
     from ipr.credit.quality import table
     from ipr.runs.run import Run
-    from tasks import quality as task
 
     run = Run(options.quality)
     with run.lock():
-        found = task.quality(run, options.samples, options.tau, options.scorer)
+        found = tasks.quality.quality(run, options.samples, options.tau, options.scorer)
     if not options.json:
         print(table(found["rows"]))
         print(f"\nplot: {found['plot']}" + (f"\nnote: {found['note']}" if found["note"] else ""))
@@ -177,11 +177,11 @@ def status(options: argparse.Namespace) -> Any:
 
 def deploy(options: argparse.Namespace) -> Any:
     """Serve scheduled retraining from the champion; needs a Prefect server."""
-    from ipr import config as configs
     from ipr.apps import start
+    from ipr.config import load
     from ipr.runs.project import defaults, project_root
 
-    start.check_schedules(configs.load(options.preset, options.overrides, _presets()), project_root())
+    start.check_schedules(load(options.preset, options.overrides, _presets()), project_root())
     defaults(project_root())  # before Prefect is imported
     from flows import retrain
 
@@ -256,12 +256,12 @@ def env_list(options: argparse.Namespace) -> Any:
 
 def doctor(options: argparse.Namespace) -> Any:
     """Say what is there, what is missing and the line that mends it; exit 1 where a run would not start."""
-    from ipr import config as configs
     from ipr.apps.doctor import checks
+    from ipr.config import load
     from ipr.runs.project import project_root
 
     found = []
-    for check in checks(project_root(), configs.load(options.preset, options.overrides, _presets())):
+    for check in checks(project_root(), load(options.preset, options.overrides, _presets())):
         found.append(check)
         if not options.json:
             word = "ok  " if check.ok else "STOP" if check.needed else "mend"
@@ -282,8 +282,8 @@ def base(options: argparse.Namespace) -> Any:
 
 def tokens(options: argparse.Namespace) -> Any:
     """Show a conversation's tokens; the agent's, which are trained, in colour."""
-    from ipr import config as configs
     from ipr import models, store
+    from ipr.config import embedded
     from ipr.envs import get
     from ipr.tokens import ChatTokens, coloured
     from ipr.types import Trajectory
@@ -292,7 +292,7 @@ def tokens(options: argparse.Namespace) -> Any:
     if not 0 <= options.row < len(episodes):
         raise IprError(f"{options.file} has {len(episodes)} rows; --row {options.row} is not one of them")
     episode = episodes[options.row]
-    chat = ChatTokens(models.load_tokenizer(configs.embedded(options.model, options.env)))
+    chat = ChatTokens(models.load_tokenizer(embedded(options.model, options.env)))
     print(coloured(chat, [*get(options.env).prompt, *episode.history(0), *episode.continuation(0)]))
     return None
 

@@ -12,7 +12,7 @@ from prefect.client.schemas.schedules import CronSchedule
 
 from flows import launch
 from flows.refine import evaluate_stages
-from ipr import config as configs
+from ipr.config import load
 from ipr.data import datasets
 from ipr.runs.project import project_root
 from ipr.tracking import champion_info
@@ -31,11 +31,11 @@ def retrain(preset: str, overrides: list[str], runs: str) -> dict[str, Any]:
     presets = Path(__file__).parent / "configs"
     folder = _unfinished(Path(runs), preset)
     if folder is not None:
-        config = configs.load(folder / "config.yaml")
+        config = load(folder / "config.yaml")
     else:
-        config = configs.load(preset, overrides, presets)
+        config = load(preset, overrides, presets)
         if champion_info(config.track, root) is not None:
-            config = configs.load(preset, ["model.path=champion", "sft.epochs=0", *overrides], presets)
+            config = load(preset, ["model.path=champion", "sft.epochs=0", *overrides], presets)
         folder = Path(runs) / f"{preset}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
     summary = launch.run(folder, config, preset)
     return {"folder": str(folder), "reported": summary["reported"]}

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from ipr import config as configs
 from ipr import models
-from ipr.config import RunConfig
+from ipr.config import RunConfig, embedded
 from ipr.data import experts
 from ipr.runs.project import defaults, project_root
 from ipr.runs.run import Run
@@ -17,7 +16,7 @@ from ipr.types import EnvSpec, IprError
 
 def folder_of(model: str, config: RunConfig) -> str:
     """The folder or hub name of a model that can be played, the champion's where it is asked for."""
-    path = _champion(config) if model == "champion" else configs.embedded(model, config.env.name)
+    path = _champion(config) if model == "champion" else embedded(model, config.env.name)
     if path is None:
         raise IprError("there is no champion yet; train one: ipr run quick")
     models.check_model(path)

@@ -8,9 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ipr import config as configs
 from ipr import envs, store
-from ipr.config import TrackConfig
+from ipr.config import TrackConfig, load, read_yaml, validate
 from ipr.data import datasets, exports, imports
 from ipr.runs.project import defaults, project_root
 from ipr.types import EnvSpec, IprError, PreferencePair, Trajectory
@@ -64,15 +63,15 @@ def verify(options: Namespace) -> dict[str, Any]:
     return {"data": "is what data.dvc names"}
 
 
-def games(options: Namespace) -> dict[str, Any]:
-    from ipr.envs.alfworld import games as alfworld
+def write_games(options: Namespace) -> dict[str, Any]:
+    from ipr.envs.alfworld import games
     from ipr.envs.alfworld.real import DIRECTORIES
 
     if options.env != "alfworld":
         raise IprError(f"only alfworld's games can be written as files, not {options.env}'s")
-    ids = alfworld.task_ids(options.split)[: options.count]
+    ids = games.task_ids(options.split)[: options.count]
     for task_id in ids:
-        alfworld.export(alfworld.generate(task_id), options.out, DIRECTORIES.get(options.split, options.split))
+        games.export(games.generate(task_id), options.out, DIRECTORIES.get(options.split, options.split))
     return {"games": len(ids), "folder": str(options.out)}
 
 
@@ -92,7 +91,7 @@ def restore(options: Namespace) -> dict[str, Any]:
 
 def _tracked(options: Namespace) -> TrackConfig:
     data = [f"env.data={options.data}"] if options.data else []
-    return configs.load(overrides=[f"env.name={options.env}", *data]).track
+    return load(overrides=[f"env.name={options.env}", *data]).track
 
 
 LEAST = {"webshop": 0.7}
@@ -168,10 +167,10 @@ def export(options: Namespace) -> dict[str, Any]:
     return {"file": str(exports.write(lines, options.out)), "rows": len(lines), "from": [str(f) for f in files]}
 
 
-def convert(options: Namespace) -> dict[str, Any]:
-    from ipr.envs.sql.convert import convert as converted
+def convert_dump(options: Namespace) -> dict[str, Any]:
+    from ipr.envs.sql.convert import convert
 
-    return converted(options.dump, options.out)
+    return convert(options.dump, options.out)
 
 
 def _by_iteration(file: Path) -> tuple[int, str]:
@@ -184,7 +183,7 @@ def _environment_of(source: Path, options: Namespace) -> EnvSpec:
     """The environment of the run in whose folder `source` lies, else the one that the options name."""
     for folder in (source, *source.resolve().parents):
         if (folder / "config.yaml").is_file() and (folder / "manifest.json").is_file():
-            env = configs.validate(configs.read_yaml(folder / "config.yaml"), str(folder / "config.yaml")).env
+            env = validate(read_yaml(folder / "config.yaml"), str(folder / "config.yaml")).env
             return envs.get(env.name, env.data, env.max_steps)
     return envs.get(options.env, options.data)
 
@@ -201,12 +200,12 @@ COMMANDS: dict[str, Callable[[Namespace], dict[str, Any]]] = {
     "publish": publish,
     "pull": pull,
     "verify": verify,
-    "games": games,
+    "games": write_games,
     "lineage": lineage,
     "restore": restore,
     "import": import_,
     "experts": experts,
-    "convert": convert,
+    "convert": convert_dump,
     "export": export,
 }
 """What `ipr data WHAT` does."""

@@ -16,10 +16,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ipr import config as configs
 from ipr import evaluate, models, policies, rollout, store
 from ipr.apps.chosen_model import check_room, folder_of
-from ipr.config import EndpointConfig
+from ipr.config import EndpointConfig, load
 from ipr.data import experts
 from ipr.runs.progress import progress
 from ipr.runs.run import check_space
@@ -133,7 +132,7 @@ def play(
 def run(options: Namespace) -> dict[str, Any]:
     """Any model on any environment, hosted (`--endpoint`) or a folder: figures, and the episodes in `--out`."""
     given = {"env.name": options.env, "env.data": options.data, "env.shots": options.shots}
-    config = configs.load(None, [*(f"{k}={v}" for k, v in given.items() if v is not None), *options.overrides])
+    config = load(None, [*(f"{k}={v}" for k, v in given.items() if v is not None), *options.overrides])
     spec = experts.environment(config.env)
     sampling = Sampling(0.0, config.rollout.max_new_tokens)
     settings = {

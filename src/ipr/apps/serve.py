@@ -33,8 +33,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from ipr import engine as engines
-from ipr.engine import Generated
+from ipr.engine import Generated, Request, generate
 from ipr.policies.chat import ChatPolicy
 from ipr.types import IprError, Message, derive_seed
 
@@ -189,7 +188,7 @@ class Answerer:
         temperature: float,
     ) -> None:
         answered: list[tuple[_Asked, int]] = []
-        requests: list[engines.Request] = []
+        requests: list[Request] = []
         for asked in group:
             try:
                 ids = _ids(policy, asked.prompt)
@@ -198,8 +197,8 @@ class Answerer:
                 continue
             answered.append((asked, len(ids)))
             room = min(asked.limit, policy.engine.max_length - len(ids))
-            requests += [engines.Request(ids, room, seed, self._session(sessions, ids)) for seed in asked.seeds]
-        found = iter(engines.generate(policy.engine, requests, temperature))
+            requests += [Request(ids, room, seed, self._session(sessions, ids)) for seed in asked.seeds]
+        found = iter(generate(policy.engine, requests, temperature))
         for asked, length in answered:
             each = [next(found) for _ in asked.seeds]
             asked.answer.set_result((length, [Sample(one.ids, one.finish, policy.chat.text(one.ids)) for one in each]))

@@ -5,11 +5,10 @@ from __future__ import annotations
 from argparse import Namespace
 from functools import partial
 
-from ipr import config as configs
 from ipr import models
 from ipr.apps import serve
 from ipr.apps.chosen_model import folder_of
-from ipr.config import RunConfig
+from ipr.config import RunConfig, load
 from ipr.policies import local
 from ipr.policies.chat import ChatPolicy
 from ipr.types import IprError
@@ -17,12 +16,12 @@ from ipr.types import IprError
 
 def run(options: Namespace) -> None:
     """Serve a model through the chat protocol until stopped."""
-    config = configs.load(None, options.overrides)
+    config = load(None, options.overrides)
     path = folder_of(options.model, config)
     listening = serve.listen(options.host, options.port)
     name = options.name or options.model
-    load = partial(adapter, base=path, config=config) if options.adapters else None
-    server = serve.server(local.load(path, name, config), name, models.resolve(path), load)
+    bring = partial(adapter, base=path, config=config) if options.adapters else None
+    server = serve.server(local.load(path, name, config), name, models.resolve(path), bring)
     host, port = listening.getsockname()[:2]
     print(f"model '{name}' at http://{host}:{port}/v1", flush=True)
     server.run(sockets=[listening])

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ipr import algorithms, models, policies
-from ipr import config as configs
 from ipr.apps.chosen_model import check_room
 from ipr.apps.plan import plan
-from ipr.config import RunConfig
+from ipr.config import RunConfig, embedded
 from ipr.data import datasets, experts
 from ipr.runs.project import answers
 from ipr.tokens import ChatTokens
@@ -65,7 +64,7 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
     """The plan of `ipr run --dry-run`."""
     check(config)
     spec = experts.environment(config.env)
-    path = configs.embedded("embedded", config.env.name) if config.model.path == "champion" else config.model.path
+    path = embedded("embedded", config.env.name) if config.model.path == "champion" else config.model.path
     return plan(config, spec, ChatTokens(models.load_tokenizer(path, config.model.date)))
 
 

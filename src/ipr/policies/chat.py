@@ -11,8 +11,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
-from ipr import engine as engines
-from ipr.engine import Engine, Generated, Request
+from ipr.engine import Engine, Generated, Request, generate
 from ipr.profiling import count, timed
 from ipr.tokens import ChatTokens
 from ipr.types import Completion, Sampling, Turn
@@ -34,7 +33,7 @@ class ChatPolicy:
         where the engine is a server that does not answer.
         """
         requests = [self._request(turn, sampling) for turn in turns]
-        found = engines.generate(self.engine, requests, sampling.temperature)
+        found = generate(self.engine, requests, sampling.temperature)
         return [self._completion(generated, sampling) for generated in found]
 
     def stream(self, waiting: deque[Turn], sampling: Sampling) -> Iterator[tuple[Turn, Completion]]:
