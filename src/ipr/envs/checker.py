@@ -66,16 +66,19 @@ def differences(env: Environment, recorded: Trajectory) -> list[Difference]:
     """What playing a trajectory again gives that it does not hold: observations, the end, the reward."""
     first, steps = env.reset(recorded.task_id), recorded.steps
     found = [] if first == recorded.first_observation else [(0, recorded.first_observation, first)]
-    outcome = Outcome("")
-    for t, step in enumerate(steps, 1):
-        outcome = env.step(step.action)
-        if outcome.observation != step.observation:
-            found.append((t, step.observation, outcome.observation))
-        if outcome.terminated and t < len(steps):
-            found.append((t, "the episode goes on", "it is over"))
-            break
-    if outcome.reward != recorded.reward:
-        found.append((len(steps), f"reward {recorded.reward}", f"reward {outcome.reward}"))
+    pairs: list[tuple[str, str]] = []
+
+    def noted(observation: str, outcome: Outcome) -> bool:
+        pairs.append((observation, outcome.observation))
+        return True  # all differences are wanted, not the first
+
+    outcomes, _ = retrace(env, steps, noted)
+    found += [(t, expected, got) for t, (expected, got) in enumerate(pairs, 1) if expected != got]
+    if len(outcomes) < len(steps):
+        found.append((len(outcomes), "the episode goes on", "it is over"))
+    reward = outcomes[-1].reward if outcomes else 0.0
+    if reward != recorded.reward:
+        found.append((len(steps), f"reward {recorded.reward}", f"reward {reward}"))
     return [Difference(recorded.task_id, *place) for place in found]
 
 
