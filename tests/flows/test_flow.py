@@ -53,10 +53,10 @@ def environment(root: Path) -> dict[str, str]:
     return kept | {"IPR_ROOT": str(root), "OMP_NUM_THREADS": "1"}
 
 
-@pytest.fixture(scope="module")
-def whole(root: Path) -> dict:
+def played(root: Path, asked: list[str]) -> dict:
+    """The summary of a run that ends well."""
     done = subprocess.run(
-        command(root, "whole"),
+        asked,
         env=environment(root),
         cwd=root,
         capture_output=True,
@@ -66,6 +66,11 @@ def whole(root: Path) -> dict:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def whole(root: Path) -> dict:
+    return played(root, command(root, "whole"))
 
 
 def weights(run: Path) -> dict[str, str]:
@@ -139,17 +144,7 @@ def test_a_champion_measured_on_other_dev_games_plays_the_runs(root: Path, whole
 @pytest.mark.parametrize("env", ["sql", "webshop"])
 def test_the_loop_of_another_environment(root: Path, env: str) -> None:
     tiny = ("env.max_steps=6", "algorithm.iterations=1", "eval.bootstrap=200", "sft.epochs=1", "train.epochs=1")
-    done = subprocess.run(
-        command(root, env, env, *tiny),
-        env=environment(root),
-        cwd=root,
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    summary = json.loads(done.stdout.splitlines()[-1])
+    summary = played(root, command(root, env, env, *tiny))
     assert [s["name"] for s in summary["stages"]] == ["base", "sft", "iteration-1"]
     assert (root / "data" / env / env / "iteration-1" / "pairs.parquet").is_file()
 
@@ -157,16 +152,7 @@ def test_the_loop_of_another_environment(root: Path, env: str) -> None:
 def test_the_loop_of_practice_on_new_problems(root: Path) -> None:
     practice = ["algorithm.explore_tasks=5", "algorithm.explore_temperature=0.7", "algorithm.draws=2"]
     asked = command(root, "practice", "smoke", "algorithm.name=best", *practice, "algorithm.iterations=1")
-    done = subprocess.run(
-        [part for part in asked if part != "algorithm.tau=0"],  # best has no step rewards
-        env=environment(root),
-        cwd=root,
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    summary = played(root, [part for part in asked if part != "algorithm.tau=0"])  # best has no step rewards
     stage = root / "runs" / "practice" / "iteration-1"
     known = {t.task_id for t in store.load(root / "runs" / "practice" / "experts.parquet", Trajectory)}
     explored = store.load(stage / "explored.parquet", Trajectory)
@@ -175,7 +161,7 @@ def test_the_loop_of_practice_on_new_problems(root: Path) -> None:
     rows = store.load(stage / "demonstrations.parquet", Demonstration)
     solved = {t.task_id for t in explored if t.reward >= 1}
     assert {row.task_id for row in rows} == known | solved
-    (trained,) = [s for s in json.loads(done.stdout.splitlines()[-1])["stages"] if s["name"] == "iteration-1"]
+    (trained,) = [s for s in summary["stages"] if s["name"] == "iteration-1"]
     assert trained["pairs"]["demonstrations"] == len(rows) == trained["train"]["examples"]
 
 
