@@ -10,7 +10,7 @@ from ipr import algorithms, store
 from ipr.data.experts import environment, without_expert
 from ipr.rollout import UntilSolved
 from ipr.runs.run import Run
-from ipr.types import Job, Trajectory, derive_seed
+from ipr.types import Job, Prefix, Trajectory, derive_seed
 from tasks.common import experts, play, stage_task
 
 
@@ -28,12 +28,16 @@ def explore(run_dir: str, iteration: int) -> str:
         if few is not None and few < len(every):
             chosen = random.Random(derive_seed(run.config.seed, "explore", iteration)).sample(every, few)
         limit = environment(run.config.env).max_steps
-        jobs = [
-            Job(prefix, derive_seed(run.config.seed, "explore", iteration, prefix.key()))
-            for prefix in method.explore(chosen, _new_problems(run, iteration, every))
-            if len(prefix.steps) < limit  # an expert of a real game may be longer than an agent's episode
-        ]
-        more = UntilSolved(settings.draws, settings.success) if settings.draws > 1 else None
+        asked: Counter[Prefix] = Counter()
+        jobs: list[Job] = []
+        for prefix in method.explore(chosen, _new_problems(run, iteration, every)):
+            if len(prefix.steps) < limit:  # an expert of a real game may be longer than an agent's episode
+                again = (asked[prefix],) if asked[prefix] else ()
+                jobs.append(Job(prefix, derive_seed(run.config.seed, "explore", iteration, prefix.key(), *again)))
+                asked[prefix] += 1
+        # A method that asks for a prefix several times wants all these episodes, whatever they earn.
+        until_solved = settings.draws > 1 and len(asked) == len(jobs)
+        more = UntilSolved(settings.draws, settings.success) if until_solved else None
         explored = play(run, iteration, "explore", iteration - 1, settings.explore_temperature)(jobs, more)
         store.save(target, explored, Trajectory)
         whole = [t.reward for t in explored if t.start == 0]

@@ -34,7 +34,7 @@ def reward(run_dir: str, iteration: int) -> str:
             known=credit.known_outcomes([*expert, *explored]),
             reuse={r.prefix: r for r in store.rows_of(earlier, StepReward)},
             contrasts=wanted.contrasts,
-            curtail_at=settings.tau if settings.curtail else None,
+            curtail_at=settings.tau if settings.curtail and not wanted.values else None,
             error=settings.error,
             cache=outcomes(run),
         )

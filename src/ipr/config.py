@@ -85,6 +85,8 @@ class TrainConfig(_Section):
 
     epochs: int = Field(default=3, ge=0)
     """Passes over the examples. `sft.epochs=0`: the base model is the SFT agent as it is."""
+    updates: int | None = Field(default=None, ge=1)
+    """Updates in all, whatever the number of examples, in place of `epochs`; null: as many as the epochs have."""
     batch_size: int = Field(default=48, ge=1)
     """Examples per update (accumulated from micro batches, over all processes)."""
     micro_batch_tokens: int = Field(default=16384, ge=256)
@@ -118,12 +120,14 @@ class PreferenceConfig(TrainConfig):
     """Weight of L_SFT."""
     sft_on: Literal["outcome", "every"] = "outcome"
     """Whose chosen remainders L_SFT is on: "outcome" pairs (paper) or "every" pair (released code)."""
+    clip: float = Field(default=0.2, gt=0, lt=1)
+    """epsilon of PPO: how far a token's probability ratio may move and still be pushed on."""
 
 
 class AlgorithmConfig(_Section):
     name: str = "ipr"
-    """"ipr"; "eto": outcome pairs only; "rft": the agent's own successes are imitated; "best": on new
-    problems, on from the agent; or an installed package's."""
+    """"ipr", "eto", "rft", "best", "sft" (the control), "rloo", "step-rloo", "ppo", "step-ppo" (docs/concepts.md has
+    what each does); or an installed package's."""
     iterations: int = Field(default=4, ge=1)
     """Paper: at most 4, a 5th made it worse."""
     samples: int = Field(default=5, ge=1)
@@ -133,7 +137,8 @@ class AlgorithmConfig(_Section):
     explore_tasks: int | None = Field(default=None, ge=1)
     """Problems explored in an iteration, another seeded choice in each; null explores all (paper)."""
     draws: int = Field(default=1, ge=1)
-    """Episodes from each explored prefix at most, until one earns `success`; more than 1 need a temperature above 0."""
+    """Episodes from each explored prefix at most, until one earns `success`; more than 1 need a temperature above 0.
+    RLOO and PPO play and keep all of them."""
     success: float = 1.0
     """Outcome reward from which on an episode is a success (WebShop's experts have more than 0.7)."""
     explore_temperature: float = Field(default=0.0, ge=0)

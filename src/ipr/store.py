@@ -66,6 +66,9 @@ SCHEMAS: dict[type, pa.Schema] = {
 }
 """Columns of each noun's table; docs/data.md explains them."""
 
+_WEIGHTS = pa.field("weights", pa.list_(pa.float64()))
+"""A column of demonstrations that have them; others are written without it."""
+
 T = TypeVar("T")
 
 
@@ -126,7 +129,10 @@ def save(path: Path, rows: Iterable[Any], kind: type | None = None) -> Path:
     """Write rows of one noun as Parquet. `kind` is needed only where there may be no rows."""
     rows = list(rows)
     kind = kind or type(rows[0])
-    table = pa.Table.from_pylist([_row(r) for r in rows], schema=SCHEMAS[kind])
+    schema = SCHEMAS[kind]
+    if kind is Demonstration and any(row.weights for row in rows):
+        schema = schema.append(_WEIGHTS)
+    table = pa.Table.from_pylist([_row(r) for r in rows], schema=schema)
     return replace(path, lambda p: pq.write_table(table, p, compression="zstd"))
 
 
@@ -144,8 +150,11 @@ def load(path: Path, kind: type[T]) -> list[T]:
     missing = [name for name in SCHEMAS[kind].names if name not in table.column_names]
     if missing:
         raise IprError(f"{path}: no column '{missing[0]}', so it holds no {kind.__name__} table (see docs/data.md)")
+    schema = SCHEMAS[kind]
+    if kind is Demonstration and _WEIGHTS.name in table.column_names:
+        schema = schema.append(_WEIGHTS)
     try:
-        table = table.select(SCHEMAS[kind].names).cast(SCHEMAS[kind])
+        table = table.select(schema.names).cast(schema)
     except (pa.ArrowException, ValueError) as error:
         raise IprError(f"{path}: wrong column type ({str(error).splitlines()[0]}); see docs/data.md") from None
     return [_noun(kind, row) for row in table.to_pylist()]
@@ -164,6 +173,8 @@ def _noun(kind: type[T], row: dict[str, Any]) -> T:
     for name in ("messages", "prompt", "chosen", "rejected"):
         if name in row:
             row[name] = tuple(Message(**m) for m in row[name])
+    if kind is Demonstration:
+        row["weights"] = tuple(row.get("weights") or ())
     if kind is StepReward:
         row["prefix"] = Prefix(row.pop("task_id"), row.pop("steps"))
         row["samples"] = tuple(row["samples"])

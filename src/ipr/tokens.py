@@ -56,10 +56,13 @@ _CODES = ("-d", "-m", *"aAbBcdDeFHIjmMpSTxXyY")
 
 @dataclass(frozen=True, slots=True)
 class Tokenized:
-    """ids and mask of a conversation, both of length T; mask[i] = 1 where ids[i] was written by the agent."""
+    """A conversation's T ids, with their mask and messages."""
 
     ids: list[int]
     mask: list[int]
+    """1 where the id was written by the agent, else 0."""
+    message: list[int]
+    """The place of the id's message in the conversation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +115,10 @@ class ChatTokens:
         return list(self._agent(text))
 
     def conversation(self, conversation: Sequence[Message]) -> Tokenized:
-        """ids and mask of a whole conversation: user and agent in turn, user first."""
+        """A whole conversation: user and agent in turn, user first."""
         ids: list[int] = []
         mask: list[int] = []
+        places: list[int] = []
         for i, message in enumerate(conversation):
             if message.role == "system" or (message.role == "user") != (i % 2 == 0):
                 raise ValueError("a conversation is user and assistant in turn, user first")
@@ -125,7 +129,8 @@ class ChatTokens:
                 new = self._agent(message.content)
                 mask += [1] * len(new)
             ids += new
-        return Tokenized(ids, mask)
+            places += [i] * len(new)
+        return Tokenized(ids, mask, places)
 
     def text(self, ids: Sequence[int]) -> str:
         """The agent's words for the ids that it wrote (the end-of-turn token left out)."""

@@ -142,8 +142,9 @@ class StepReward:
     """Their outcome rewards, in the order of the sample index."""
     planned: int
     """Rollouts that were asked for (N)."""
-    source: Literal["monte_carlo", "outcome", "curtailed"] = "monte_carlo"
-    """"outcome": the action ended the episode. "curtailed": stopped when the decision was fixed (censored)."""
+    source: Literal["monte_carlo", "outcome", "curtailed", "model"] = "monte_carlo"
+    """"outcome": the action ended the episode. "curtailed": stopped when the decision was fixed (censored). "model": of
+    a step reward model, no rollout was played."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,11 +168,13 @@ class PreferencePair:
 
 @dataclass(frozen=True, slots=True)
 class Demonstration:
-    """A whole conversation to imitate (SFT)."""
+    """A whole conversation that is trained on: imitated (SFT), or made likelier or less likely turn by turn."""
 
     task_id: str
     messages: tuple[Message, ...]
     source: str = "expert"
+    weights: tuple[float, ...] = ()
+    """Of each message, a factor of its tokens' weight in the loss; empty: 1 for all."""
 
 
 # Playing -------------------------------------------------------------------------------------------------------------

@@ -19,9 +19,18 @@ _BUILT_IN = {
     "best": "ipr.algorithms.best",
     "eto": "ipr.algorithms.eto",
     "ipr": "ipr.algorithms.ipr",
+    "ppo": "ipr.algorithms.ppo",
     "rft": "ipr.algorithms.rft",
+    "rloo": "ipr.algorithms.rloo",
+    "sft": "ipr.algorithms.sft",
+    "step-ppo": "ipr.algorithms.step_ppo",
+    "step-rloo": "ipr.algorithms.step_rloo",
 }
 """Method -> the module whose `method` it is."""
+OF_PAIRS = ("beta", "outcome_dpo", "step_dpo", "sft", "sft_on")
+"""Knobs of the training that only losses on pairs read."""
+Scores = Literal[False, True, "turns"]
+"""Step rewards: none, of two actions an episode (the expert's and the agent's), or of the state at every turn."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +62,17 @@ class Wanted:
     """What `Algorithm.score` returns."""
 
     contrasts: list[Contrast] = field(default_factory=list)
+    values: list[Prefix] = field(default_factory=list)
+    """Actions whose step reward is needed for itself, so by all N samples; a prefix without steps asks for the value of
+    the start. A method has contrasts or values, not both."""
     saved: dict[str, int] = field(default_factory=dict)
     """Contrasts that were left out because they cannot become a pair, by reason ("gated", "equal")."""
 
     @property
     def prefixes(self) -> list[Prefix]:
         """Every action whose step reward is needed, once."""
-        return list(dict.fromkeys(p for c in self.contrasts for p in (c.ahead, c.behind)))
+        compared = (p for c in self.contrasts for p in (c.ahead, c.behind))
+        return list(dict.fromkeys([*compared, *self.values]))
 
 
 @dataclass
@@ -76,14 +89,14 @@ class Examples:
 
 class Algorithm(Protocol):
     training: ClassVar[Training]
-    scores: ClassVar[bool]
-    """Whether `score` asks for step rewards; without, none is planned for."""
+    scores: ClassVar[Scores]
+    """Whether `score` asks for step rewards, and of what in an explored episode: what they cost is planned by it."""
     shortens: ClassVar[bool]
     """Whether `examples` is given what was explored without the stretches that its end did not need."""
 
     def explore(self, experts: Sequence[Trajectory], problems: Sequence[str]) -> list[Prefix]:
-        """Prefixes from which the agent plays to the end; `problems` are train problems without an expert, new in each
-        iteration while there are some."""
+        """Prefixes from which the agent plays to the end, each as often as it is named; `problems` are train problems
+        without an expert, new in each iteration while there are some."""
         ...
 
     def score(self, experts: Sequence[Trajectory], explored: Sequence[Trajectory]) -> Wanted:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ipr.algorithms import Examples, Training, Wanted
+from ipr.algorithms import OF_PAIRS, Examples, Training, Wanted
 from ipr.algorithms.rft import demonstration
 from ipr.types import Prefix, StepReward, Trajectory
 
@@ -21,9 +21,7 @@ from ipr.types import Prefix, StepReward, Trajectory
 class Best:
     success: float
 
-    training: ClassVar[Training] = Training(
-        "sft", "agent", "train", ignores=("beta", "outcome_dpo", "step_dpo", "sft", "sft_on")
-    )
+    training: ClassVar[Training] = Training("sft", "agent", "train", ignores=(*OF_PAIRS, "clip"))
     scores: ClassVar[bool] = False
     shortens: ClassVar[bool] = True
 

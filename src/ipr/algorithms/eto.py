@@ -16,7 +16,7 @@ class ETO:
     outcome_margin: float
     agent_wins: bool
 
-    training: ClassVar[Training] = Training("ipr", "agent", "train", ignores=("observation_weight", "step_dpo"))
+    training: ClassVar[Training] = Training("ipr", "agent", "train", ignores=("observation_weight", "step_dpo", "clip"))
     scores: ClassVar[bool] = False
     shortens: ClassVar[bool] = False
 

@@ -20,7 +20,7 @@ class IPR:
     gate: bool
     skip_equal: bool
 
-    training: ClassVar[Training] = Training("ipr", "agent", "train", ignores=("observation_weight",))
+    training: ClassVar[Training] = Training("ipr", "agent", "train", ignores=("observation_weight", "clip"))
     scores: ClassVar[bool] = True
     shortens: ClassVar[bool] = False
 

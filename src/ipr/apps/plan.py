@@ -27,7 +27,8 @@ def plan(config: RunConfig, spec: EnvSpec, chat: ChatTokens) -> dict[str, Any]:
     method = algorithms.make(config.algorithm)
     explored = min(len(ids), config.algorithm.explore_tasks or len(ids))
     episodes = round(len(method.explore(sample, ids[: len(sample)])) / len(sample) * explored)
-    rollouts = 2 * config.algorithm.samples * episodes if method.scores else 0
+    scored = spec.max_steps + 1 if method.scores == "turns" else 2 * method.scores
+    rollouts = scored * config.algorithm.samples * episodes
     # Half of the step limit is what an episode from the middle of a trajectory takes, failures included.
     remaining = spec.max_steps / 2
     heldout = {s: min(config.eval.games, len(spec.task_ids(s))) for s in config.eval.splits}

@@ -34,7 +34,11 @@ class Row:
     agent: Tensor
     """[T] bool: the agent's tokens that are trained; never those of the environment's prompt or a pair's history."""
     weights: Tensor
-    """[T] float32: weight in the loss; 1 for the agent's tokens, `observation_weight` for the environment's."""
+    """[T] float32: weight in the loss; 1 for the agent's tokens, `observation_weight` for the environment's, times the
+    weight of the message where a demonstration gives it."""
+    start_logps: Tensor | None = None
+    """log pi of the tokens with a weight, in their order, by the model as it was before the training, where the loss
+    asks for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,8 @@ class Batch:
     """[K] bool"""
     weights: Tensor
     """[K]"""
+    start_logps: Tensor
+    """[K] log pi by the model as it was before the training; 0 where the loss does not ask for it."""
 
 
 def example(
@@ -94,7 +100,7 @@ def example(
 def demonstration_example(
     chat: ChatTokens, prompt: Sequence[Message], demonstration: Demonstration, observation_weight: float = 0.0
 ) -> Example:
-    return Example((_row(chat, prompt, demonstration.messages, observation_weight),))
+    return Example((_row(chat, prompt, demonstration.messages, observation_weight, demonstration.weights),))
 
 
 def pair_example(
@@ -107,7 +113,11 @@ def pair_example(
 
 
 def _row(
-    chat: ChatTokens, given: Sequence[Message], trained: Sequence[Message], observation_weight: float = 0.0
+    chat: ChatTokens,
+    given: Sequence[Message],
+    trained: Sequence[Message],
+    observation_weight: float = 0.0,
+    of_messages: Sequence[float] = (),
 ) -> Row:
     tokens = chat.conversation([*given, *trained])
     # Rendering is append-only, so what is given takes the same ids with and without what follows.
@@ -116,6 +126,8 @@ def _row(
     agent[:start] = False
     weights = torch.where(agent, 1.0, observation_weight)
     weights[:start] = 0.0
+    if of_messages:
+        weights *= torch.tensor([0.0] * len(given) + list(of_messages))[torch.tensor(tokens.message)]
     return Row(ids, agent, weights)
 
 
@@ -187,6 +199,12 @@ def collate(rows: Sequence[Row], share: bool, device: torch.device | str = "cpu"
         torch.arange(len(rows)).repeat_interleave(torch.tensor([int(w.sum()) for w in where])).to(device),
         chosen(row.agent[1:] for row in rows),
         chosen(row.weights[1:] for row in rows),
+        torch.cat(
+            [
+                torch.zeros(int(w.sum())) if row.start_logps is None else row.start_logps
+                for row, w in zip(rows, where, strict=True)
+            ]
+        ).to(device),
     )
 
 

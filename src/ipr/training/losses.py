@@ -7,7 +7,7 @@ Decided here: each term of L = L_outcome-DPO(D_t) + L_step-DPO(D_s) + L_SFT is t
 *its own* pairs, not over the mixed batch (else the term with fewer pairs would count less). A micro batch holds both
 kinds in any number, so it divides by the counts of the whole update: adding up the micro batches of all processes then
 gives the exact means. L_SFT is the summed (not mean) negative log-probability of a chosen remainder, as in the paper.
-Left out on purpose: label smoothing, length normalisation, other preference losses.
+Left out on purpose: label smoothing, length normalisation, other preference losses, a KL term.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ class Part:
     """[n, 2]: log pi_ref of chosen and rejected; 0 where the loss asks for no reference."""
     step: Tensor
     """[n] bool: a pair of D_s (step level)."""
+    start_logps: Tensor
+    """[K] float32: log pi of each token by the model as it was before the training; 0 where the loss asks for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,8 @@ class Loss:
     up over the parts."""
     reference: bool = False
     """Whether it needs log pi_ref, of the SFT agent, of every pair's chosen and rejected remainder."""
+    start: bool = False
+    """Whether it needs log pi, of the model as it is before the training, of every token (`Part.start_logps`)."""
     takes: Callable[[Any, Any], bool] = lambda row, config: True
     """Whether a row has a part in it at all under a config; others are left out."""
 
@@ -153,6 +157,31 @@ def imitation(part: Part, whole: Whole, config: TrainConfig) -> tuple[Tensor, di
     return loss, {"agent_nll": -part.logps.detach()[part.agent].sum() / max(1, whole.agent_tokens)}
 
 
+def policy_gradient(part: Part, whole: Whole, config: PreferenceConfig) -> tuple[Tensor, dict[str, Tensor]]:
+    """REINFORCE: L = - sum A log pi / T. A is the token's weight, its turn's advantage; T counts the update's agent
+    tokens, those without a weight too, so that a token counts the same in a long and in a short episode (Dr. GRPO,
+    arXiv 2503.20783)."""
+    loss = -(part.weights * part.logps).sum() / max(1, whole.agent_tokens)
+    return loss, {"agent_nll": -part.logps.detach().sum() / max(1, whole.agent_tokens)}
+
+
+def clipped_policy_gradient(part: Part, whole: Whole, config: PreferenceConfig) -> tuple[Tensor, dict[str, Tensor]]:
+    """PPO's clipped surrogate (Schulman et al. 2017, arXiv 1707.06347, eq. 7), token by token: - sum min(rho A,
+    clip(rho, 1 - epsilon, 1 + epsilon) A) / T, with rho = pi / pi_old; A and T as in `policy_gradient`.
+
+    Figures: the share of the tokens whose gradient is clipped, and the mean of log pi_old - log pi (an estimate of
+    KL(pi_old, pi), which is 0 at the start).
+    """
+    ratio = (part.logps - part.start_logps).exp()
+    kept = ratio.clamp(1 - config.clip, 1 + config.clip)
+    surrogate = torch.minimum(ratio * part.weights, kept * part.weights)
+    tokens = max(1, whole.agent_tokens)
+    return -surrogate.sum() / tokens, {
+        "clipped": (kept * part.weights < ratio * part.weights).sum() / tokens,
+        "kl_to_start": (part.start_logps - part.logps).detach().sum() / tokens,
+    }
+
+
 def refinement(part: Part, whole: Whole, config: PreferenceConfig) -> tuple[Tensor, dict[str, Tensor]]:
     """The paper's third stage, see `ipr_loss`."""
     chosen, rejected = pair_logps(part)
@@ -168,6 +197,8 @@ def _has_a_term(pair: PreferencePair, config: PreferenceConfig) -> bool:
 GROUP = "ipr.losses"
 LOSSES = {
     "ipr": Loss("pairs", refinement, reference=True, takes=_has_a_term),
+    "policy_gradient": Loss("demonstrations", policy_gradient),
+    "ppo": Loss("demonstrations", clipped_policy_gradient, start=True),
     "sft": Loss("demonstrations", imitation),
 }
 

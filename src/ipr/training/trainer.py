@@ -7,7 +7,8 @@ Decided here:
   each loss is already divided by the counts of the whole update, the sum is exact for any split over processes.
 - What the rows of a pass begin with in common is run once and nothing is padded, where the model allows it (`sharing`).
 - The output layer sees only the positions that are trained, for any causal model (`plug.logits_only_at`).
-- Reference log-probabilities are computed once, before the training (`reference_logps`), not in every update.
+- Log-probabilities that stay are computed once, before the training, not in every update: those of the reference
+  (`reference_logps`), and those of the model as it starts (PPO's).
 
 Left out on purpose: sharded training (FSDP), saving on SIGTERM (SIGKILL is survived, so SIGTERM is), evaluation within
 training (the flow plays games instead).
@@ -19,7 +20,7 @@ import math
 import pickle
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,12 +110,15 @@ def train(
         if chosen.takes(row, config)
     ]
 
+    if chosen.start:  # the model is as it starts, also where a checkpoint is gone on from: that is read later
+        examples = _with_start_logps(model, examples, config, max_length)
+
     with shared_rows(model) as share:
 
         def objective(micro: list[Example], batch: list[Example]) -> tuple[Tensor, dict[str, Tensor]]:
             return chosen.of(_part(model, micro, share), _whole(batch), config)
 
-        return _train(model, examples, objective, share, loss, config, max_length, seed, out, log, progress)
+        return run_updates(model, examples, objective, share, loss, config, max_length, seed, out, log, progress)
 
 
 def reference_logps(
@@ -133,25 +137,46 @@ def reference_logps(
     start at a margin of 0.
     """
     examples = [pair_example(chat, prompt, pair) for pair in pairs]
+
+    def logps(micro: list[Example], share: bool) -> Sequence[Tensor]:
+        return torch.stack(_pair_logps(model, micro, share), 1).float().cpu().unbind()
+
+    found = torch.full((len(pairs), 2), torch.nan)
+    for i, both in scored(model, examples, logps, config, max_length, progress).items():
+        found[i] = both
+    return found[:, 0], found[:, 1]
+
+
+def scored(
+    model: Any,
+    examples: Sequence[Example],
+    score: Callable[[list[Example], bool], Sequence[Any]],
+    config: TrainConfig,
+    max_length: int,
+    progress: Progress | None = None,
+) -> dict[int, Any]:
+    """What `score(examples of a pass, whether they share)` gives each example, by index; without gradients.
+
+    Those longer than the limit are left out. Passes are dealt out to the processes, which all get everything.
+    """
     limit = _limit(model, max_length)
     kept = [i for i, e in enumerate(examples) if e.length <= limit]
-    found = torch.full((len(pairs), 2), torch.nan)
+    found: dict[int, Any] = {}
     state = _processes(model)
     model.eval()
     with torch.no_grad(), plug.fast_products(), shared_rows(model) as share, _precision(model, config):
         plan = micro_batches(examples, kept, config.micro_batch_tokens, share)
         for done, indices in enumerate(plan):
             if done % state.num_processes == state.process_index:
-                logps = _pair_logps(model, [examples[i] for i in indices], share)
-                found[indices] = torch.stack(logps, 1).float().cpu()
+                found |= zip(indices, score([examples[i] for i in indices], share), strict=True)
             if progress and state.is_main_process:
                 progress(done + 1, len(plan))
     if state.num_processes > 1:
         from accelerate.utils import gather_object
 
         for part in gather_object([found]):
-            found = torch.where(part.isnan(), found, part)
-    return found[:, 0], found[:, 1]
+            found |= part
+    return found
 
 
 def learning_rate(update: int, total: int, config: TrainConfig) -> float:
@@ -164,8 +189,21 @@ def learning_rate(update: int, total: int, config: TrainConfig) -> float:
     return config.learning_rate * shape[config.schedule]
 
 
+def _with_start_logps(model: Any, examples: Sequence[Example], config: TrainConfig, max_length: int) -> list[Example]:
+    """Demonstrations with log pi of their tokens by the model as it is now; those too long stay as they are."""
+
+    def logps(micro: list[Example], share: bool) -> Sequence[Tensor]:
+        part = _part(model, micro, share)
+        return part.logps.cpu().split(part.rows.bincount(minlength=len(micro)).tolist())
+
+    found = list(examples)
+    for i, of_row in scored(model, examples, logps, config, max_length).items():
+        found[i] = replace(examples[i], rows=(replace(examples[i].rows[0], start_logps=of_row),))
+    return found
+
+
 @plug.fast_products()
-def _train(
+def run_updates(
     model: Any,
     examples: list[Example],
     objective: Callable[[list[Example], list[Example]], tuple[Tensor, dict[str, Tensor]]],
@@ -187,7 +225,10 @@ def _train(
             f"nothing to train on: {len(examples)} examples, none with words to train on and at most {limit} tokens;"
             " raise model.max_length or make more data"
         )
-    plan = updates(kept, config.batch_size, config.epochs, seed)
+    in_epoch = math.ceil(len(kept) / config.batch_size)
+    epochs = config.epochs if config.updates is None else math.ceil(config.updates / in_epoch)
+    plan = updates(kept, config.batch_size, epochs, seed)[: config.updates]
+    seen = [kept[i] for update in plan for i in update]
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizers = _optimizers(model, parameters, config)
     state = _processes(model)
@@ -195,8 +236,8 @@ def _train(
         updates=len(plan),
         examples=len(kept),
         dropped=len(examples) - len(kept),
-        tokens=config.epochs * sum(e.tokens for e in kept),
-        agent_tokens=config.epochs * sum(e.agent_tokens for e in kept),
+        tokens=sum(e.tokens for e in seen),
+        agent_tokens=sum(e.agent_tokens for e in seen),
         seconds=0.0,
     )
     checkpoint = _Checkpoint(Path(out), digest(kept, loss, config.model_dump(), seed), parameters, optimizers, result)
@@ -242,7 +283,7 @@ def _train(
                 progress(done, len(plan))
     model.eval()
     model.zero_grad(set_to_none=True)
-    result.final = _means(result.history[-(len(plan) // max(1, config.epochs)) :])
+    result.final = _means(result.history[-in_epoch:])
     state.wait_for_everyone()
     if state.is_main_process:
         checkpoint.path.unlink(missing_ok=True)
@@ -285,12 +326,13 @@ def _part(model: Any, examples: Sequence[Example], share: bool) -> losses.Part:
     rows = [row for place in zip(*(e.rows for e in examples), strict=True) for row in place]
     batch = collate(rows, share, model.device)
     return losses.Part(
-        _token_logps(model, batch),
+        losses.token_logps(logits(model, batch), batch.targets),
         batch.rows,
         batch.agent,
         batch.weights,
         torch.tensor([e.reference for e in examples], device=model.device),
         torch.tensor([e.step for e in examples], device=model.device),
+        batch.start_logps,
     )
 
 
@@ -300,12 +342,12 @@ def _whole(batch: Sequence[Example]) -> losses.Whole:
     return losses.Whole(weight, sum(e.agent_tokens for e in batch), len(batch) - step, step)
 
 
-def _token_logps(model: Any, batch: Batch) -> Tensor:
-    """log pi of the K tokens with a weight [K]."""
+def logits(model: Any, batch: Batch) -> Tensor:
+    """What the output layer says before each of the K tokens with a weight [K, V]."""
     inputs = batch.inputs
     with plug.logits_only_at(model, batch.before):
         output = run(model, inputs) if isinstance(inputs, Tree) else model(input_ids=inputs, use_cache=False)
-    return losses.token_logps(output.logits[0], batch.targets)
+    return output.logits[0]
 
 
 def _precision(model: Any, config: TrainConfig) -> torch.autocast:
