@@ -112,6 +112,8 @@ def quality(options: argparse.Namespace) -> Any:
 
 def evaluate(options: argparse.Namespace) -> Any:
     """Evaluate a stage of a run (--dir), or any model, local or hosted (--endpoint), on any environment (--model)."""
+    if options.best_of is not None:
+        return best_of(options)
     if options.model:
         from ipr.apps import prompted
 
@@ -128,6 +130,22 @@ def evaluate(options: argparse.Namespace) -> Any:
     if not options.json:
         _print(figures)
     return figures
+
+
+def best_of(options: argparse.Namespace) -> Any:
+    """Best-of-N of a stage of a run."""
+    if options.dir is None or options.model:
+        raise IprError("--best-of is of a stage of a run: ipr eval --dir RUN --iteration K --best-of N")
+    import tasks.best_of
+    from ipr.runs import report, workers
+    from ipr.runs.run import Run, stage_name
+
+    run = Run(options.dir)
+    with run.lock(), workers.opened(run.config.rollout):
+        found = tasks.best_of.best_of(run, options.iteration, options.best_of, options.temperature)
+    if not options.json:
+        print(report.best_of({"stage": stage_name(options.iteration)} | found))
+    return found
 
 
 def serve(options: argparse.Namespace) -> Any:
@@ -398,6 +416,9 @@ def _parser() -> argparse.ArgumentParser:
     sub = add("eval", evaluate)
     sub.add_argument("--dir", type=Path, help="a run's folder")
     sub.add_argument("--iteration", type=int, default=0, help="-1 base, 0 SFT, K iteration K")
+    text = "with --dir: N sampled episodes of each test game, and what the best of them earns"
+    sub.add_argument("--best-of", type=int, metavar="N", help=text)
+    sub.add_argument("--temperature", type=float, default=1.0, help="with --best-of")
     sub.add_argument("--model", help="a model folder, 'embedded', 'champion' or a hub name; its name at --endpoint")
     sub.add_argument("--endpoint", metavar="URL", help="an OpenAI-compatible server; the key is in OPENAI_API_KEY")
     sub.add_argument("--shots", type=int, choices=(0, 1), help="worked examples in the prompt (env.shots)")

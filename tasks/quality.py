@@ -11,6 +11,7 @@ from ipr.data.experts import environment
 from ipr.runs.run import Run, stage_name
 from ipr.types import IprError, StepReward, Trajectory
 from tasks.common import SCORER, experts, play
+from tasks.reward import read, reward_model, reward_model_file
 
 
 def quality(run: Run, samples: Sequence[int], taus: Sequence[float], scorers: Sequence[str]) -> dict[str, Any]:
@@ -58,6 +59,13 @@ def quality(run: Run, samples: Sequence[int], taus: Sequence[float], scorers: Se
                     f" {settings.samples} with tau = {settings.tau:g}, can be told; --scorer"
                     f" {stage_name(SCORER)} plays what was left out"
                 )
+    if (path := reward_model_file(run)).exists():
+        firsts = {t.task_id: t.first_observation for t in played}
+        prefixes = [r.prefix for c in found for r in (c.ahead, c.behind)]
+        modelled = rescored(found, read(reward_model(run, firsts), prefixes, credit.known_outcomes(played)))
+        note = "; ".join(filter(None, [note, f"{path.name} is judged on what it was fitted to, too"]))
+        for tau in taus:
+            rows.append({"scorer": "model"} | agreement(modelled, values, 0, tau, resamples=resamples))
     result = {"run": run.name, "env": spec.name, "env_version": spec.version, "note": note, "rows": rows}
     store.write_json(run.folder / "quality.json", result)
     picture = run.folder / "plots" / "quality.png"

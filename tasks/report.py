@@ -151,7 +151,7 @@ def _metrics(stage: dict[str, Any]) -> dict[str, float]:
             found[f"{split}/overflow"] = figures["endings"].get("overflow", 0) / figures["games"]
     for split, figures in stage["tests"].items():
         found |= {f"{split}/{key}": figures[key] for key in ("reward", "success", "steps", "invalid")}
-    for group in ("rollouts", "train", "step_reward", "seconds_by_task"):
+    for group in ("rollouts", "train", "step_reward", "reward_model", "seconds_by_task"):
         found |= {f"{group}/{key}": v for key, v in (stage[group] or {}).items()}
     pairs = stage["pairs"] or {}
     found |= {f"pairs/{key}": v for key, v in pairs.items() if key not in ("dropped", "seconds")}

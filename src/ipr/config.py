@@ -166,10 +166,23 @@ class AlgorithmConfig(_Section):
     confidence: float = Field(default=0.0, ge=0, lt=1)
     """0: step pairs by the difference of means (paper). E.g. 0.95: by its lower confidence bound, fewer by chance."""
 
+    rewards: Literal["monte_carlo", "model"] = "monte_carlo"
+    """Step rewards: "monte_carlo" (N rollouts), or from the second iteration on by a "model" that is fitted to those of
+    the first, with the knobs of `sft`."""
+
     @field_validator("name")
     @classmethod
     def _known(cls, value: str) -> str:
         algorithms.get(value)
+        return value
+
+    @field_validator("rewards")
+    @classmethod
+    def _with_samples(cls, value: str, info: ValidationInfo) -> str:
+        if value == "model" and info.data.get("curtail"):
+            raise ValueError("is fitted to means of all N samples; set algorithm.curtail=false, or rewards=monte_carlo")
+        if value == "model" and info.data.get("confidence"):
+            raise ValueError("gives no samples; set algorithm.confidence=0, or rewards=monte_carlo")
         return value
 
     @field_validator("error", "confidence")

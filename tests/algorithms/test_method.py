@@ -178,11 +178,12 @@ def test_an_unknown_method_and_a_knob_without_effect_are_refused() -> None:
     assert config.load("smoke", ["algorithm.name=rft"], presets).algorithm.name == "rft"
 
 
-@pytest.mark.parametrize("name", ["best", "eto", "ipr", "rft"])
+@pytest.mark.parametrize("name", list(algorithms._BUILT_IN))
 def test_a_method_says_all_of_itself(name: str) -> None:
-    method = algorithms.make(AlgorithmConfig(name=name))
-    assert losses.get(method.training.loss).on == ("demonstrations" if name in ("best", "rft") else "pairs")
-    assert method.scores == bool(method.score([EXPERT], [trajectory([X, Y], 0.0)]).prefixes)
+    method = algorithms.make(AlgorithmConfig(name=name, draws=2, explore_temperature=1.0))
+    assert losses.get(method.training.loss).on == ("pairs" if name in ("eto", "ipr") else "demonstrations")
+    explored = [trajectory([X, Y], 0.0), trajectory([X], 1.0)]
+    assert bool(method.scores) == bool(method.score([EXPERT], explored).prefixes)
 
 
 def test_a_package_adds_a_method_and_a_loss(install: Install) -> None:

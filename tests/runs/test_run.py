@@ -33,6 +33,7 @@ NOUNS = [
     StepReward(Prefix("t", (Step("a", "b"),)), 0.5, 2, (0.0, 1.0), 2),
     PreferencePair("t", 1, "step", (Message("user", "u"),), (Message("assistant", "x"),), (), 0.4),
     Demonstration("t", (Message("user", "u"), Message("assistant", "é\n"))),
+    Demonstration("t", (Message("user", "u"), Message("assistant", "a")), "agent", (0.0, -0.5)),
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import chain
 
 import pytest
@@ -102,3 +103,17 @@ def test_a_negative_weight_stays_and_a_weight_of_zero_goes():
     batch = collate([row], share=False)
     assert batch.targets.tolist() == [2, 3, 5]
     assert batch.weights.tolist() == [-0.5, 1.0, 2.0]
+
+
+def test_a_demonstration_may_weigh_its_messages(chat):
+    plain = tiny.make_demonstrations()[1]
+    assert [m.role for m in plain.messages] == ["user", "assistant", "user", "assistant"]
+    row = demonstration_example(chat, tiny.PROMPT, replace(plain, weights=(0.0, -0.5, 0.5, 2.0)), 0.1).rows[0]
+    alike = demonstration_example(chat, tiny.PROMPT, plain, 0.1).rows[0]
+    assert torch.equal(row.agent, alike.agent)
+    lengths = [len(chat.observation(plain.messages[0].content)), len(chat.agent(plain.messages[1].content))]
+    lengths += [len(chat.observation(plain.messages[2].content)), len(chat.agent(plain.messages[3].content))]
+    given = len(chat.conversation(tiny.PROMPT).ids)
+    of_tokens = torch.tensor([0.0, -0.5, 0.05, 2.0]).repeat_interleave(torch.tensor(lengths))
+    assert torch.allclose(row.weights, torch.cat([torch.zeros(given), of_tokens]))
+    assert alike.weights[given] == pytest.approx(0.1)

@@ -10,9 +10,9 @@ import torch
 
 from ipr.config import PreferenceConfig
 from ipr.training import losses
-from ipr.training.batches import pair_example
-from ipr.training.trainer import _pair_logps
-from ipr.types import PreferencePair
+from ipr.training.batches import demonstration_example, pair_example
+from ipr.training.trainer import _pair_logps, _part, _whole, _with_start_logps
+from ipr.types import Demonstration, PreferencePair
 from tests.training import tiny
 
 
@@ -163,3 +163,90 @@ def test_dpo_equals_trl_on_single_turn_pairs(tmp_path: Path):
         ours = losses.preference_loss(*logps[0], *logps[1], beta=0.3)[0]
     assert ours.mean().item() == pytest.approx(theirs.item(), rel=1e-5)
     assert ours.mean().item() != pytest.approx(math.log(2), rel=1e-3)
+
+
+# Policy gradients -----------------------------------------------------------------------------------------------------
+
+
+def part(ratios: list[float], advantages: list[float]) -> losses.Part:
+    """Tokens whose probability was 0.1 and is `ratios` times that now."""
+    now = torch.tensor([0.1 * r for r in ratios], dtype=torch.float64).log().requires_grad_()
+    k, none = len(ratios), torch.zeros(1, 2)
+    before = torch.full((k,), 0.1, dtype=torch.float64).log()
+    weights = torch.tensor(advantages, dtype=torch.float64)
+    return losses.Part(now, torch.zeros(k).long(), torch.ones(k).bool(), weights, none, torch.zeros(1).bool(), before)
+
+
+WHOLE = losses.Whole(0.0, 8, 1, 0)
+"""Eight agent tokens, some of them without an advantage."""
+
+
+def test_policy_gradient_by_hand():
+    given = part([1.0, 2.0], [0.75, -0.25])
+    loss, figures = losses.policy_gradient(given, WHOLE, PreferenceConfig())
+    assert loss.item() == pytest.approx(-(0.75 * math.log(0.1) - 0.25 * math.log(0.2)) / 8)
+    assert figures["agent_nll"].item() == pytest.approx(-(math.log(0.1) + math.log(0.2)) / 8)
+    loss.backward()
+    assert given.logps.grad is not None
+    assert given.logps.grad.tolist() == pytest.approx([-0.75 / 8, 0.25 / 8])
+
+
+def test_the_ratio_is_clipped_where_it_would_go_on():
+    ratios, advantages = [1.0, 1.5, 0.5, 1.5, 0.5], [1.0, 1.0, 1.0, -1.0, -1.0]
+    given = part(ratios, advantages)
+    loss, figures = losses.clipped_policy_gradient(given, WHOLE, PreferenceConfig(clip=0.2))
+    # min(rho A, clip(rho) A): 1, 1.2, 0.5, -1.5, -0.8
+    assert loss.item() == pytest.approx(-(1 + 1.2 + 0.5 - 1.5 - 0.8) / 8)
+    loss.backward()
+    assert given.logps.grad is not None
+    # d rho / d log pi = rho; too likely already and good, or too unlikely already and bad: none
+    assert given.logps.grad.tolist() == pytest.approx([-1 / 8, 0, -0.5 / 8, 1.5 / 8, 0])
+    assert figures["clipped"].item() == pytest.approx(2 / 8)
+    assert figures["kl_to_start"].item() == pytest.approx(-sum(math.log(r) for r in ratios) / 8)
+
+
+def test_ppo_equals_trl_on_single_turns(tmp_path: Path):
+    trl = pytest.importorskip("trl")
+    datasets = pytest.importorskip("datasets")
+    chat = tiny.make_chat()
+    policy, before = tiny.make_model(chat, 1), tiny.make_model(chat, 2)
+    said = ["Action: take mug 1", "Thought: hm\nAction: look again", "Action: stop"]
+    advantages = [0.75, -1.0, 0.25]
+    rows = [
+        Demonstration("t", (tiny.user("You see a mug."), tiny.agent(text)), weights=(0.0, a))
+        for text, a in zip(said, advantages, strict=True)
+    ]
+    config = PreferenceConfig(clip=0.2)
+    args = trl.GRPOConfig(
+        output_dir=str(tmp_path), loss_type="bnpo", beta=0.0, epsilon=0.2, num_generations=3,
+        per_device_train_batch_size=3, report_to=[], use_cpu=True, bf16=False,
+    )  # fmt: skip
+    trainer = trl.GRPOTrainer(
+        model=policy,
+        reward_funcs=lambda completions, **_: [0.0] * len(completions),
+        args=args,
+        train_dataset=datasets.Dataset.from_list([{"prompt": [{"role": "user", "content": "You see a mug."}]}] * 3),
+        processing_class=chat.tokenizer,
+    )
+    policy.eval()
+    with torch.no_grad():
+        examples = [demonstration_example(chat, (), row) for row in rows]
+        examples = _with_start_logps(before, examples, config, 512)
+        ours = _part(policy, examples, False)
+        loss, figures = losses.clipped_policy_gradient(ours, _whole(examples), config)
+        asked, answers = chat.prompt(rows[0].messages[:1]), [chat.agent(text) for text in said]
+        longest = max(map(len, answers))
+        mask = torch.tensor([[1] * len(a) + [0] * (longest - len(a)) for a in answers])
+        old = torch.zeros(3, longest)
+        old[mask.bool()] = ours.start_logps
+        inputs = {
+            "prompt_ids": torch.tensor([asked] * 3),
+            "prompt_mask": torch.ones(3, len(asked), dtype=torch.long),
+            "completion_ids": torch.tensor([a + [0] * (longest - len(a)) for a in answers]),
+            "completion_mask": mask,
+            "advantages": torch.tensor(advantages),
+            "old_per_token_logps": old,
+        }
+        theirs = trainer.compute_loss(policy, inputs)
+    assert loss.item() == pytest.approx(theirs.item(), rel=1e-5)
+    assert figures["clipped"].item() > 0

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from ipr.models import load_model, save_model
 from ipr.training import losses, trainer
 from ipr.training.batches import pair_example
 from ipr.training.sharing import shared_rows
-from ipr.training.trainer import CHECKPOINT, learning_rate, reference_logps, train
+from ipr.training.trainer import CHECKPOINT, TrainResult, learning_rate, reference_logps, train
 from ipr.types import IprError
 from tests.training import tiny
 
@@ -268,6 +269,28 @@ def test_stopped_anywhere_and_restarted_ends_with_the_same_bits(chat, tmp_path, 
     assert same(weights(whole), weights(again))
     assert resumed.history == result.history
     assert not (tmp_path / "again" / CHECKPOINT).exists()
+
+
+def test_ppo_starts_at_a_ratio_of_one_and_goes_on_from_a_checkpoint_with_the_same_ratios(chat, tmp_path):
+    rows = [replace(d, weights=(0.0, 1.0, 0.0, -0.5, 0.0, 1.0)[: len(d.messages)]) for d in tiny.make_demonstrations()]
+
+    def run(out: Path, log: Any = None) -> tuple[Any, TrainResult]:
+        model = tiny.make_model(chat)
+        config = tiny.CONFIG.model_copy(update={"learning_rate": 1e-2})
+        return model, train(model, chat, rows, tiny.PROMPT, "ppo", config, max_length=512, seed=5, out=out, log=log)
+
+    def die(update: int, _: object) -> None:
+        if update == 5:
+            raise Killed
+
+    whole, result = run(tmp_path / "whole")
+    assert result.history[0]["kl_to_start"] == pytest.approx(0, abs=1e-5)
+    assert result.history[-1]["kl_to_start"] != pytest.approx(0, abs=1e-3)
+    with pytest.raises(Killed):
+        run(tmp_path / "again", die)
+    again, resumed = run(tmp_path / "again")
+    assert same(weights(whole), weights(again))
+    assert resumed.history == result.history
 
 
 @pytest.mark.integration

@@ -44,7 +44,7 @@ def estimate(
     outcome in [0, 1] can change whether the difference of the two means is above tau: the decisions are those of N.
     With `error` it stops, too, when they differ with at most this probability (see `_doubt`).
     """
-    reuse = {p: r for p, r in (reuse or {}).items() if r.source != "curtailed" and r.n in (0, samples)}
+    reuse = {p: r for p, r in (reuse or {}).items() if r.source in ("monte_carlo", "outcome") and r.n in (0, samples)}
     wanted = dict.fromkeys(prefixes)
     done: dict[Prefix, StepReward] = {}
     counts: Counter[str] = Counter(played=0, cached=0, reused=0, outcome=0, curtailed=0)

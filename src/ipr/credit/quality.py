@@ -40,7 +40,9 @@ def candidates(
 ) -> list[Candidate]:
     """What needs only the step rewards' margin to become a step pair, each once."""
     found: dict[tuple[Prefix, Prefix], Candidate] = {}
-    for expert, agent in together(experts, explored):
+    # A method may explore problems without an expert, and score states instead of pairs of actions.
+    with_expert = {expert.task_id for expert in experts}
+    for expert, agent in together(experts, [t for t in explored if t.task_id in with_expert]):
         t = agent.start
         winner = winner_by_outcome(expert, agent, settings.outcome_margin, settings.agent_wins)
         if winner is None or not has_action(agent) or agent.steps[t].action == expert.steps[t].action:
@@ -48,7 +50,8 @@ def candidates(
         ahead, behind = expert.prefix(t + 1), agent.prefix(t + 1)
         if winner == "agent":
             ahead, behind = behind, ahead
-        found[ahead, behind] = Candidate(rewards[ahead], rewards[behind])
+        if ahead in rewards and behind in rewards:
+            found[ahead, behind] = Candidate(rewards[ahead], rewards[behind])
     return list(found.values())
 
 
@@ -84,9 +87,9 @@ def agreement(
 ) -> dict[str, Any]:
     """Figures of one N and tau: candidates, built, ties, agree, share (of built that are no ties), interval, left_out.
 
-    `n` None: every candidate is built, by its outcomes alone. `values` are the oracle's, by prefix. `curtailed_at` is
-    the tau at which the run's samples were curtailed. `left_out` candidates have fewer than N returns, or censored
-    ones. The 95 % interval is a bootstrap over games.
+    `n` None: every candidate is built, by its outcomes alone; 0: by step rewards without returns, a reward model's.
+    `values` are the oracle's, by prefix. `curtailed_at` is the tau at which the run's samples were curtailed.
+    `left_out` candidates have fewer than N returns, or censored ones. The 95 % interval is a bootstrap over games.
     """
     built = ties = agree = 0.0
     left_out = 0
@@ -108,7 +111,7 @@ def agreement(
     ordered = built - ties
     return {
         "n": n,
-        "tau": tau if n else None,
+        "tau": None if n is None else tau,
         "candidates": len(found),
         "left_out": left_out,
         "built": built,

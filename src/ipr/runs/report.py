@@ -52,12 +52,39 @@ def warnings(summary: dict[str, Any]) -> list[str]:
 
 
 def sentences(summary: dict[str, Any]) -> list[str]:
-    """The paired comparisons in words."""
-    return [
+    """The paired comparisons, how good a step reward model is, and Best-of-N, in words."""
+    compared = [
         f"{c['b']} against {c['a']}: {100 * c['difference']:+.1f} points {_interval(c['interval'])}"
         f" on {c['games']} games ({c['win']} won, {c['tie']} equal, {c['lose']} lost; p = {c['p']:.3f})"
         for c in summary["comparisons"]
     ]
+    modelled = [_reward_model(m) for stage in summary["stages"] if (m := stage.get("reward_model"))]
+    return [*compared, *modelled, *map(best_of, summary.get("best_of", []))]
+
+
+def best_of(row: dict[str, Any]) -> str:
+    """Best-of-N of a stage, with what it costs beside one greedy episode a game."""
+
+    def of(figures: dict[str, Any]) -> str:
+        return f"{100 * figures['reward']:.1f} {_interval(figures['interval'])}"
+
+    return (
+        f"{row['stage']}, {row['n']} samples of each of {row['games']} games at T = {row['temperature']:g}: one"
+        f" {of(row['one'])}, the best by its outcome (an oracle picks: an upper bound) {of(row['oracle'])}"
+        + (f", the best by the step reward model {of(row['model'])}" if row["model"] else "")
+        + f"; {row['episodes']} episodes in place of {row['games']}, {row['tokens']:.0f} tokens, {row['seconds']:.0f} s"
+    )
+
+
+def _reward_model(found: dict[str, Any]) -> str:
+    """A summary of before has none."""
+    fitted = f"step reward model fitted to {found['fitted']} actions"
+    if found["spearman"] is None:
+        return f"{fitted}; too few held out ({found['held_out']}) for a rank correlation with Monte Carlo"
+    return (
+        f"{fitted}; on {found['held_out']} of held-out problems its rank correlation with Monte Carlo is"
+        f" {found['spearman']:.2f}, its mean squared error {found['mse']:.3f} (variance {found['variance']:.3f})"
+    )
 
 
 def plot(summary: dict[str, Any], write: Callable[[Any], Any]) -> None:
@@ -221,7 +248,7 @@ reported: {{ summary.reported }} (chosen on dev)</p>
 <p class="note">{{ note }}</p>
 {% for w in warnings %}<p><strong>{{ w }}</strong></p>{% endfor %}
 {{ plot|safe }}
-<h2>Paired comparisons</h2><ul>{% for s in sentences %}<li>{{ s }}</li>{% endfor %}</ul>
+<h2>Comparisons</h2><ul>{% for s in sentences %}<li>{{ s }}</li>{% endfor %}</ul>
 <h2>Success by type of task</h2>
 <table><tr><th>type</th>{% for s in summary.stages %}<th>{{ s.name }}</th>{% endfor %}</tr>
 {% for t in types %}<tr><td>{{ t }}</td>{% for s in summary.stages %}

@@ -28,6 +28,7 @@ def summarise(run: Run, status: str, links: dict[str, str] | None = None) -> dic
         "reported": stage_name(reported) if reported is not None else None,
         "stages": stages,
         "comparisons": [_comparison(run, 0, k) for k in iterations if k > 0],
+        "best_of": [row for k in iterations for row in _best_of(run, k)],
         "warnings": [line for k in iterations for line in _full(run, k)],
         "seconds": round(sum(s["seconds"] for s in stages), 1),
         "links": links or {},
@@ -61,10 +62,16 @@ def _stage(run: Run, k: int) -> dict[str, Any]:
         "pairs": records["pairs"] or None,
         "rollouts": _rollouts(explored, reward["rollouts"]) if reward else None,
         "step_reward": reward.get("step_reward"),
+        "reward_model": reward.get("reward_model"),
         "train": {key: v for key, v in records["train"].items() if key not in ("history", "profile")} or None,
         "seconds": round(sum(record.get("seconds", 0.0) for record in records.values()), 1),
         "seconds_by_task": {task: record["seconds"] for task, record in records.items() if record},
     }
+
+
+def _best_of(run: Run, k: int) -> list[dict[str, Any]]:
+    path = run.stage(k) / "best_of.json"
+    return [{"stage": stage_name(k)} | row for row in store.read_json(path)] if path.exists() else []
 
 
 def _full(run: Run, k: int) -> list[str]:

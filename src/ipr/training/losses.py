@@ -158,9 +158,9 @@ def imitation(part: Part, whole: Whole, config: TrainConfig) -> tuple[Tensor, di
 
 
 def policy_gradient(part: Part, whole: Whole, config: PreferenceConfig) -> tuple[Tensor, dict[str, Tensor]]:
-    """REINFORCE: L = - sum A log pi / T. A is the token's weight, its turn's advantage; T counts the update's agent
-    tokens, those without a weight too, so that a token counts the same in a long and in a short episode (Dr. GRPO,
-    arXiv 2503.20783)."""
+    """REINFORCE: L = - sum A log pi / T. A is a token's weight, its turn's advantage. T counts the update's agent
+    tokens, those without a weight too, so that each counts alike in long and short episodes (DAPO, arXiv 2503.14476).
+    """
     loss = -(part.weights * part.logps).sum() / max(1, whole.agent_tokens)
     return loss, {"agent_nll": -part.logps.detach().sum() / max(1, whole.agent_tokens)}
 
