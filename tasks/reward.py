@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from statistics import fmean
-from typing import Any
 
 from ipr import algorithms, credit, models, policies, store
 from ipr.data.experts import environment
+from ipr.evaluate import contrast
 from ipr.runs.project import project_root
 from ipr.runs.run import Run
-from ipr.types import Prefix, StepReward, Trajectory
+from ipr.types import StepReward, Trajectory
 from tasks.common import SCORER, experts, play, stage_task
 
 
@@ -40,7 +38,7 @@ def reward(run_dir: str, iteration: int) -> str:
         )
         store.save(target, rewards.values(), StepReward)
         saved = {reason: 2 * settings.samples * n for reason, n in wanted.saved.items()}
-        return {"rollouts": dict(counts) | saved} | summarise(rewards, expert, explored)
+        return {"rollouts": dict(counts) | saved} | {"step_reward": contrast(rewards, expert, explored)}
 
     run.once(iteration, "reward", work)
     run.drop_shards(iteration)
@@ -61,29 +59,3 @@ def outcomes(run: Run) -> credit.Outcomes | None:
         *policies.deciding(config).values(),
     ]
     return credit.Outcomes(project_root() / config.algorithm.cache, json.dumps(deciding))
-
-
-def summarise(
-    rewards: Mapping[Prefix, StepReward], experts: Sequence[Trajectory], explored: Sequence[Trajectory]
-) -> dict[str, Any]:
-    """Mean step reward of the experts' and the agent's scored actions, their gap, and the same by position t."""
-    of_expert: dict[int, list[float]] = {}
-    of_agent: dict[int, list[float]] = {}
-    by_task = {e.task_id: e for e in experts}
-    for trajectory in explored:
-        if trajectory.task_id not in by_task:  # a problem without an expert
-            continue
-        t = trajectory.start
-        a, a_hat = by_task[trajectory.task_id].prefix(t + 1), trajectory.prefix(t + 1)
-        if a in rewards and a_hat in rewards:
-            of_expert.setdefault(t, []).append(rewards[a].mean)
-            of_agent.setdefault(t, []).append(rewards[a_hat].mean)
-    if not of_expert:
-        return {"step_reward": None}
-    expert = fmean(x for values in of_expert.values() for x in values)
-    agent_ = fmean(x for values in of_agent.values() for x in values)
-    positions = [
-        {"t": t + 1, "n": len(of_expert[t]), "expert": fmean(of_expert[t]), "agent": fmean(of_agent[t])}
-        for t in sorted(of_expert)
-    ]
-    return {"step_reward": {"expert": expert, "agent": agent_, "gap": expert - agent_, "by_position": positions}}
