@@ -22,12 +22,16 @@ if TYPE_CHECKING:
 WHO = {"expert": ("#1d7454", "D", "-"), "agent": ("#a8501a", "^", "--")}
 STAGES = ("#1f5fa8", "#a8501a", "#1d7454", "#7a4fa3", "#5c6670", "#b08a00")
 MARKERS = "osD^vP"
+STEP_REWARDS = "step_rewards.json"
 POINTS = 150
 """Of a training curve at most; of a longer one the means of as many equal parts."""
 
 
 def draw(run: Run, summary: dict[str, Any]) -> list[tuple[str, str]]:
-    """Writes plots/learning, step_rewards and training (.png and .svg), those that there are; returns title and SVG."""
+    """Writes plots/learning, step_rewards and training (.png and .svg), those that there are; returns title and SVG.
+
+    What step_rewards shows is in step_rewards.json, too, where there is something.
+    """
     histories = {
         stage_name(k): history
         for k in range(run.config.algorithm.iterations + 1)
@@ -42,6 +46,8 @@ def draw(run: Run, summary: dict[str, Any]) -> list[tuple[str, str]]:
     for name, title, make in wanted:
         if (figure := make()) is not None:
             found.append((title, written(run, name, figure)))
+    if (table := step_reward_table(summary))["data"]:
+        store.write_json(run.folder / "plots" / STEP_REWARDS, table)
     return found
 
 
@@ -167,6 +173,19 @@ def step_rewards(summary: dict[str, Any]) -> Figure | None:
     first.set_ylabel("mean step reward, 95 % interval")
     first.legend(frameon=False, loc="upper left", ncols=2)
     return figure
+
+
+def step_reward_table(summary: dict[str, Any]) -> dict[str, list[Any]]:
+    """What that plot shows as one table, a row a point, as pandas' "split" has it (which MLflow shows)."""
+    columns = ["stage", "step", "who", "mean", "low", "high", "n"]
+    data = [
+        [stage["name"], row["t"], who, row[who], *wilson(row[who], row["n"]), row["n"]]
+        for stage in summary["stages"]
+        if stage["step_reward"]
+        for row in stage["step_reward"]["by_position"]
+        for who in WHO
+    ]
+    return {"columns": columns, "data": data}
 
 
 def training(histories: dict[str, list[dict[str, float]]]) -> Figure | None:
