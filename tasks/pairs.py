@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from ipr import algorithms, store
+from ipr.algorithms.rft import demonstration
 from ipr.data.experts import environment
 from ipr.rollout import shortened
 from ipr.runs.run import Run
@@ -26,15 +27,18 @@ def pairs(run_dir: str, iteration: int) -> str:
         if method.shortens:
             spec = environment(run.config.env)
             explored = [shortened(spec, t) if t.reward >= run.config.algorithm.success else t for t in explored]
-        found = method.examples(experts(run), explored, rewards)
+        expert = experts(run)
+        found = method.examples(expert, explored, rewards)
         store.save(stage / "pairs.parquet", found.pairs, PreferencePair)
         if losses.get(method.training.loss).on == "demonstrations":
             store.save(stage / "demonstrations.parquet", found.demonstrations, Demonstration)
+        known = {demonstration(trajectory) for trajectory in expert}
         levels = Counter(pair.level for pair in found.pairs)
         return {
             "outcome": levels["outcome"],
             "step": levels["step"],
             "demonstrations": len(found.demonstrations),
+            "own": sum(row not in known for row in found.demonstrations),
             "dropped": found.dropped,
         }
 

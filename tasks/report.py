@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
@@ -10,6 +11,7 @@ from prefect.runtime import flow_run
 from ipr import store
 from ipr.config import flat
 from ipr.data import datasets
+from ipr.runs.plots import STEP_REWARDS
 from ipr.runs.project import project_root
 from ipr.runs.report import markdown, write_html
 from ipr.runs.run import Run, stage_name
@@ -34,7 +36,8 @@ def report(run_dir: str, iteration: int) -> str:
 
 def write(run: Run, status: str) -> dict[str, Any]:
     """summary.json and report.html from what is done so far."""
-    found = links(run.config.track, project_root(), run.folder) | {"report": str(run.folder / "report.html")}
+    found = links(run.config.track, project_root(), run.folder)
+    found |= {"plot": str(run.folder / "plots" / "learning.png"), "report": str(run.folder / "report.html")}
     summary = summarise(run, status, found)
     store.write_json(run.folder / "summary.json", summary)
     _for_dvc(run, summary)
@@ -106,14 +109,22 @@ def track(run: Run, iteration: int, summary: dict[str, Any]) -> None:
     history = (run.record(iteration, "train") or {}).get("history", [])
     for update, row in enumerate(history, start=1):
         tracker.metrics({f"train/{key}": v for key, v in row.items()}, step=update, iteration=iteration)
-    for row in (stages[stage_name(iteration)]["step_reward"] or {}).get("by_position", []):
-        values = {f"step_reward/by_position/{who}": row[who] for who in ("expert", "agent")}
-        tracker.metrics(values, step=row["t"], iteration=iteration)
+    _plots(run, tracker)
     _data_sets(run, iteration, tracker)
     tracker.artifact(eval_file(run, iteration, "dev"), iteration)
     dev = {f"dev/{key}": stages[stage_name(iteration)]["dev"][key] for key in ("reward", "success", "steps")}
     tracker.model(run.model(iteration), iteration, dev, {"ipr.stage": stage_name(iteration)})
     tracker.sync()
+
+
+def _plots(run: Run, tracker: Tracker) -> None:
+    """The plots as images, and the step rewards by position as a table: curves in MLflow would show no n."""
+    folder = run.folder / "plots"
+    for name in ("learning.png", "step_rewards.png", "training.png", STEP_REWARDS):
+        if (folder / name).is_file():
+            tracker.artifact(folder / name)
+    if (folder / STEP_REWARDS).is_file():
+        tracker.tags({"mlflow.loggedArtifacts": json.dumps([{"path": f"plots/{STEP_REWARDS}", "type": "table"}])})
 
 
 def _data_sets(run: Run, iteration: int, tracker: Tracker) -> None:

@@ -6,11 +6,11 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from ipr import algorithms, credit, models, policies, store
 from ipr.data.experts import environment
+from ipr.evaluate import contrast
 from ipr.profiling import timed
 from ipr.runs.progress import progress
 from ipr.runs.project import project_root
@@ -39,7 +39,7 @@ def reward(run_dir: str, iteration: int) -> str:
             rewards = read(reward_model(run, firsts), wanted.prefixes, known)
             store.save(target, rewards.values(), StepReward)
             counts = {"played": 0, "model": settings.samples * len(rewards.keys() - known.keys())}
-            return {"rollouts": counts} | summarise(rewards, expert, explored)
+            return {"rollouts": counts} | {"step_reward": contrast(rewards, expert, explored)}
         earlier = [run.stage(k) / "step_rewards.parquet" for k in range(1, iteration)] if settings.reuse else []
         rewards, counts = credit.estimate(
             wanted.prefixes,
@@ -56,7 +56,7 @@ def reward(run_dir: str, iteration: int) -> str:
         store.save(target, rewards.values(), StepReward)
         saved = {reason: 2 * settings.samples * n for reason, n in wanted.saved.items()}
         fitted = {"reward_model": fit(run, list(rewards.values()), firsts)} if by_model else {}
-        return {"rollouts": dict(counts) | saved} | summarise(rewards, expert, explored) | fitted
+        return {"rollouts": dict(counts) | saved} | {"step_reward": contrast(rewards, expert, explored)} | fitted
 
     run.once(iteration, "reward", work)
     run.drop_shards(iteration)
@@ -120,29 +120,3 @@ def outcomes(run: Run) -> credit.Outcomes | None:
         *policies.deciding(config).values(),
     ]
     return credit.Outcomes(project_root() / config.algorithm.cache, json.dumps(deciding))
-
-
-def summarise(
-    rewards: Mapping[Prefix, StepReward], experts: Sequence[Trajectory], explored: Sequence[Trajectory]
-) -> dict[str, Any]:
-    """Mean step reward of the experts' and the agent's scored actions, their gap, and the same by position t."""
-    of_expert: dict[int, list[float]] = {}
-    of_agent: dict[int, list[float]] = {}
-    by_task = {e.task_id: e for e in experts}
-    for trajectory in explored:
-        if trajectory.task_id not in by_task:  # a problem without an expert
-            continue
-        t = trajectory.start
-        a, a_hat = by_task[trajectory.task_id].prefix(t + 1), trajectory.prefix(t + 1)
-        if a in rewards and a_hat in rewards:
-            of_expert.setdefault(t, []).append(rewards[a].mean)
-            of_agent.setdefault(t, []).append(rewards[a_hat].mean)
-    if not of_expert:
-        return {"step_reward": None}
-    expert = fmean(x for values in of_expert.values() for x in values)
-    agent_ = fmean(x for values in of_agent.values() for x in values)
-    positions = [
-        {"t": t + 1, "n": len(of_expert[t]), "expert": fmean(of_expert[t]), "agent": fmean(of_agent[t])}
-        for t in sorted(of_expert)
-    ]
-    return {"step_reward": {"expert": expert, "agent": agent_, "gap": expert - agent_, "by_position": positions}}

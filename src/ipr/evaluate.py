@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ipr.types import IprError, Prefix, Trajectory
+from ipr.types import IprError, Prefix, StepReward, Trajectory
 
 
 def metrics(
@@ -33,9 +33,9 @@ def metrics(
     return {
         "games": len(trajectories),
         "reward": float(rewards.mean()),
-        "reward_interval": interval(rewards, resamples, seed),
+        "reward_interval": _of_mean(rewards, resamples, seed),
         "success": float(success.mean()),
-        "success_interval": interval(success, resamples, seed),
+        "success_interval": _of_mean(success, resamples, seed),
         "steps": fmean(len(t.steps) for t in trajectories),
         "invalid": sum(t.invalid for t in trajectories) / max(actions, 1),
         "endings": dict(sorted(Counter(t.ending for t in trajectories).items())),
@@ -50,6 +50,35 @@ def metrics(
 def average_step_reward(trajectories: Sequence[Trajectory], rewards: Mapping[Prefix, float]) -> float:
     """The paper's measure of action efficiency: step rewards averaged over a trajectory's actions, then over all."""
     return fmean(fmean(rewards[t.prefix(k + 1)] for k in range(len(t.steps))) for t in trajectories if t.steps)
+
+
+def contrast(
+    rewards: Mapping[Prefix, StepReward], experts: Sequence[Trajectory], explored: Sequence[Trajectory]
+) -> dict[str, Any] | None:
+    """Mean step reward of the experts' and the agent's scored actions, their gap, and the same by position t (from 1).
+
+    Of the states in which both were scored; None where there is none.
+    """
+    of_expert: dict[int, list[float]] = {}
+    of_agent: dict[int, list[float]] = {}
+    by_task = {e.task_id: e for e in experts}
+    for trajectory in explored:
+        if trajectory.task_id not in by_task:  # a problem without an expert
+            continue
+        t = trajectory.start
+        a, a_hat = by_task[trajectory.task_id].prefix(t + 1), trajectory.prefix(t + 1)
+        if a in rewards and a_hat in rewards:
+            of_expert.setdefault(t, []).append(rewards[a].mean)
+            of_agent.setdefault(t, []).append(rewards[a_hat].mean)
+    if not of_expert:
+        return None
+    expert = fmean(x for values in of_expert.values() for x in values)
+    agent = fmean(x for values in of_agent.values() for x in values)
+    positions = [
+        {"t": t + 1, "n": len(of_expert[t]), "expert": fmean(of_expert[t]), "agent": fmean(of_agent[t])}
+        for t in sorted(of_expert)
+    ]
+    return {"expert": expert, "agent": agent, "gap": expert - agent, "by_position": positions}
 
 
 def compare(a: Sequence[Trajectory], b: Sequence[Trajectory], resamples: int = 2000, seed: int = 0) -> dict[str, Any]:
@@ -97,6 +126,25 @@ def interval(values: np.ndarray, resamples: int, seed: int) -> list[float]:
     random = np.random.default_rng(seed)
     means = random.choice(values, size=(resamples, len(values))).mean(axis=1)
     return [float(x) for x in np.quantile(means, [0.025, 0.975])]
+
+
+def _of_mean(values: np.ndarray, resamples: int, seed: int) -> list[float]:
+    """95 % interval of the mean; of values that are all equal, of which a bootstrap knows no other, Wilson's."""
+    if (values == values[0]).all():
+        return wilson(float(values[0]), len(values))
+    return interval(values, resamples, seed)
+
+
+def wilson(mean: float, n: int) -> list[float]:
+    """95 % interval of a mean of n values in [0, 1] (Wilson 1927).
+
+    It is wide where n is small: one value of 1 gives [0.21, 1], where a bootstrap would give [1, 1]. Of values that are
+    not only 0 and 1, which vary less, it is on the safe side.
+    """
+    z, p = 1.96, min(max(mean, 0.0), 1.0)
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5 / (1 + z * z / n)
+    return [max(middle - half, 0.0), min(middle + half, 1.0)]
 
 
 def sign_flip(gaps: np.ndarray, flips: int = 10_000, seed: int = 0) -> float:
