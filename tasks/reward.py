@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from ipr import algorithms, credit, models, policies, store
 from ipr.data.experts import environment
