@@ -10,6 +10,7 @@ import pytest
 from flows.cli import main
 from ipr import config as configs
 from ipr import models, store
+from ipr.apps.plan import plan
 from ipr.runs import ITERATION
 from ipr.runs.report import table
 from ipr.runs.run import Run
@@ -17,7 +18,9 @@ from ipr.runs.summary import summarise
 from ipr.types import Demonstration, StepReward, Trajectory
 from tests import doors
 from tests.conftest import Install
+from tests.training import tiny
 
+COSTS = (("explore_episodes", ""), ("step_reward_rollouts", "_at_most"))
 TINY = [
     *("env.name=doors", "sft.epochs=0", "env.tasks=2", "eval.splits=[unseen]", "eval.games=2", "eval.dev_games=2"),
     *("model.max_length=128", "rollout.max_new_tokens=4", "data.publish=false", "track.enabled=false"),
@@ -98,8 +101,13 @@ def test_step_ppo_with_a_reward_model_and_best_of_n(begun, capsys: pytest.Captur
     assert "step reward model fitted to" in shown
     assert main(["eval", "--model", "embedded", "--best-of", "4"]) == 2
     assert "ipr eval --dir RUN --iteration K --best-of N" in capsys.readouterr().err
-    assert main([*command[:-2], "1"]) == 2
-    assert "--best-of 1" in capsys.readouterr().err
+    for change, said in (
+        (["--best-of", "1"], "--best-of 1 --temperature 1: give 2 or more"),
+        (["--temperature", "0"], "--best-of 4 --temperature 0: give 2 or more, and a temperature above 0"),
+        (["--iteration", "3"], "iteration-3/model"),
+    ):
+        assert main([*command, *change]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_ipr_takes_a_reward_model_and_its_quality_is_told(begun, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,6 +129,17 @@ def test_the_control_takes_as_many_updates_as_it_is_told(begun) -> None:
     assert record is not None
     assert (record["updates"], record["examples"]) == (5, 2)
     assert (run.record(1, "explore") or {})["episodes"] == 0
+
+
+def test_what_the_step_rewards_of_turns_cost_is_planned() -> None:
+    chat = tiny.make_chat()
+    counted = {}
+    for name in ("ipr", "rloo", "step-rloo"):
+        config = configs.load(None, [*TINY, f"algorithm.name={name}", "algorithm.samples=5"])
+        planned = plan(config, doors.spec(), chat)
+        counted[name] = [planned[f"{what}_per_iteration{most}"] for what, most in COSTS]
+    # Two experts of two steps each; two problems six times, each with three states at most.
+    assert counted == {"ipr": [4, 4 * 2 * 5], "rloo": [12, 0], "step-rloo": [12, 12 * 3 * 5]}
 
 
 def test_a_reward_model_wants_whole_samples() -> None:
