@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +10,16 @@ import pytest
 import torch
 
 from ipr import algorithms, config, credit, rollout
-from ipr.algorithms.rloo import weighted
 from ipr.config import AlgorithmConfig, PreferenceConfig
 from ipr.policies import local
 from ipr.tokens import ChatTokens
 from ipr.training.trainer import train
 from ipr.types import (
     Demonstration,
-    EnvSpec,
     IprError,
     Job,
     Message,
     More,
-    Outcome,
     Prefix,
     Sampling,
     Step,
@@ -32,6 +27,7 @@ from ipr.types import (
     Trajectory,
     derive_seed,
 )
+from tests import doors
 from tests.training import tiny
 
 A, B, X, Y = (Step(f"do {c}", f"saw {c}") for c in "abxy")
@@ -109,48 +105,14 @@ def _first_update(chat: ChatTokens, rows: Sequence[Demonstration]) -> int:
 # The known optimum ----------------------------------------------------------------------------------------------------
 
 
-class Doors:
-    """Two doors, one after the other; who says "a" at both has won. Of four ways one is right."""
-
-    def reset(self, task_id: str) -> str:
-        self.said: tuple[str, ...] = ()
-        return "Say a or b."
-
-    def step(self, action: str) -> Outcome:
-        self.said = (*self.said, action)
-        done = len(self.said) == 2
-        return Outcome("Say again.", float(self.said == ("a", "a")), done, valid=action in ("a", "b"))
-
-    def snapshot(self) -> Any:
-        return self.said
-
-    def restore(self, state: Any) -> None:
-        self.said = state
-
-    def close(self) -> None:
-        pass
-
-
-SPEC = EnvSpec("doors", Doors, lambda split: ["0", "1"], (), 2, lambda task_id: played([], 0.0), lambda task_id: "door")
-
-
 def play(model: Any, chat: ChatTokens, jobs: list[Job], more: More | None = None) -> list[Trajectory]:
-    policy = local.policy(model.eval(), chat.tokenizer, "agent", max_length=64, slots=64)
-    return rollout.play(SPEC, policy, jobs, Sampling(1.0, 4), more=more)
+    policy = local.policy(model.eval(), chat.tokenizer, "agent", max_length=128, slots=64)
+    return rollout.play(doors.spec(), policy, jobs, Sampling(1.0, 4), more=more)
 
 
 @pytest.fixture(scope="module")
 def beginner(tmp_path_factory: pytest.TempPathFactory) -> tuple[ChatTokens, dict[str, torch.Tensor]]:
-    """Says a or b, each as often."""
-    chat = tiny.make_chat()
-    model = tiny.make_model(chat)
-    ways = [played([Step(x, "Say again."), Step(y, "")], 0.0) for x, y in product("ab", repeat=2)]
-    rows = [
-        replace(weighted(way, [1.0, 1.0]), messages=(Message("user", "Say a or b."), *way.continuation(0)))
-        for way in ways
-    ]
-    settings = PreferenceConfig(learning_rate=1e-2, batch_size=4, epochs=60)
-    train(model, chat, rows, (), "sft", settings, max_length=64, seed=0, out=tmp_path_factory.mktemp("sft"))
+    chat, model = doors.beginner(tmp_path_factory.mktemp("beginner"))
     return chat, model.state_dict()
 
 
@@ -163,9 +125,9 @@ def test_the_optimum_of_two_doors_is_found(name: str, beginner: Any, tmp_path: P
     plays = method(name, draws=16)
     several = {"epochs": 4, "learning_rate": 3e-3} if "ppo" in name else {"epochs": 1, "learning_rate": 7e-3}
     settings = PreferenceConfig.model_validate({"batch_size": 32, "schedule": "constant", "warmup": 0} | several)
-    won = []
+    prompt, won = doors.spec().prompt, []
     for iteration in range(16):
-        prefixes = plays.explore([], ["0", "1"])
+        prefixes = plays.explore([], ["train/0", "train/1"])
         jobs = [Job(p, derive_seed(iteration, k)) for k, p in enumerate(prefixes)]
         explored = play(model, chat, jobs)
         won.append(sum(t.reward for t in explored) / len(explored))
@@ -181,6 +143,6 @@ def test_the_optimum_of_two_doors_is_found(name: str, beginner: Any, tmp_path: P
         )
         if rows := plays.examples([], explored, rewards).demonstrations:
             loss = plays.training.loss
-            train(model, chat, rows, (), loss, settings, max_length=64, seed=iteration, out=tmp_path)
+            train(model, chat, rows, prompt, loss, settings, max_length=128, seed=iteration, out=tmp_path)
     assert won[0] < 0.5
     assert won[-1] > 0.9, won

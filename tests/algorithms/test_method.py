@@ -174,6 +174,7 @@ def test_an_unknown_method_and_a_knob_without_effect_are_refused() -> None:
         with pytest.raises(IprError, match=f"override '{key.split('=')[0]}' has no effect with algorithm.name={name}"):
             config.load(None, [f"algorithm.name={name}", key])
     config.load(None, ["algorithm.name=rft", "sft.epochs=2", "algorithm.samples=3"])
+    config.load(None, ["algorithm.name=best", "algorithm.draws=3", "algorithm.explore_temperature=0.7"])
     presets = Path(flows.__path__[0]) / "configs"
     assert config.load("smoke", ["algorithm.name=rft"], presets).algorithm.name == "rft"
 

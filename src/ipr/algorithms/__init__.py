@@ -29,6 +29,8 @@ _BUILT_IN = {
 """Method -> the module whose `method` it is."""
 OF_PAIRS = ("beta", "outcome_dpo", "step_dpo", "sft", "sft_on")
 """Knobs of the training that only losses on pairs read."""
+_EXPLORING = ("draws", "explore_temperature")
+"""Knobs that exploring reads for every method, also where a method reads them itself."""
 Scores = Literal[False, True, "turns"]
 """Step rewards: none, of two actions an episode (the expert's and the agent's), or of the state at every turn."""
 
@@ -133,7 +135,8 @@ def ignores(name: str, key: str) -> bool:
     if section == "train":
         return method.training.section != "train" or knob in method.training.ignores
     others = (get(other) for other in _BUILT_IN)
-    return section == "algorithm" and knob not in _knobs(method) and any(knob in _knobs(other) for other in others)
+    mine = (*_knobs(method), *_EXPLORING)
+    return section == "algorithm" and knob not in mine and any(knob in _knobs(other) for other in others)
 
 
 def _knobs(method: Any) -> list[str]:

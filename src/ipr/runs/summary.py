@@ -28,7 +28,7 @@ def summarise(run: Run, status: str, links: dict[str, str] | None = None) -> dic
         "reported": stage_name(reported) if reported is not None else None,
         "stages": stages,
         "comparisons": [_comparison(run, 0, k) for k in iterations if k > 0],
-        "best_of": [row for k in iterations for row in _best_of(run, k)],
+        "best_of": [row for k in range(-1, run.config.algorithm.iterations + 1) for row in _best_of(run, k)],
         "warnings": [line for k in iterations for line in _full(run, k)],
         "seconds": round(sum(s["seconds"] for s in stages), 1),
         "links": links or {},

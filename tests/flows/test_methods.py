@@ -1,0 +1,148 @@
+"""Methods beside IPR as a run goes through them, stage by stage as the command does it, on the world of two doors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flows.cli import main
+from ipr import config as configs
+from ipr import models, store
+from ipr.apps.plan import plan
+from ipr.runs import ITERATION
+from ipr.runs.report import table
+from ipr.runs.run import Run
+from ipr.runs.summary import summarise
+from ipr.types import Demonstration, StepReward, Trajectory
+from tests import doors
+from tests.conftest import Install
+from tests.training import tiny
+
+COSTS = (("explore_episodes", ""), ("step_reward_rollouts", "_at_most"))
+TINY = [
+    *("env.name=doors", "sft.epochs=0", "env.tasks=2", "eval.splits=[unseen]", "eval.games=2", "eval.dev_games=2"),
+    *("model.max_length=128", "rollout.max_new_tokens=4", "data.publish=false", "track.enabled=false"),
+    *("algorithm.iterations=2", "algorithm.draws=6", "algorithm.explore_tasks=3", "algorithm.explore_temperature=1"),
+    *("train.learning_rate=3e-3", "train.batch_size=8", "train.epochs=2", "eval.bootstrap=100"),
+]
+
+
+@pytest.fixture(scope="module")
+def beginner(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("beginner")
+    chat, model = doors.beginner(folder / "out")
+    return models.save_model(model, chat.tokenizer, folder / "model")
+
+
+@pytest.fixture
+def begun(beginner: Path, install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Starts a run with these settings and makes its SFT agent."""
+    install("plug-doors", {"doors": "plug_doors"}, plug_doors="from tests.doors import spec")
+    monkeypatch.setenv("IPR_ROOT", str(tmp_path))
+
+    def begin(*settings: str) -> Run:
+        run = Run.open(tmp_path / "run", configs.load(None, [*TINY, f"model.path={beginner}", *settings]))
+        assert main(["sft", "--dir", str(run.folder)]) == 0
+        return run
+
+    return begin
+
+
+def iterate(run: Run, iteration: int) -> None:
+    for task in ITERATION:
+        assert main([task, "--dir", str(run.folder), "--iteration", str(iteration)]) == 0
+
+
+def test_step_ppo_with_a_reward_model_and_best_of_n(begun, capsys: pytest.CaptureFixture[str]) -> None:
+    run = begun("algorithm.name=step-ppo", "algorithm.rewards=model", "algorithm.samples=4")
+    iterate(run, 1)
+    explored = store.load(run.stage(1) / "explored.parquet", Trajectory)
+    assert [t.task_id for t in explored] == [i for i in dict.fromkeys(t.task_id for t in explored) for _ in range(6)]
+    assert len({t.seed for t in explored}) == len(explored) == 18
+    rows = store.load(run.stage(1) / "demonstrations.parquet", Demonstration)
+    rewards = {r.prefix: r.mean for r in store.load(run.stage(1) / "step_rewards.parquet", StepReward)}
+    episode = next(t for t in explored if t.prefix(1) in rewards and len(t.steps) == 2)
+    values = [rewards[episode.prefix(t)] for t in range(3)]
+    expected = (0.0, values[1] - values[0], 0.0, values[2] - values[1])
+    assert expected in [row.weights for row in rows if row.task_id == episode.task_id] or not any(expected)
+    record = run.record(1, "train")
+    assert record is not None
+    assert record["history"][0]["kl_to_start"] == pytest.approx(0, abs=1e-5)
+    fitted = (run.record(1, "reward") or {})["reward_model"]
+    assert fitted["fitted"] > 0
+
+    iterate(run, 2)
+    later = store.load(run.stage(2) / "step_rewards.parquet", StepReward)
+    assert {r.source for r in later} <= {"model", "outcome"}
+    assert "model" in {r.source for r in later}
+    assert (run.record(2, "reward") or {})["rollouts"]["played"] == 0
+
+    for stage in (0, 1, 2):
+        assert main(["eval", "--dir", str(run.folder), "--iteration", str(stage)]) == 0
+    capsys.readouterr()
+    command = ["eval", "--dir", str(run.folder), "--iteration", "1", "--best-of", "4", "--json"]
+    assert main(command) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    played = store.load(run.stage(1) / "best_of" / "4-at-1.parquet", Trajectory)
+    by_game = [[t.reward for t in played if t.task_id == i] for i in dict.fromkeys(t.task_id for t in played)]
+    assert [len(group) for group in by_game] == [4, 4]
+    assert found["oracle"]["reward"] == sum(map(max, by_game)) / 2
+    assert found["one"]["reward"] == pytest.approx(sum(map(sum, by_game)) / 8)
+    assert found["one"]["reward"] <= found["oracle"]["reward"] >= found["model"]["reward"]
+    assert (found["games"], found["episodes"]) == (2, 8)
+    assert main(command) == 0  # again: in place of the one before
+    summary = summarise(run, "stopped")
+    assert [(row["stage"], row["n"]) for row in summary["best_of"]] == [("iteration-1", 4)]
+    shown = table(summary)
+    assert "the best by its outcome (an oracle picks: an upper bound)" in shown
+    assert "8 episodes in place of 2" in shown
+    assert "step reward model fitted to" in shown
+    assert main(["eval", "--model", "embedded", "--best-of", "4"]) == 2
+    assert "ipr eval --dir RUN --iteration K --best-of N" in capsys.readouterr().err
+    for change, said in (
+        (["--best-of", "1"], "--best-of 1 --temperature 1: give 2 or more"),
+        (["--temperature", "0"], "--best-of 4 --temperature 0: give 2 or more, and a temperature above 0"),
+        (["--iteration", "3"], "iteration-3/model"),
+    ):
+        assert main([*command, *change]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_ipr_takes_a_reward_model_and_its_quality_is_told(begun, capsys: pytest.CaptureFixture[str]) -> None:
+    run = begun("algorithm.name=ipr", "algorithm.rewards=model", "env.tasks=8", "algorithm.explore_tasks=8")
+    for iteration in (1, 2):
+        iterate(run, iteration)
+    assert {r.source for r in store.load(run.stage(2) / "step_rewards.parquet", StepReward)} <= {"model", "outcome"}
+    capsys.readouterr()
+    assert main(["reward", "--quality", str(run.folder), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {row["scorer"] for row in found["rows"]} == {"-", "sft", "model"}
+    assert "is judged on what it was fitted to" in found["note"]
+
+
+def test_the_control_takes_as_many_updates_as_it_is_told(begun) -> None:
+    run = begun("algorithm.name=sft", "train.updates=5", "algorithm.iterations=1")
+    iterate(run, 1)
+    record = run.record(1, "train")
+    assert record is not None
+    assert (record["updates"], record["examples"]) == (5, 2)
+    assert (run.record(1, "explore") or {})["episodes"] == 0
+
+
+def test_what_the_step_rewards_of_turns_cost_is_planned() -> None:
+    chat = tiny.make_chat()
+    counted = {}
+    for name in ("ipr", "rloo", "step-rloo"):
+        config = configs.load(None, [*TINY, f"algorithm.name={name}", "algorithm.samples=5"])
+        planned = plan(config, doors.spec(), chat)
+        counted[name] = [planned[f"{what}_per_iteration{most}"] for what, most in COSTS]
+    # Two experts of two steps each; two problems six times, each with three states at most.
+    assert counted == {"ipr": [4, 4 * 2 * 5], "rloo": [12, 0], "step-rloo": [12, 12 * 3 * 5]}
+
+
+def test_a_reward_model_wants_whole_samples() -> None:
+    for setting in ("algorithm.curtail=true", "algorithm.confidence=0.9"):
+        with pytest.raises(configs.IprError, match=r"algorithm\.rewards.*rewards=monte_carlo"):
+            configs.load(None, ["algorithm.rewards=model", setting])
