@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,11 @@ def heldout(run: Run, spec: EnvSpec) -> dict[str, list[str]]:
 
 def whole_episodes(task_ids: list[str]) -> list[Job]:
     return [Job(Prefix(task_id)) for task_id in task_ids]
+
+
+def artifact_key(run: Run, what: str) -> str:
+    """A key that Prefect takes (lower-case letters, digits, dashes), for any name of a run."""
+    return re.sub("[^a-z0-9]+", "-", f"{run.name}-{what}".lower()).strip("-")
 
 
 def eval_file(run: Run, iteration: int, split: str) -> Path:

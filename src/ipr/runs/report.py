@@ -51,13 +51,22 @@ def warnings(summary: dict[str, Any]) -> list[str]:
     return [f"WARNING: {line}" for line in summary.get("warnings", [])]
 
 
+def verdict(decision: dict[str, Any]) -> str:
+    """What was decided of the champion, and why, in words."""
+    if decision["promote"]:
+        return f"Champion: {decision['stage']} is promoted: {decision['why']}."
+    word = "is to be promoted" if decision.get("outcome") == "waits" else "is not promoted"
+    return f"Champion: {decision['stage']} {word}: {decision['why']}."
+
+
 def sentences(summary: dict[str, Any]) -> list[str]:
-    """The paired comparisons in words."""
+    """The paired comparisons and the verdict on the champion in words."""
+    decision = summary.get("champion")
     return [
         f"{c['b']} against {c['a']}: {100 * c['difference']:+.1f} points {_interval(c['interval'])}"
         f" on {c['games']} games ({c['win']} won, {c['tie']} equal, {c['lose']} lost; p = {c['p']:.3f})"
         for c in summary["comparisons"]
-    ]
+    ] + ([decision["verdict"]] if decision else [])
 
 
 def plot(summary: dict[str, Any], write: Callable[[Any], Any]) -> None:

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 from ipr import evaluate, store
-from ipr.runs import ITERATION
+from ipr.runs import ITERATION, report
 from ipr.runs.run import Run, stage_name
 from ipr.types import Trajectory
 
@@ -28,6 +28,7 @@ def summarise(run: Run, status: str, links: dict[str, str] | None = None) -> dic
         "reported": stage_name(reported) if reported is not None else None,
         "stages": stages,
         "comparisons": [_comparison(run, 0, k) for k in iterations if k > 0],
+        "champion": _champion(run),
         "warnings": [line for k in iterations for line in _full(run, k)],
         "seconds": round(sum(s["seconds"] for s in stages), 1),
         "links": links or {},
@@ -65,6 +66,14 @@ def _stage(run: Run, k: int) -> dict[str, Any]:
         "seconds": round(sum(record.get("seconds", 0.0) for record in records.values()), 1),
         "seconds_by_task": {task: record["seconds"] for task, record in records.items() if record},
     }
+
+
+def _champion(run: Run) -> dict[str, Any] | None:
+    """What was decided of the champion, the "verdict" in words; None before that."""
+    record = run.record(run.config.algorithm.iterations, "champion")
+    if record is None:
+        return None
+    return {k: v for k, v in record.items() if k not in ("profile", "seconds")} | {"verdict": report.verdict(record)}
 
 
 def _full(run: Run, k: int) -> list[str]:

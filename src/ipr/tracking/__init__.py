@@ -10,10 +10,19 @@ from pathlib import Path
 
 from ipr.config import TrackConfig
 from ipr.tracking.events import Events
-from ipr.tracking.registry import champion_info, lineage, restore_data
-from ipr.tracking.view import links, sync
+from ipr.tracking.registry import champion_info, champion_page, lineage, promote, restore_data, roll_back
+from ipr.tracking.view import Sent, links, sync
 
-__all__ = ["Tracker", "champion_info", "lineage", "links", "restore_data"]
+__all__ = [
+    "Tracker",
+    "champion_info",
+    "champion_page",
+    "lineage",
+    "links",
+    "promote",
+    "restore_data",
+    "roll_back",
+]
 
 
 class Tracker(Events):
@@ -28,3 +37,7 @@ class Tracker(Events):
         if not self.config.enabled or not self.events:
             return True
         return sync(self.events, self.folder, self.config, self.root)
+
+    def refused(self, event: str) -> str | None:
+        """Why MLflow will never take an event; None where it took it, or was not asked yet."""
+        return Sent(self.folder / "mlflow.json", self.config, self.root).refused.get(event)

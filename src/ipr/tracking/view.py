@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from ipr import store
-from ipr.config import TrackConfig
+from ipr.config import TrackConfig, public
 from ipr.runs.run import stage_name
 from ipr.tracking import registry
-from ipr.tracking.client import Refused, connect, cut, final, first_words, public, tracking_uri
+from ipr.tracking.client import Refused, connect, cut, final, first_words, tracking_uri
 from ipr.tracking.events import Event, Kind
 from ipr.types import IprError
 
@@ -91,12 +91,14 @@ class Sent:
         self.count: int = state["sent"]
         """Events sent."""
         self.experiment_id: str | None = state["experiment"]
+        self.refused: dict[str, str] = state.get("refused", {})
+        """What MLflow will never take: event -> its words."""
         self.runs: dict[int | None, str] = {None if k == "None" else int(k): v for k, v in state["runs"].items()}
         """MLflow's run of each iteration; of None the run itself."""
 
     def save(self) -> None:
         runs = {str(k): v for k, v in self.runs.items()}
-        state = {"sent": self.count, "experiment": self.experiment_id, "runs": runs}
+        state = {"sent": self.count, "experiment": self.experiment_id, "runs": runs, "refused": self.refused}
         store.write_json(self.path, self._everything() | {self._key: state})
 
     def _everything(self) -> dict[str, Any]:
@@ -114,16 +116,17 @@ class _View:
         sent = self.sent
         if sent.runs and not self._known(sent.runs[None]):
             sent.runs.clear()  # the database is another one than before: everything again
+            sent.refused.clear()
             sent.count = 0
         sent.experiment_id = _experiment(self.client, sent)
         self._offer_ranking()
-        refused = []
+        before = len(sent.refused)
         for batch in _batches(self.events[sent.count :]):
-            refused += self._deliver(batch)
+            sent.refused |= self._deliver(batch)
             sent.count += len(batch)
             sent.save()
-        if refused:
-            log.warning("MLflow refused %d events, e.g. %s", len(refused), refused[0])
+        if refused := list(sent.refused.items())[before:]:
+            log.warning("MLflow refused %d events, e.g. %s", len(refused), ": ".join(refused[0]))
 
     def _offer_ranking(self) -> None:
         """The view that `links` names: one line a run, best on dev first. MLflow's pages keep shared views as tags."""
@@ -142,8 +145,8 @@ class _View:
         if self.client.get_experiment(experiment).tags.get(tag) != json.dumps(view):
             self.client.set_experiment_tag(experiment, tag, json.dumps(view))
 
-    def _deliver(self, batch: list[Event]) -> list[str]:
-        """Send events of one kind; returns what MLflow will never take. Raises where it may take them later."""
+    def _deliver(self, batch: list[Event]) -> dict[str, str]:
+        """Send events of one kind; returns what MLflow will never take, and why. Raises where it may later."""
         try:
             if batch[0].kind == "metrics":
                 self.metrics(batch)
@@ -153,9 +156,9 @@ class _View:
             if not final(error):
                 raise
             if len(batch) > 1:  # one of them spoils the batch
-                return [line for event in batch for line in self._deliver([event])]
-            return [f"{batch[0].id}: {first_words(error)}"]
-        return []
+                return {k: v for event in batch for k, v in self._deliver([event]).items()}
+            return {batch[0].id: first_words(error)}
+        return {}
 
     def start(self, event: Event) -> None:
         self._make_run(event, self.run_key, {})
@@ -229,14 +232,15 @@ class _View:
         if points:
             self.client.log_batch(run, metrics=points)
         if registry.version_of(self.client, run, tag) is None:
-            registry.register(self.client, self.sent.registered_model, run, model.model_id, tags)
+            text = _described(event, self.client.get_run(self.sent.runs[None]).info.run_name)
+            registry.register(self.client, self.sent.registered_model, run, model.model_id, tags, text)
 
     def champion(self, event: Event) -> None:
         k = _iteration_of(event)
         mine = registry.version_of(self.client, self._run(event), f"{self.run_key}/model/{k}")
         if mine is None:
             raise Refused(f"{stage_name(k)} is no registered model")
-        registry.decide(self.client, self.sent.registered_model, mine, event.data["decision"], event.id)
+        registry.decide(self.client, self.sent.registered_model, mine, event.data["decision"], event.id, event.time)
 
     def status(self, event: Event) -> None:
         if event.data["status"] == "RUNNING":
@@ -281,6 +285,22 @@ _SHOWN_BY: Mapping[Kind, Callable[[_View, Event], None]] = {
     "status": _View.status,
 }
 """What shows an event of each kind but "metrics", of which many are shown at once."""
+
+
+def _described(event: Event, run: str) -> str:
+    """A version's page: what the agent is, what it can, what it was made of."""
+    tags = event.data["tags"]
+    figures = ", ".join(f"{name.replace('dev/', '')} {value:.3g}" for name, value in event.data["metrics"].items())
+    facts = {
+        "base model": tags.get("ipr.base_model"),
+        "preset": tags.get("ipr.preset"),
+        "seed": tags.get("ipr.seed"),
+        "config": tags.get("ipr.config_hash"),
+        "code": tags.get("git.commit", "")[:12] + (" (changed)" if tags.get("git.dirty") == "True" else ""),
+        "data/": tags.get("dvc.data.md5"),
+    }
+    lines = [f"- {name}: `{value}`" for name, value in facts.items() if value]
+    return "\n".join([f"**{stage_name(_iteration_of(event))}** of run **{run}**. On dev: {figures}.", "", *lines])
 
 
 def _iteration_of(event: Event) -> int:
