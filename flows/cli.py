@@ -191,11 +191,12 @@ def deploy(options: argparse.Namespace) -> Any:
     from ipr.config import load
     from ipr.runs.project import defaults, project_root
 
-    start.check_schedules(load(options.preset, options.overrides, _presets()), project_root())
+    config = load(options.preset, options.overrides, _presets())
+    start.check_schedules(config, project_root())
     defaults(project_root())  # before Prefect is imported
     from flows import retrain
 
-    retrain.deploy(options.preset, options.overrides, options.cron, options.name, options.runs)
+    retrain.deploy(options.preset, options.overrides, options.cron, options.name, options.runs, config)
     return None
 
 

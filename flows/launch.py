@@ -21,6 +21,9 @@ from ipr.runs.run import Run, check_space, stage_name
 from ipr.tracking import Tracker, links
 from ipr.types import IprError
 
+TOLD = "ipr_told"
+"""Attribute of an error that an alert was sent of."""
+
 
 def run(folder: Path, config: RunConfig, preset: str, profile: bool = False) -> dict[str, Any]:
     """Run or resume the whole job in `folder`; returns its summary. With `profile` it also says where the time went."""
@@ -71,6 +74,7 @@ def _play(run: Run) -> None:
     except Exception as error:
         _ended(run, "FAILED")
         _tell(run, "failed", " ".join(str(error).split())[:1000] or type(error).__name__)
+        setattr(error, TOLD, True)
         raise
     run.note(complete=True, playing=False)
 

@@ -15,6 +15,7 @@ from prefect.states import Completed, State
 
 from flows.killed import note_process
 from ipr.runs.run import Run
+from ipr.tracking import live
 from tasks.champion import champion
 from tasks.evaluate import evaluate
 from tasks.experts import experts
@@ -64,11 +65,11 @@ def iterate(run_dir: str, iteration: int) -> None:
 def refine(run_dir: str, iterations: int, name: str) -> State[None]:
     """The whole job: SFT, the iterations, and the choice of the champion on the dev split, which the state tells."""
     note_process()
-    begin(Run(run_dir))
-    supervised(run_dir)
-    for iteration in range(1, iterations + 1):
-        iterate(run_dir, iteration)
-    return Completed(message=champion(run_dir, iterations))
+    with live.system_metrics(begin(Run(run_dir))):
+        supervised(run_dir)
+        for iteration in range(1, iterations + 1):
+            iterate(run_dir, iteration)
+        return Completed(message=champion(run_dir, iterations))
 
 
 @flow(name="evaluate", flow_run_name=_of_run("evaluate"), validate_parameters=False)

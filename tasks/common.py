@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from prefect import task
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.logging.handlers import APILogHandler
 
 from ipr import evaluate, models, store
 from ipr.runs import workers
@@ -17,6 +19,20 @@ from ipr.runs.run import Run, stage_name
 from ipr.types import EnvSpec, IprError, Job, More, Prefix, Trajectory
 
 log = logging.getLogger("ipr")
+
+
+def _to_prefect() -> None:
+    """What `ipr` logs while a flow or task runs is in Prefect's logs of it, progress too."""
+    handler = APILogHandler()
+    handler.addFilter(lambda _: FlowRunContext.get() is not None or TaskRunContext.get() is not None)
+    for name in ("ipr", "ipr.progress"):
+        logger = logging.getLogger(name)
+        if not any(isinstance(known, APILogHandler) for known in logger.handlers):
+            logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+
+
+_to_prefect()
 
 SCORER = 0
 """The SFT agent (stage 0) is the scorer and the reference through all iterations."""

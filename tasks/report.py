@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
@@ -11,11 +12,13 @@ from ipr import store
 from ipr.apps.champion import rules
 from ipr.config import flat
 from ipr.data import datasets
+from ipr.data.experts import environment
 from ipr.runs.project import project_root
 from ipr.runs.report import markdown, write_html
 from ipr.runs.run import Run, stage_name
 from ipr.runs.summary import profile, summarise
 from ipr.tracking import Tracker, links
+from ipr.types import Trajectory
 from tasks.common import artifact_key, eval_file, stage_task
 
 
@@ -29,7 +32,11 @@ def report(run_dir: str, iteration: int) -> str:
     text = f"{run.name} after {stage_name(iteration)}"
     create_markdown_artifact(markdown(summary), key=key, description=text)
     report_file = run.folder / "report.html"
-    create_link_artifact(report_file.resolve().as_uri(), key=f"{key}-report", link_text="report.html")
+    shown = links(run.config.track, project_root(), run.folder)
+    if "mlflow run" in shown and "mlflow server" not in shown:  # pages that somebody serves
+        create_link_artifact(shown["mlflow run"], key=f"{key}-mlflow", link_text=f"{run.name} in MLflow")
+    else:
+        create_link_artifact(report_file.resolve().as_uri(), key=f"{key}-report", link_text="report.html")
     return str(report_file)
 
 
@@ -124,7 +131,9 @@ def track(run: Run, iteration: int, summary: dict[str, Any]) -> None:
     _data_sets(run, iteration, tracker)
     tracker.artifact(eval_file(run, iteration, "dev"), iteration)
     dev = {f"dev/{key}": stages[stage_name(iteration)]["dev"][key] for key in ("reward", "success", "steps")}
-    tracker.model(run.model(iteration), iteration, dev, {"ipr.stage": stage_name(iteration)})
+    first = store.load(eval_file(run, iteration, "dev"), Trajectory)[0]
+    asked = [asdict(m) for m in (*environment(run.config.env).prompt, *first.history(0))]
+    tracker.model(run.model(iteration), iteration, dev, {"ipr.stage": stage_name(iteration)}, asked)
     tracker.sync()
 
 

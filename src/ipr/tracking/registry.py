@@ -14,11 +14,11 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from ipr import store
 from ipr.config import TrackConfig
 from ipr.data import datasets
+from ipr.tracking import packaging
 from ipr.tracking.client import Refused, asking, missing
 from ipr.types import IprError
 
@@ -290,10 +290,9 @@ def _bring_model(client: Any, version: Any, root: Path) -> Path:
     from mlflow.artifacts import download_artifacts
 
     model_id = _model_id(version)
-    where = client.get_logged_model(model_id).artifact_location
-    local = Path(urlsplit(where).path if where.startswith("file:") else where)
-    if local.is_dir():
-        return local
+    place = packaging.local(client.get_logged_model(model_id).artifact_location)
+    if place is not None and place.is_dir():
+        return place
     folder = root / "mlflow" / "downloads" / model_id
     if not folder.is_dir():
 
