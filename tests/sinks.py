@@ -21,7 +21,7 @@ class Sink(ThreadingHTTPServer):
 
 
 class _Posts(BaseHTTPRequestHandler):
-    server: Sink
+    server: Sink  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -31,7 +31,7 @@ class _Posts(BaseHTTPRequestHandler):
         self.send_response(200 if self.server.refuse < 0 else 503)
         self.end_headers()
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:
         pass
 
 
@@ -50,7 +50,7 @@ class Mails(socketserver.ThreadingTCPServer):
 
 
 class _Smtp(socketserver.StreamRequestHandler):
-    server: Mails
+    server: Mails  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def handle(self) -> None:
         self.say("220 sink")

@@ -58,7 +58,7 @@ class _Login(BaseHTTPRequestHandler):
         self.send_response(200 if self.headers.get("Authorization") else 401)
         self.end_headers()
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:
         pass
 
 

@@ -300,6 +300,7 @@ class AlertsConfig(_Section):
     """Who is told, once for a run and event. Secrets come from the environment alone."""
 
     on: list[Told] = ["failed", "crashed", "late", "skipped", "worse", "promoted"]
+    """What is told: all of these, or some."""
     webhook: str | None = None
     """URL that an alert is posted to. One that is a secret (Slack's) belongs into IPR_ALERTS_WEBHOOK instead; a token
     in IPR_ALERTS_TOKEN is sent as "Authorization: Bearer"."""
@@ -310,6 +311,7 @@ class AlertsConfig(_Section):
     smtp: str = "smtp://localhost:25"
     """Mail server, smtp:// (STARTTLS where offered) or smtps://; IPR_SMTP_USER and IPR_SMTP_PASSWORD log in."""
     sender: str = "ipr@localhost"
+    """Of the mails."""
     command: str | None = None
     """A program with arguments (no shell) that gets the alert as JSON on standard input."""
     late_minutes: float = Field(default=30, gt=0)

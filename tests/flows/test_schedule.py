@@ -109,7 +109,7 @@ def inside(env: dict[str, str], code: str, **more: str) -> Any:
 
 
 def test_prefect_deploy_and_a_worker_play_the_smoke_run(root: Path, settings: dict[str, str]) -> None:
-    prefect(settings, "work-pool", "create", "ipr", "--type", "process")
+    asked(settings, "/work_pools/", {"name": "ipr", "type": "process"})
     prefect(settings, "deploy", "--all")
     deployments = {d["name"]: d for d in asked(settings, "/deployments/filter", {})}
     assert set(deployments) == {"nightly", "smoke", "evaluate"}

@@ -22,7 +22,7 @@ from ipr import store
 from ipr.config import TrackConfig
 from ipr.data import datasets
 from ipr.runs.project import answers
-from ipr.tracking import Tracker, champion_info, champion_page, lineage, links, promote, restore_data, roll_back
+from ipr.tracking import Tracker, champion_info, champion_page, lineage, links, live, promote, restore_data, roll_back
 from ipr.tracking.client import connect
 from ipr.tracking.events import Kind, read
 from ipr.tracking.view import Sent
@@ -326,7 +326,7 @@ def test_what_a_broken_server_did_not_take_comes_later_once(
         raise ConnectionError("no space on the artifact server")
 
     with monkeypatch.context() as broken:
-        broken.setattr("mlflow.MlflowClient.log_model_artifacts", fail)
+        broken.setattr("mlflow.MlflowClient.finalize_logged_model", fail)
         tracker = Tracker(root / "run", config, root)
         assert not tracker.sync()
     assert "no space on the artifact server" in caplog.text
@@ -336,6 +336,45 @@ def test_what_a_broken_server_did_not_take_comes_later_once(
     found = dump(connect(config, root))
     assert found["logged models"] == ["iteration-1", "sft"]
     assert found["iteration-1"]["metrics"]["train/loss"] == [(1, "1.0"), (2, "0.5")]
+
+
+@integration
+def test_curves_are_there_while_they_are_made(root: Path, config: TrackConfig, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(live, "EVERY", 0.05)
+    tracker = Tracker(root / "run", config, root)
+    tracker.start("toy", {}, {})
+    assert tracker.run_id() is None
+    assert tracker.sync()
+    client = connect(config, root)
+    run = tracker.run_id()
+    assert run is not None
+    assert client.get_run(run).info.status == "RUNNING"  # from the first minute
+    with live.curve(tracker, "train", 1) as log:
+        limit = time.monotonic() + 20
+        for update in (1, 2):
+            log(update, {"loss": 1 / update})
+            while tracker._sent().count < len(tracker.events):
+                assert time.monotonic() < limit
+                time.sleep(0.02)
+        experiment = client.get_experiment_by_name("ipr").experiment_id
+        child = next(r for r in client.search_runs([experiment]) if r.info.run_name == "iteration-1")
+        history = client.get_metric_history(child.info.run_id, "train/loss")
+        assert [(m.step, m.value) for m in history] == [(1, 1.0), (2, 0.5)]
+    assert tracker.sync()  # nobody else is sending any more
+
+
+@integration
+def test_the_machine_s_load_is_in_the_run(root: Path, config: TrackConfig, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    tracker = Tracker(root / "run", config, root)
+    tracker.start("toy", {}, {})
+    with live.system_metrics(tracker):  # MLflow has no such run yet: nothing
+        pass
+    assert tracker.sync()
+    with live.system_metrics(tracker):
+        time.sleep(1)
+    run = connect(config, root).get_run(tracker.run_id())
+    assert run.data.metrics["system/cpu_utilization_percentage"] >= 0
 
 
 @integration

@@ -9,6 +9,7 @@ path or hub name and by hash; the base's weights are not in the package.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -81,6 +82,7 @@ def local(place: str) -> Path | None:
 
 def schema_and_profile(path: Path) -> tuple[str, str] | None:
     """A Parquet file's columns and size as MLflow shows them with a data set; None where it is none."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
     from mlflow.types.utils import _infer_schema
 
@@ -91,7 +93,8 @@ def schema_and_profile(path: Path) -> tuple[str, str] | None:
     if first is None or not first.num_rows:
         return None
     rows = file.metadata.num_rows
-    schema = _infer_schema(first.to_pandas(types_mapper=None).map(_plain))
+    with warnings.catch_warnings(action="ignore"):  # a hint that columns of whole numbers have no missing values
+        schema = _infer_schema(pa.Table.from_batches([first]).to_pandas().map(_plain))
     columns = {"mlflow_colspec": schema.to_dict()}
     profile = {"num_rows": rows, "num_elements": rows * len(file.schema_arrow.names), "bytes": path.stat().st_size}
     return json.dumps(columns), json.dumps(profile)
