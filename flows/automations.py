@@ -73,7 +73,7 @@ def _call(config: AlertsConfig, event: Told) -> Any:
     from prefect.events.actions import CallWebhook, DoNothing
 
     url = alerts.webhook(config)
-    if not url or event not in config.on:
+    if not url or event not in config.events:
         return DoNothing()
     headers = {"Content-Type": "application/json"}
     if token := os.environ.get(alerts.TOKEN):

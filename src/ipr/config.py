@@ -299,7 +299,7 @@ do or gave way to another; its agent is worse than the champion; it is the new c
 class AlertsConfig(_Section):
     """Who is told, once for a run and event. Secrets come from the environment alone."""
 
-    on: list[Told] = ["failed", "crashed", "late", "skipped", "worse", "promoted"]
+    events: list[Told] = ["failed", "crashed", "late", "skipped", "worse", "promoted"]
     """What is told: all of these, or some."""
     webhook: str | None = None
     """URL that an alert is posted to. One that is a secret (Slack's) belongs into IPR_ALERTS_WEBHOOK instead; a token

@@ -84,7 +84,7 @@ def test_slack_s_form_through_an_address_that_is_a_secret(
 
 def test_it_is_tried_again_and_what_was_not_wanted_is_not_told(sink: Sink, tmp_path: Path) -> None:
     sink.refuse = 2
-    config = AlertsConfig(webhook=sink.url, on=["failed"])
+    config = AlertsConfig(webhook=sink.url, events=["failed"])
     assert tell(config, "failed", "n", "x", tmp_path / "book.json") == ["webhook"]
     assert tell(config, "promoted", "n", "x", tmp_path / "book.json") == []
     assert len(sink.got) == 1

@@ -62,7 +62,7 @@ def tell(config: AlertsConfig, event: Told, run: str, words: str, book: Path, **
         key = f"{run}/{event}"
         done = (store.read_json(book) if book.is_file() else {}).get(key, [])
         ways = {name: send for name, send in channels(config).items() if name not in done}
-        if event not in config.on or not ways:
+        if event not in config.events or not ways:
             return []
         alert = {"id": key, "event": event, "run": run, "title": f"ipr: {run} {HEADINGS[event]}", "text": words}
         alert |= {"host": socket.gethostname(), "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())} | facts
