@@ -50,15 +50,18 @@ def _killed(run: Run) -> None:
 
 
 def note_process() -> None:
-    """In a flow: Prefect is told which process plays it, where no worker has said so."""
+    """In a flow: Prefect is told which process plays it, where no worker has said so. Never raises."""
     from prefect.client.orchestration import get_client
     from prefect.context import FlowRunContext
 
     context = FlowRunContext.get()
     if context is None or context.flow_run is None or context.flow_run.infrastructure_pid:
         return
-    with get_client(sync_client=True) as client:
-        client.update_flow_run(context.flow_run.id, infrastructure_pid=f"{socket.gethostname()}:{os.getpid()}")
+    try:
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(context.flow_run.id, infrastructure_pid=f"{socket.gethostname()}:{os.getpid()}")
+    except Exception as error:  # whatever Prefect's client or server raise
+        log.warning("Prefect does not know which process plays this flow: %s", " ".join(str(error).split())[:200])
 
 
 def mend_flows() -> list[UUID]:

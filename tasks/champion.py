@@ -17,7 +17,7 @@ from ipr.runs.run import Run, stage_name
 from ipr.runs.summary import reported_iteration
 from ipr.tracking import Tracker, champion_info
 from ipr.types import IprError, Trajectory
-from tasks.common import artifact_key, eval_file, log, play, stage_task, whole_episodes
+from tasks.common import artifact_key, eval_file, log, play, show, stage_task, whole_episodes
 
 
 @stage_task("champion")
@@ -31,7 +31,7 @@ def champion(run_dir: str, iteration: int) -> str:
     run.drop_shards(iteration)
     words = verdict(found)
     log.info(words)
-    create_markdown_artifact(words, key=artifact_key(run, "champion"), description=f"champion after {run.name}")
+    show(create_markdown_artifact, words, key=artifact_key(run, "champion"), description=f"champion after {run.name}")
     return words
 
 

@@ -115,6 +115,14 @@ def whole_episodes(task_ids: list[str]) -> list[Job]:
     return [Job(Prefix(task_id)) for task_id in task_ids]
 
 
+def show(create: Callable[..., Any], *given: Any, **settings: Any) -> None:
+    """Make a Prefect artifact; one that cannot be made is a warning, as the work is done."""
+    try:
+        create(*given, **settings)
+    except Exception as error:  # whatever its server or client raise
+        log.warning("no artifact on Prefect's pages: %s", " ".join(str(error).split())[:200])
+
+
 def artifact_key(run: Run, what: str) -> str:
     """A key that Prefect takes (lower-case letters, digits, dashes), for any name of a run."""
     return re.sub("[^a-z0-9]+", "-", f"{run.name}-{what}".lower()).strip("-")

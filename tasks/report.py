@@ -19,7 +19,7 @@ from ipr.runs.run import Run, stage_name
 from ipr.runs.summary import profile, summarise
 from ipr.tracking import Tracker, links
 from ipr.types import Trajectory
-from tasks.common import artifact_key, eval_file, stage_task
+from tasks.common import artifact_key, eval_file, show, stage_task
 
 
 @stage_task("report", timeout=3600)
@@ -30,13 +30,13 @@ def report(run_dir: str, iteration: int) -> str:
     track(run, iteration, summary)
     key = artifact_key(run, stage_name(iteration))
     text = f"{run.name} after {stage_name(iteration)}"
-    create_markdown_artifact(markdown(summary), key=key, description=text)
+    show(create_markdown_artifact, markdown(summary), key=key, description=text)
     report_file = run.folder / "report.html"
     shown = links(run.config.track, project_root(), run.folder)
     if "mlflow run" in shown and "mlflow server" not in shown:  # pages that somebody serves
-        create_link_artifact(shown["mlflow run"], key=f"{key}-mlflow", link_text=f"{run.name} in MLflow")
+        show(create_link_artifact, shown["mlflow run"], key=f"{key}-mlflow", link_text=f"{run.name} in MLflow")
     else:
-        create_link_artifact(report_file.resolve().as_uri(), key=f"{key}-report", link_text="report.html")
+        show(create_link_artifact, report_file.resolve().as_uri(), key=f"{key}-report", link_text="report.html")
     return str(report_file)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from ipr import algorithms, models, store
@@ -52,7 +53,8 @@ def fit(
     chat = ChatTokens(tokenizer)
     reference = _reference(run, iteration, chat, rows, config) if losses.get(how.loss).reference else None
     model = models.load_model(start, run.config.model, training=True)
-    with live.curve(Tracker(run.folder, run.config.track, project_root()), "train", iteration) as log_update:
+    tracker = Tracker(run.folder, run.config.track, project_root())
+    with live.curve(tracker, "train", iteration) if run.keeper else nullcontext() as log_update:
         result = timed("training")(trainer.train)(
             model,
             chat,
