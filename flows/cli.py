@@ -193,17 +193,28 @@ def status(options: argparse.Namespace) -> Any:
     return state | {"summary": summary}
 
 
+def champion(options: argparse.Namespace) -> Any:
+    """Show and explain the champion; promote a version by hand, or roll back to the champion before."""
+    from ipr.apps import champion as champions
+
+    found = champions.command(options)
+    if not options.json:
+        print(champions.text(found))
+    return found
+
+
 def deploy(options: argparse.Namespace) -> Any:
     """Serve scheduled retraining from the champion; needs a Prefect server."""
     from ipr.apps import start
     from ipr.config import load
     from ipr.runs.project import defaults, project_root
 
-    start.check_schedules(load(options.preset, options.overrides, _presets()), project_root())
+    config = load(options.preset, options.overrides, _presets())
+    start.check_schedules(config, project_root())
     defaults(project_root())  # before Prefect is imported
     from flows import retrain
 
-    retrain.deploy(options.preset, options.overrides, options.cron, options.name, options.runs)
+    retrain.deploy(options.preset, options.overrides, options.cron, options.name, options.runs, config)
     return None
 
 
@@ -447,6 +458,22 @@ def _parser() -> argparse.ArgumentParser:
     sub = add("status", status)
     sub.add_argument("dir", type=Path, help="a run's folder")
     sub.add_argument("--sync", action="store_true", help="send to MLflow what could not be sent before")
+
+    sub = add("champion", champion)
+    sub.set_defaults(what=None)
+    sub.add_argument("--env", default="alfworld")
+    sub.add_argument("--data", type=Path, help="folder of the real data set, whose agents are another model")
+    kinds = sub.add_subparsers(metavar="WHAT", dest="what")
+    for name, text in {
+        "promote": "Make a version champion by hand.",
+        "rollback": "Make the champion before the present one champion again.",
+    }.items():
+        kind = kinds.add_parser(name, help=text, description=text)
+        if name == "promote":
+            kind.add_argument("version", metavar="MODEL/VERSION", help="e.g. ipr-agent/3, or 3 for the env's model")
+        text = "kept in the registry, with your name"
+        kind.add_argument("--reason", required=name == "promote", default="rolled back by hand", help=text)
+        kind.add_argument("--json", action="store_true", default=argparse.SUPPRESS)
 
     sub = add("deploy", deploy)
     sub.add_argument("preset", nargs="?", default="quick")

@@ -9,16 +9,20 @@ import importlib
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ipr import policies
 from ipr.apps import champion, start
 from ipr.apps.chosen_model import base_of
-from ipr.config import RunConfig
-from ipr.runs import ITERATION, workers
+from ipr.config import RunConfig, Told
+from ipr.runs import ITERATION, alerts, workers
 from ipr.runs.project import defaults, project_root
 from ipr.runs.run import Run, check_space, stage_name
+from ipr.tracking import Tracker, links
 from ipr.types import IprError
+
+TOLD = "ipr_told"
+"""Attribute of an error that an alert was sent of."""
 
 
 def run(folder: Path, config: RunConfig, preset: str, profile: bool = False) -> dict[str, Any]:
@@ -37,16 +41,59 @@ def run(folder: Path, config: RunConfig, preset: str, profile: bool = False) -> 
         if profile:
             run.note(profile=True)
         if not run.manifest.get("complete"):
-            from flows.refine import refine
-
-            start.end_orphans()
-            os.environ[start.STARTED_BY] = str(os.getpid())
-            with workers.opened(config.rollout):
-                refine(str(folder.resolve()), config.algorithm.iterations, run.name)
-            run.note(complete=True)
+            _play(run)
         from tasks.report import finish
 
-        return finish(run)
+        summary = finish(run)
+        if (decision := summary["champion"]) and decision["outcome"] in ("promoted", "worse"):
+            _tell(run, decision["outcome"], decision["verdict"])
+        return summary
+
+
+def _play(run: Run) -> None:
+    """The flow, and what is to be said where it does not come to its end."""
+    from prefect import tags
+
+    from flows import killed
+    from flows.refine import refine
+
+    start.end_orphans()
+    os.environ[start.STARTED_BY] = str(os.getpid())
+    if run.keeper:
+        killed.mend_runs(run.folder)
+        killed.mend_flows()
+    run.note(playing=True)
+    config = run.config
+    about = {"env": config.env.name, "preset": run.manifest.get("preset") or "none", "method": config.algorithm.name}
+    try:
+        with workers.opened(config.rollout), tags("ipr", *(f"{key}:{value}" for key, value in about.items())):
+            refine(str(run.folder.resolve()), config.algorithm.iterations, run.name)
+    except KeyboardInterrupt:
+        _ended(run, "KILLED")
+        raise
+    except Exception as error:
+        _ended(run, "FAILED")
+        _tell(run, "failed", " ".join(str(error).split())[:1000] or type(error).__name__)
+        setattr(error, TOLD, True)
+        raise
+    run.note(complete=True, playing=False)
+
+
+def _ended(run: Run, status: Literal["FAILED", "KILLED"]) -> None:
+    run.note(playing=False)
+    if run.keeper:
+        tracker = Tracker(run.folder, run.config.track, project_root())
+        tracker.end(status)
+        tracker.sync()
+
+
+def _tell(run: Run, event: Told, words: str) -> None:
+    if not run.keeper:
+        return
+    shown = links(run.config.track, project_root(), run.folder)
+    facts = {"env": run.config.env.name, "preset": run.manifest.get("preset"), "folder": str(run.folder.resolve())}
+    link = shown.get("mlflow run") if "mlflow server" not in shown else None  # a page that nobody serves is no link
+    alerts.tell(run.config.alerts, event, run.name, words, run.folder / alerts.BOOK, link=link, **facts)
 
 
 def one_task(folder: Path, name: str, iteration: int) -> dict[str, Any]:

@@ -11,15 +11,18 @@ from pathlib import Path
 
 from prefect import flow
 from prefect.runtime import flow_run
+from prefect.states import Completed, State
 
+from flows.killed import note_process
 from ipr.runs.run import Run
+from ipr.tracking import live
 from tasks.champion import champion
 from tasks.evaluate import evaluate
 from tasks.experts import experts
 from tasks.explore import explore
 from tasks.pairs import pairs
 from tasks.publish import ensure_data, publish
-from tasks.report import report
+from tasks.report import begin, report
 from tasks.reward import reward
 from tasks.sft import sft
 from tasks.train import train
@@ -59,12 +62,14 @@ def iterate(run_dir: str, iteration: int) -> None:
 
 
 @flow(name="refine", flow_run_name="refine-{name}", validate_parameters=False)
-def refine(run_dir: str, iterations: int, name: str) -> None:
-    """The whole job: SFT, the iterations, and the choice of the champion on the dev split."""
-    supervised(run_dir)
-    for iteration in range(1, iterations + 1):
-        iterate(run_dir, iteration)
-    champion(run_dir, iterations)
+def refine(run_dir: str, iterations: int, name: str) -> State[None]:
+    """The whole job: SFT, the iterations, and the choice of the champion on the dev split, which the state tells."""
+    note_process()
+    with live.system_metrics(begin(Run(run_dir))):
+        supervised(run_dir)
+        for iteration in range(1, iterations + 1):
+            iterate(run_dir, iteration)
+        return Completed(message=champion(run_dir, iterations))
 
 
 @flow(name="evaluate", flow_run_name=_of_run("evaluate"), validate_parameters=False)

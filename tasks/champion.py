@@ -2,64 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from prefect.artifacts import create_markdown_artifact
+
 from ipr import store
+from ipr.apps.champion import games_of, judge, rules
 from ipr.data.experts import environment
-from ipr.evaluate import better, compare
 from ipr.runs.project import project_root
+from ipr.runs.report import verdict
 from ipr.runs.run import Run, stage_name
 from ipr.runs.summary import reported_iteration
 from ipr.tracking import Tracker, champion_info
 from ipr.types import IprError, Trajectory
-from tasks.common import eval_file, play, stage_task, whole_episodes
+from tasks.common import artifact_key, eval_file, log, play, show, stage_task, whole_episodes
 
 
 @stage_task("champion")
-def champion(run_dir: str, iteration: int) -> dict:
-    """Decide and record; returns the decision. `iteration` is the run's last."""
+def champion(run_dir: str, iteration: int) -> str:
+    """Decide, record, and move the alias where it is to be moved; returns the verdict in words.
+
+    `iteration` is the run's last.
+    """
     run = Run(run_dir)
-
-    def work() -> dict:
-        reported = reported_iteration(run)
-        assert reported is not None
-        mine = store.load(eval_file(run, reported, "dev"), Trajectory)
-        decision = {"iteration": reported, "stage": stage_name(reported), "promote": False}
-        try:
-            present = champion_info(run.config.track, project_root()) if run.config.track.enabled else None
-            if present is None:
-                decision |= {"promote": True, "why": "first champion"}
-            else:
-                theirs = theirs_on(run, iteration, present, [t.task_id for t in mine])
-                decision |= _against(theirs, mine, run.config.eval.bootstrap) | {"champion": present["version"]}
-        except IprError as error:  # the alias stays where it is; the run does not fail for a tracker that is down
-            return decision | {"why": str(error)}
-        Tracker(run.folder, run.config.track, project_root()).champion(decision)
-        return decision
-
-    found = run.once(iteration, "champion", work)
+    found = run.once(iteration, "champion", lambda: decided(run, iteration))
     run.drop_shards(iteration)
-    return found
+    words = verdict(found)
+    log.info(words)
+    show(create_markdown_artifact, words, key=artifact_key(run, "champion"), description=f"champion after {run.name}")
+    return words
 
 
-def theirs_on(run: Run, iteration: int, present: Mapping[str, Any], ids: list[str]) -> list[Trajectory]:
-    """The present champion's episodes on the dev games `ids`: as logged, or played now where it was measured on others.
+def decided(run: Run, iteration: int) -> dict[str, Any]:
+    """The decision, and what came of it in MLflow."""
+    track = run.config.track
+    reported = reported_iteration(run)
+    assert reported is not None
+    decision: dict[str, Any] = {"iteration": reported, "stage": stage_name(reported)}
+    if not track.enabled:
+        return decision | {"promote": False, "outcome": "kept", "why": "nothing is tracked (track.enabled=false)"}
+    mine = store.load(eval_file(run, reported, "dev"), Trajectory)
+    try:
+        present = champion_info(track, project_root())
+        theirs = theirs_on(run, iteration, present, mine) if present else None
+    except IprError as error:  # the alias stays where it is; the run does not fail for a tracker that is down
+        return decision | {"promote": False, "outcome": "kept", "why": str(error)}
+    decision |= judge(track, mine, theirs, present["version"] if present else None, run.config.eval.bootstrap)
+    if present:
+        decision["champion"] = present["version"]
+    tracker = Tracker(run.folder, track, project_root())
+    tracker.champion(decision | {"by": f"run {run.name}"})
+    return decision | came_of(tracker, decision)
+
+
+def came_of(tracker: Tracker, decision: Mapping[str, Any]) -> dict[str, Any]:
+    """Whether the alias did move: MLflow may be down by now, or the champion may be another one."""
+    if not decision["promote"]:
+        tracker.sync()
+        return {}
+    if not tracker.sync():
+        why = f"{decision['why']}; MLflow does not answer, so the alias moves with the next `ipr status RUN --sync`"
+        return {"promote": False, "outcome": "waits", "why": why}
+    if refused := tracker.refused(f"champion/{decision['iteration']}/{decision.get('champion')}"):
+        return {"promote": False, "outcome": "kept", "why": refused}
+    return {}
+
+
+def theirs_on(run: Run, iteration: int, present: Mapping[str, Any], mine: Sequence[Trajectory]) -> list[Trajectory]:
+    """The present champion's episodes on the dev games of `mine`: as logged, or played now where it was measured on
+    others, or by other rules.
 
     On what was logged where that is of another environment or other data: there the two cannot be compared.
     """
     logged = store.load(present["dev"], Trajectory) if present["dev"] else []
     games = {t.task_id for t in logged}
-    if not games or games == set(ids) or not games <= set(environment(run.config.env).task_ids("dev")):
+    by_these_rules = present.get("tags", {}).get("ipr.rules") in (None, rules(run.config))
+    if games_of(logged) == games_of(mine) and by_these_rules:
+        return logged
+    if not games or not games <= set(environment(run.config.env).task_ids("dev")):
         return logged
     playing = play(run, iteration, f"champion-{present['version']}", Path(present["folder"]), 0.0)
-    return playing(whole_episodes(ids))
-
-
-def _against(theirs: list[Trajectory], mine: list[Trajectory], resamples: int) -> dict:
-    if {t.task_id for t in theirs} != {t.task_id for t in mine}:
-        return {"promote": False, "why": "the champion is of other games; compare by hand: ipr compare"}
-    found = compare(theirs, mine, resamples, 0)
-    promote = better(found)
-    return {"promote": promote, "why": "better on dev" if promote else "not better on dev", "comparison": found}
+    return playing(whole_episodes([t.task_id for t in mine]))

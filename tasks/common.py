@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from prefect import task
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.logging.handlers import APILogHandler
 
 from ipr import evaluate, models, store
 from ipr.runs import workers
@@ -16,6 +19,20 @@ from ipr.runs.run import Run, stage_name
 from ipr.types import EnvSpec, IprError, Job, More, Prefix, Trajectory
 
 log = logging.getLogger("ipr")
+
+
+def _to_prefect() -> None:
+    """What `ipr` logs while a flow or task runs is in Prefect's logs of it, progress too."""
+    handler = APILogHandler()
+    handler.addFilter(lambda _: FlowRunContext.get() is not None or TaskRunContext.get() is not None)
+    for name in ("ipr", "ipr.progress"):
+        logger = logging.getLogger(name)
+        if not any(isinstance(known, APILogHandler) for known in logger.handlers):
+            logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+
+
+_to_prefect()
 
 SCORER = 0
 """The SFT agent (stage 0) is the scorer and the reference through all iterations."""
@@ -96,6 +113,19 @@ def heldout(run: Run, spec: EnvSpec) -> dict[str, list[str]]:
 
 def whole_episodes(task_ids: list[str]) -> list[Job]:
     return [Job(Prefix(task_id)) for task_id in task_ids]
+
+
+def show(create: Callable[..., Any], *given: Any, **settings: Any) -> None:
+    """Make a Prefect artifact; one that cannot be made is a warning, as the work is done."""
+    try:
+        create(*given, **settings)
+    except Exception as error:  # whatever its server or client raise
+        log.warning("no artifact on Prefect's pages: %s", " ".join(str(error).split())[:200])
+
+
+def artifact_key(run: Run, what: str) -> str:
+    """A key that Prefect takes (lower-case letters, digits, dashes), for any name of a run."""
+    return re.sub("[^a-z0-9]+", "-", f"{run.name}-{what}".lower()).strip("-")
 
 
 def eval_file(run: Run, iteration: int, split: str) -> Path:

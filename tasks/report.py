@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.runtime import flow_run
 
 from ipr import store
+from ipr.apps.champion import rules
 from ipr.config import flat
 from ipr.data import datasets
+from ipr.data.experts import environment
 from ipr.runs.plots import STEP_REWARDS
 from ipr.runs.project import project_root
 from ipr.runs.report import markdown, write_html
 from ipr.runs.run import Run, stage_name
 from ipr.runs.summary import profile, summarise
 from ipr.tracking import Tracker, links
-from tasks.common import eval_file, stage_task
+from ipr.types import Trajectory
+from tasks.common import artifact_key, eval_file, show, stage_task
 
 
 @stage_task("report", timeout=3600)
@@ -26,11 +30,15 @@ def report(run_dir: str, iteration: int) -> str:
     run = Run(run_dir)
     summary = write(run, "running")
     track(run, iteration, summary)
-    key = f"{run.name}-{stage_name(iteration)}".lower().replace("_", "-").replace(".", "-")
+    key = artifact_key(run, stage_name(iteration))
     text = f"{run.name} after {stage_name(iteration)}"
-    create_markdown_artifact(markdown(summary), key=key, description=text)
+    show(create_markdown_artifact, markdown(summary), key=key, description=text)
     report_file = run.folder / "report.html"
-    create_link_artifact(report_file.resolve().as_uri(), key=f"{key}-report", link_text="report.html")
+    shown = links(run.config.track, project_root(), run.folder)
+    if "mlflow run" in shown and "mlflow server" not in shown:  # pages that somebody serves
+        show(create_link_artifact, shown["mlflow run"], key=f"{key}-mlflow", link_text=f"{run.name} in MLflow")
+    else:
+        show(create_link_artifact, report_file.resolve().as_uri(), key=f"{key}-report", link_text="report.html")
     return str(report_file)
 
 
@@ -71,6 +79,9 @@ def finish(run: Run) -> dict[str, Any]:
     k, best = next((k, s) for k, s in enumerate(summary["stages"], -1) if s["name"] == summary["reported"])
     found = {f"reported/{split}/{key}": best[split][key] for split in ("dev", "test") for key in ("reward", "success")}
     tracker.metrics(found | {"reported/iteration": k}, step=k)
+    tracker.tags({"mlflow.note.content": markdown(summary)})
+    if decision := summary["champion"]:
+        tracker.tags({"champion.verdict": decision["verdict"]})
     if md5 := run.manifest.get("data", {}).get("md5"):
         tracker.dataset("data", project_root() / "data", md5, "output")
     tracker.end("FINISHED")
@@ -78,8 +89,8 @@ def finish(run: Run) -> dict[str, Any]:
     return summary
 
 
-def track(run: Run, iteration: int, summary: dict[str, Any]) -> None:
-    """Append the events of a stage and send them; a server that is down costs a warning, not the run."""
+def begin(run: Run) -> Tracker:
+    """MLflow has the run from the first minute on, and again where it goes on."""
     tracker = Tracker(run.folder, run.config.track, project_root())
     manifest = run.manifest
     tracker.start(
@@ -91,15 +102,23 @@ def track(run: Run, iteration: int, summary: dict[str, Any]) -> None:
             "ipr.preset": manifest.get("preset"),
             "ipr.run_folder": run.name,
             "ipr.base_model": manifest.get("base"),
+            "ipr.rules": rules(run.config),
             "git.commit": manifest.get("git", {}).get("commit"),
             "git.dirty": manifest.get("git", {}).get("dirty"),
             "scorer.hash": manifest.get("scorer"),
             "prefect.flow_run_id": flow_run.get_id(),
             "prefect.root_flow_run_id": flow_run.get_root_flow_run_id(),
             "mlflow.source.name": f"ipr run {manifest.get('preset', '')}".strip(),
-            "mlflow.note.content": markdown(summary),
         },
     )
+    tracker.sync()
+    return tracker
+
+
+def track(run: Run, iteration: int, summary: dict[str, Any]) -> None:
+    """Append the events of a stage and send them; a server that is down costs a warning, not the run."""
+    tracker = begin(run)
+    tracker.tags({"mlflow.note.content": markdown(summary)})
     stages = {stage["name"]: stage for stage in summary["stages"]}
     for k in (-1, 0) if iteration == 0 else (iteration,):
         if stage_name(k) in stages:
@@ -113,7 +132,9 @@ def track(run: Run, iteration: int, summary: dict[str, Any]) -> None:
     _data_sets(run, iteration, tracker)
     tracker.artifact(eval_file(run, iteration, "dev"), iteration)
     dev = {f"dev/{key}": stages[stage_name(iteration)]["dev"][key] for key in ("reward", "success", "steps")}
-    tracker.model(run.model(iteration), iteration, dev, {"ipr.stage": stage_name(iteration)})
+    first = store.load(eval_file(run, iteration, "dev"), Trajectory)[0]
+    asked = [asdict(m) for m in (*environment(run.config.env).prompt, *first.history(0))]
+    tracker.model(run.model(iteration), iteration, dev, {"ipr.stage": stage_name(iteration)}, asked)
     tracker.sync()
 
 

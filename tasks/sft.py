@@ -22,6 +22,7 @@ def sft(run_dir: str, iteration: int = 0) -> str:
         if run.config.sft.epochs == 0:
             config = run.config.model
             models.save_model(models.load_model(base, config), models.load_tokenizer(base, config.date), run.model(0))
+            models.share_weights(run.model(0), models.resolve(base))
             return {"updates": 0}
         return fit(run, iteration, TRAINING, [demonstration(expert) for expert in experts(run)])
 

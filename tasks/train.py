@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from ipr import algorithms, models, store
@@ -11,8 +12,10 @@ from ipr.algorithms import Training
 from ipr.data.experts import environment
 from ipr.profiling import timed
 from ipr.runs.progress import progress
+from ipr.runs.project import project_root
 from ipr.runs.run import Run, stage_name
 from ipr.tokens import ChatTokens
+from ipr.tracking import Tracker, live
 from ipr.training import losses, trainer
 from ipr.types import Demonstration, PreferencePair, derive_seed
 from tasks.common import SCORER, base_path, log, stage_task, wait_for_all
@@ -33,7 +36,7 @@ def train(run_dir: str, iteration: int) -> str:
         last, before = iteration - 1, run.model(iteration - 1)
         log.warning("iteration %d: no %s, so the model of iteration %d goes on unchanged", iteration, kind, last)
         if run.keeper:
-            store.replace_folder(run.model(iteration), lambda aside: shutil.copytree(before, aside, dirs_exist_ok=True))
+            store.replace_folder(run.model(iteration), lambda aside: models.copy_files(before, aside))
         return {"updates": 0}
 
     run.once(iteration, "train", work)
@@ -50,19 +53,22 @@ def fit(
     chat = ChatTokens(tokenizer)
     reference = _reference(run, iteration, chat, rows, config) if losses.get(how.loss).reference else None
     model = models.load_model(start, run.config.model, training=True)
-    result = timed("training")(trainer.train)(
-        model,
-        chat,
-        rows,
-        prompt,
-        how.loss,
-        config,
-        reference=reference,
-        max_length=run.config.model.max_length,
-        seed=derive_seed(run.config.seed, how.section, iteration),
-        out=run.stage(iteration) / "checkpoint",
-        progress=progress(f"{stage_name(iteration)} train", "updates"),
-    )
+    tracker = Tracker(run.folder, run.config.track, project_root())
+    with live.curve(tracker, "train", iteration) if run.keeper else nullcontext() as log_update:
+        result = timed("training")(trainer.train)(
+            model,
+            chat,
+            rows,
+            prompt,
+            how.loss,
+            config,
+            reference=reference,
+            max_length=run.config.model.max_length,
+            seed=derive_seed(run.config.seed, how.section, iteration),
+            out=run.stage(iteration) / "checkpoint",
+            log=log_update,
+            progress=progress(f"{stage_name(iteration)} train", "updates"),
+        )
     if run.keeper:
         models.save_model(model, tokenizer, run.model(iteration))
         shutil.rmtree(run.stage(iteration) / "checkpoint", ignore_errors=True)

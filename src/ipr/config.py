@@ -10,10 +10,12 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from datetime import date as Date
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit, urlunsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
@@ -27,6 +29,20 @@ DATE = "2024-07-26"
 REGISTERED = "ipr-agent"
 BASES = Path(__file__).parent / "models" / "embedded"
 """The small base models shipped with the package, each in a folder named after its environment."""
+
+
+def public(uri: str) -> str:
+    """An address without its password, nor a user that is a token: to be shown."""
+    parts = urlsplit(uri)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else uri
+
+
+def without_secret(uri: str | None, instead: str, *, user: bool = False) -> str | None:
+    """`uri`. Raises ValueError, naming what to set `instead`, where it holds a password, or a user unless allowed."""
+    who, at, _ = urlsplit(uri or "").netloc.rpartition("@")
+    if at and (not user or ":" in who):
+        raise ValueError(f"no user or password in an address, it would be written to the run's files; set {instead}")
+    return uri
 
 
 class _Section(BaseModel):
@@ -48,6 +64,11 @@ class EnvConfig(_Section):
     """Parquet of expert trajectories (`ipr data import`), in place of the environment's own; null makes them."""
     tasks: int = Field(default=2851, ge=1)
     """Problems of the train split that have expert trajectories and are explored (fewer when there are fewer)."""
+
+    @field_validator("server")
+    @classmethod
+    def _no_secret(cls, value: str | None) -> str | None:
+        return without_secret(value, "IPR_MYSQL_PASSWORD", user=True)
 
 
 class LoraConfig(_Section):
@@ -218,6 +239,11 @@ class RolloutConfig(_Section):
     scheduler: str | None = None
     """Address of a running Dask scheduler (tcp://host:8786) whose workers play instead. Decides no result."""
 
+    @field_validator("endpoint", "scheduler")
+    @classmethod
+    def _no_secret(cls, value: str | None, info: ValidationInfo) -> str | None:
+        return without_secret(value, "OPENAI_API_KEY" if info.field_name == "endpoint" else "Dask's own settings")
+
 
 class EvalConfig(_Section):
     games: int = Field(default=200, ge=1)
@@ -250,6 +276,14 @@ class EndpointConfig(_Section):
     parameters: dict[str, Any] = {}
     """More fields of every request, e.g. {reasoning_effort: low}; null leaves out one of ours: {temperature: null}."""
 
+    @field_validator("parameters")
+    @classmethod
+    def _no_secret(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if re.search("key$|secret|password|authorization|^token", name, re.IGNORECASE):
+                raise ValueError(f"'{name}' looks like a secret; a key comes from OPENAI_API_KEY alone")
+        return value
+
 
 class TrackConfig(_Section):
     uri: str | None = None
@@ -260,6 +294,54 @@ class TrackConfig(_Section):
     environments, and of generated and real data, are different models: the default is "ipr-agent" for ALFWorld's
     generated games, "ipr-agent-sql", "ipr-agent-sql-real" and the like for the others."""
     enabled: bool = True
+    promote: bool = True
+    """Whether the run's agent may become champion. The preset `smoke` says false."""
+    min_dev_reward: float = 0.1
+    """Mean reward on dev without which an agent never becomes champion, even where there is none yet."""
+
+    @field_validator("uri")
+    @classmethod
+    def _no_secret(cls, value: str | None) -> str | None:
+        return without_secret(
+            value,
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (a database: the whole"
+            " address in MLFLOW_TRACKING_URI)",
+        )
+
+
+Told = Literal["failed", "crashed", "late", "skipped", "worse", "promoted"]
+"""What may be told: a run ended with an error; its process was killed; a scheduled run started late; one had nothing to
+do or gave way to another; its agent is worse than the champion; it is the new champion."""
+
+
+class AlertsConfig(_Section):
+    """Who is told, once for a run and event. Secrets come from the environment alone."""
+
+    events: list[Told] = ["failed", "crashed", "late", "skipped", "worse", "promoted"]
+    """What is told: all of these, or some."""
+    webhook: str | None = None
+    """URL that an alert is posted to. One that is a secret (Slack's) belongs into IPR_ALERTS_WEBHOOK instead; a token
+    in IPR_ALERTS_TOKEN is sent as "Authorization: Bearer"."""
+    form: Literal["json", "slack"] = "json"
+    """What is posted: all fields as JSON, or {"text": ...} as Slack, Mattermost and Teams take it."""
+    email: list[str] = []
+    """Addresses that get a mail, through `smtp`."""
+    smtp: str = "smtp://localhost:25"
+    """Mail server, smtp:// (STARTTLS where offered) or smtps://; IPR_SMTP_USER and IPR_SMTP_PASSWORD log in."""
+    sender: str = "ipr@localhost"
+    """Of the mails."""
+    command: str | None = None
+    """A program with arguments (no shell) that gets the alert as JSON on standard input."""
+    late_minutes: float = Field(default=30, gt=0)
+    """A scheduled run that starts more minutes after its time is late."""
+
+    @field_validator("webhook", "smtp")
+    @classmethod
+    def _no_secret(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value and "hooks.slack.com" in value:
+            raise ValueError("Slack's address is a secret: leave the key out and set IPR_ALERTS_WEBHOOK")
+        names = {"webhook": "IPR_ALERTS_WEBHOOK (the whole address)", "smtp": "IPR_SMTP_USER and IPR_SMTP_PASSWORD"}
+        return without_secret(value, names[str(info.field_name)])
 
 
 class DataConfig(_Section):
@@ -273,6 +355,7 @@ _DECIDE_NOTHING: Any = {
     "endpoint": True,
     "track": True,
     "data": True,
+    "alerts": True,
     "rollout": {"endpoint", "workers", "scheduler"},
     "algorithm": {"cache"},
 }
@@ -291,6 +374,7 @@ class RunConfig(_Section):
     endpoint: EndpointConfig = EndpointConfig()
     track: TrackConfig = TrackConfig()
     data: DataConfig = DataConfig()
+    alerts: AlertsConfig = AlertsConfig()
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(), sort_keys=False)
@@ -353,7 +437,13 @@ def validate(tree: dict[str, Any], where: str) -> RunConfig:
             near = difflib.get_close_matches(key, list(keys()), n=1, cutoff=0.5)
             hint = f"; did you mean '{near[0]}'?" if near else "; see `ipr run --help-config` for all keys"
             raise IprError(f"{where}: unknown key '{key}'{hint}") from None
-        raise IprError(f"{where}: {key}: {first['msg']} (got {first['input']!r})") from None
+        raise IprError(f"{where}: {key}: {first['msg']} (got {_shown(first['input'])})") from None
+
+
+def _shown(value: Any) -> str:
+    """What was given, without what may be a secret."""
+    text = public(value) if isinstance(value, str) else value
+    return "a secret" if "hooks.slack.com" in str(value) or isinstance(value, dict) else repr(text)
 
 
 def keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> dict[str, str]:

@@ -32,6 +32,8 @@ TINY = [
     "rollout.max_new_tokens=24",
     "rollout.shard=16",
     "train.checkpoint_every=1",
+    "track.promote=true",  # smoke's own agents are no champions
+    "track.min_dev_reward=0",
 ]
 
 
@@ -95,6 +97,9 @@ def test_the_loop_makes_what_it_promises(root: Path, whole: dict) -> None:
         assert (stage / "model" / "model.safetensors").is_file()
     for name in ("config.yaml", "manifest.json", "summary.json", "report.html", "metrics.json", "plots/learning.png"):
         assert (run / name).is_file()
+    verdict = whole["champion"]["verdict"]
+    assert re.match(r"Champion: (sft|iteration-\d) is promoted: first champion, dev reward", verdict)
+    assert verdict in (run / "report.html").read_text()
     assert "http" not in (run / "report.html").read_text().replace("http://www.w3.org", "").split("<svg")[0]
 
 
@@ -130,11 +135,10 @@ def test_a_champion_measured_on_other_dev_games_plays_the_runs(root: Path, whole
 
     run = Run(shutil.copytree(root / "runs" / "whole", tmp_path / "run"))
     mine = store.load(run.stage(0) / "eval" / "dev.parquet", Trajectory)
-    ids = [t.task_id for t in mine]
 
     def theirs(logged: list[Trajectory]) -> list[Trajectory]:
         present = {"version": "1", "folder": run.model(0), "dev": store.save(tmp_path / "dev.parquet", logged)}
-        return theirs_on(run, 2, present, ids)
+        return theirs_on(run, 2, present, mine)
 
     assert [t.steps for t in theirs(mine[:1])] == [t.steps for t in mine]
     foreign = [Trajectory("of another environment", "", (), 1.0, "terminated")]
@@ -186,6 +190,13 @@ def test_mlflow_and_dvc_have_it(root: Path, whole: dict, monkeypatch: pytest.Mon
     best = next(s for s in whole["stages"] if s["name"] == whole["reported"])
     assert parents[0].data.metrics["reported/test/success"] == best["test"]["success"]
     assert "| iteration-2 |" in parents[0].data.tags["mlflow.note.content"].replace("*", "")
+    verdict = whole["champion"]["verdict"]
+    assert parents[0].data.tags["champion.verdict"] == verdict
+    assert verdict in parents[0].data.tags["mlflow.note.content"]
+    page = tracking.champion_page(TrackConfig(), root)
+    assert page["run"] == "whole"
+    assert "first champion" in page["history"][0]["why"]
+    assert page["history"][0]["by"] == "run whole"
     inputs = parents[0].inputs
     assert inputs is not None
     assert {d.dataset.name for d in inputs.dataset_inputs} == {"experts", "data"}

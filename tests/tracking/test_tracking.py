@@ -22,7 +22,7 @@ from ipr import store
 from ipr.config import TrackConfig
 from ipr.data import datasets
 from ipr.runs.project import answers
-from ipr.tracking import Tracker, champion_info, lineage, links, restore_data
+from ipr.tracking import Tracker, champion_info, champion_page, lineage, links, live, promote, restore_data, roll_back
 from ipr.tracking.client import connect
 from ipr.tracking.events import Kind, read
 from ipr.tracking.view import Sent
@@ -172,7 +172,8 @@ def test_switched_off(root: Path):
 
 
 def test_a_dead_server_costs_one_warning_and_no_time(root: Path, caplog: pytest.LogCaptureFixture):
-    config = TrackConfig(uri="http://user:secret@127.0.0.1:9")
+    config = TrackConfig()
+    os.environ["MLFLOW_TRACKING_URI"] = "http://user:secret@127.0.0.1:9"
     tracker = Tracker(root / "run", config, root)
     fill(tracker)
     begin = time.monotonic()
@@ -325,7 +326,7 @@ def test_what_a_broken_server_did_not_take_comes_later_once(
         raise ConnectionError("no space on the artifact server")
 
     with monkeypatch.context() as broken:
-        broken.setattr("mlflow.MlflowClient.log_model_artifacts", fail)
+        broken.setattr("mlflow.MlflowClient.finalize_logged_model", fail)
         tracker = Tracker(root / "run", config, root)
         assert not tracker.sync()
     assert "no space on the artifact server" in caplog.text
@@ -335,6 +336,45 @@ def test_what_a_broken_server_did_not_take_comes_later_once(
     found = dump(connect(config, root))
     assert found["logged models"] == ["iteration-1", "sft"]
     assert found["iteration-1"]["metrics"]["train/loss"] == [(1, "1.0"), (2, "0.5")]
+
+
+@integration
+def test_curves_are_there_while_they_are_made(root: Path, config: TrackConfig, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(live, "EVERY", 0.05)
+    tracker = Tracker(root / "run", config, root)
+    tracker.start("toy", {}, {})
+    assert tracker.run_id() is None
+    assert tracker.sync()
+    client = connect(config, root)
+    run = tracker.run_id()
+    assert run is not None
+    assert client.get_run(run).info.status == "RUNNING"  # from the first minute
+    with live.curve(tracker, "train", 1) as log:
+        limit = time.monotonic() + 20
+        for update in (1, 2):
+            log(update, {"loss": 1 / update})
+            while tracker._sent().count < len(tracker.events):
+                assert time.monotonic() < limit
+                time.sleep(0.02)
+        experiment = client.get_experiment_by_name("ipr").experiment_id
+        child = next(r for r in client.search_runs([experiment]) if r.info.run_name == "iteration-1")
+        history = client.get_metric_history(child.info.run_id, "train/loss")
+        assert [(m.step, m.value) for m in history] == [(1, 1.0), (2, 0.5)]
+    assert tracker.sync()  # nobody else is sending any more
+
+
+@integration
+def test_the_machine_s_load_is_in_the_run(root: Path, config: TrackConfig, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    tracker = Tracker(root / "run", config, root)
+    tracker.start("toy", {}, {})
+    with live.system_metrics(tracker):  # MLflow has no such run yet: nothing
+        pass
+    assert tracker.sync()
+    with live.system_metrics(tracker):
+        time.sleep(1)
+    run = connect(config, root).get_run(tracker.run_id())
+    assert run.data.metrics["system/cpu_utilization_percentage"] >= 0
 
 
 @integration
@@ -377,12 +417,12 @@ def test_the_champion_changes_only_for_a_better_one(root: Path, config: TrackCon
         assert tracker.sync()
         found = champion_info(config, root)
         assert found is not None
-        return found
+        return found | {"told": tracker.refused(f"champion/1/{against}")}
 
     first = decide(tracker, True, None)
     assert (first["folder"] / "weights.txt").read_text() == "weights 1"
     assert store.load(first["dev"], Trajectory)[0].reward == pytest.approx(0.6)
-    assert first["tags"]["champion.promoted"] == "True"
+    assert first["tags"]["champion.event"] == "champion/1/None"
     assert decide(told(root, config, "worse", reward=0.1), False, first["version"])["version"] == first["version"]
     better = told(root, config, "better", reward=0.7)
     second = decide(better, True, first["version"])
@@ -390,7 +430,9 @@ def test_the_champion_changes_only_for_a_better_one(root: Path, config: TrackCon
 
     # Decided against a champion that is no longer the champion: the alias stays.
     late = told(root, config, "late", reward=0.9)
-    assert decide(late, True, first["version"])["version"] == second["version"]
+    stays = decide(late, True, first["version"])
+    assert stays["version"] == second["version"]
+    assert "not moved: compared with" in stays["told"]
     assert "not moved: compared with" in caplog.text
     # Told again from the beginning, the first run does not take the alias back.
     (root / "first/mlflow.json").unlink()
@@ -398,6 +440,42 @@ def test_the_champion_changes_only_for_a_better_one(root: Path, config: TrackCon
     again = champion_info(config, root)
     assert again is not None
     assert again["version"] == second["version"]
+
+
+@integration
+def test_a_person_promotes_and_rolls_back_and_the_reasons_stay(root: Path, config: TrackConfig):
+    for name, reward in (("one", 0.3), ("two", 0.5), ("three", 0.4)):
+        told(root, config, name, reward=reward, iterations=0)
+    tracker = Tracker(root / "one", config, root)
+    for _ in range(2):  # told twice, one line
+        tracker.champion({"iteration": 0, "promote": True, "why": "first champion", "by": "run one"})
+        assert tracker.sync()
+        (root / "one/mlflow.json").unlink()
+    assert promote(config, root, "2", "looks better to me")["before"] == "1"
+    assert promote(config, root, "3", "try the third")["before"] == "2"
+    page = champion_page(config, root)
+    assert (page["version"], page["stage"], page["run"]) == ("3", "sft", None)
+    assert page["dev_reward"] == pytest.approx(0.4)
+    assert [(h["version"], h["how"], h["why"]) for h in page["history"]] == [
+        ("3", "by hand", "try the third"),
+        ("2", "by hand", "looks better to me"),
+        ("1", "by a run", "first champion"),
+    ]
+    assert page["history"][-1]["by"] == "run one"
+    for version in ("2", "1"):  # back, and further back, not to what was rolled back from
+        assert roll_back(config, root, "it sulks")["version"] == version
+    with pytest.raises(IprError, match="is the first champion"):
+        roll_back(config, root, "further")
+    client = connect(config, root)
+    text = client.get_model_version("ipr-agent", "3").description
+    assert "dev: reward 0.4" in text
+    assert "try the third" in text
+    assert set(client.get_model_version("ipr-agent", "3").tags) <= {"ipr.event", "git.commit", "dvc.data.md5"}
+    for version, words in (("9", "no version 9"), ("1", "is the champion already")):
+        with pytest.raises(IprError, match=words):
+            promote(config, root, version, "why not")
+    client.set_registered_model_alias("ipr-agent", "champion", "2")
+    assert "moved in MLflow itself" in champion_page(config, root)["note"]
 
 
 @integration

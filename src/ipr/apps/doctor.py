@@ -20,7 +20,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from ipr import envs, models, policies
-from ipr.config import EMBEDDED, RunConfig, shipped
+from ipr.config import EMBEDDED, RunConfig, public, shipped
 from ipr.data import datasets
 from ipr.runs.project import answers
 from ipr.tracking.client import tracking_uri
@@ -157,16 +157,19 @@ def _servers(root: Path, config: RunConfig) -> Iterator[Check]:
         fix = "start it, or unset MLFLOW_TRACKING_URI; until then runs keep events.jsonl: ipr status RUN --sync"
         yield Check("mlflow", answers(uri), uri, fix)
     else:
-        place = Path(re.sub(r"^(sqlite:///|file://)", "", uri))
+        place = Path(re.sub(r"^(sqlite:///|file://)", "", public(uri)))
         above = next((p for p in (place, *place.parents) if p.exists()), Path("/"))
         local = not re.match(r"\w+://", str(uri)) or uri.startswith(("sqlite:///", "file:"))
         fix = f"make {above} writable, or set MLFLOW_TRACKING_URI"
-        yield Check("mlflow", not local or os.access(above, os.W_OK), uri, fix)
+        yield Check("mlflow", not local or os.access(above, os.W_OK), public(uri), fix)
     api = os.environ.get("PREFECT_API_URL", "")
     if not api:
         yield Check("prefect", True, "no server set; each run starts its own (schedules need one: PREFECT_API_URL)")
     else:
-        yield Check("prefect", answers(f"{api.rstrip('/')}/health"), api, "start it, or: unset PREFECT_API_URL", True)
+        hidden = public(api) == api
+        fix = "start it, or: unset PREFECT_API_URL" if hidden else "leave the password out: PREFECT_API_AUTH_STRING"
+        up = hidden and answers(f"{api.rstrip('/')}/health")
+        yield Check("prefect", up, public(api), fix, True)
 
 
 def _models(config: RunConfig) -> Iterator[Check]:

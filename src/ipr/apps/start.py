@@ -11,7 +11,7 @@ from typing import Any
 from ipr import algorithms, models, policies
 from ipr.apps.chosen_model import check_room
 from ipr.apps.plan import plan
-from ipr.config import RunConfig, embedded
+from ipr.config import RunConfig, embedded, public
 from ipr.data import datasets, experts
 from ipr.runs.project import answers
 from ipr.tokens import ChatTokens
@@ -44,7 +44,13 @@ def check_servers(config: RunConfig, root: Path) -> None:
 
     One that is known but down is another matter: data sets and figures wait for it.
     """
-    if (api := os.environ.get("PREFECT_API_URL")) and not answers(f"{api.rstrip('/')}/health"):
+    api = os.environ.get("PREFECT_API_URL", "")
+    if public(api) != api:
+        raise IprError(
+            "PREFECT_API_URL holds a user or password, which pages and logs would show; leave them out and set"
+            " PREFECT_API_AUTH_STRING=user:password"
+        )
+    if api and not answers(f"{api.rstrip('/')}/health"):
         raise IprError(f"no answer from the Prefect server {api}; start it, or: unset PREFECT_API_URL")
     if config.data.publish and config.data.remote and (root / ".dvc").is_dir():
         datasets.check_remote(root, config.data.remote)

@@ -29,6 +29,7 @@ from typing import Any, TypeVar
 import yaml
 
 from ipr import store
+from ipr.config import public
 from ipr.runs.project import answers
 from ipr.types import IprError
 
@@ -203,7 +204,7 @@ def reach_remote(root: Path, remote: str | None = None) -> str:
                 raise IprError(f"DVC remote {name}: no bucket {bucket}, or no right to see it")
         else:
             objects.fs.exists(objects.path)  # raises what its file system raises
-        return f"{name}: {url}"
+        return f"{name}: {public(url)}"
 
     try:
         return _dvc(root, act)

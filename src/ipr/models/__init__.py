@@ -3,7 +3,16 @@
 `plug` is the only touch on the internals of torch and transformers. `embedded/` holds the bases that are shipped.
 """
 
-from ipr.models.folders import adapter, context_length, copy_model, longest, model_hash, resolve
+from ipr.models.folders import (
+    adapter,
+    context_length,
+    copy_files,
+    copy_model,
+    longest,
+    model_hash,
+    resolve,
+    share_weights,
+)
 from ipr.models.loading import check_model, device, load_model, load_tokenizer, save_model
 from ipr.models.make import CHAT_TEMPLATE, SPECIAL_TOKENS, new_base_model, relate_forms, train_tokenizer
 
@@ -13,6 +22,7 @@ __all__ = [
     "adapter",
     "check_model",
     "context_length",
+    "copy_files",
     "copy_model",
     "device",
     "load_model",
@@ -23,5 +33,6 @@ __all__ = [
     "relate_forms",
     "resolve",
     "save_model",
+    "share_weights",
     "train_tokenizer",
 ]

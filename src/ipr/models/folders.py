@@ -5,8 +5,11 @@ No weights are loaded here.
 
 from __future__ import annotations
 
+import contextlib
+import filecmp
 import hashlib
 import json
+import os
 import re
 import shutil
 import struct
@@ -17,6 +20,7 @@ from ipr import store
 from ipr.config import BASES, EMBEDDED, shipped
 from ipr.types import IprError
 
+WEIGHTS = (".safetensors", ".bin")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -47,7 +51,35 @@ def copy_model(path: str | Path, folder: Path) -> Path:
     source = resolve(path)
     if not Path(source).is_dir():
         raise IprError(f"{path} is a name on the hub, not a folder; download it first")
-    return store.replace_folder(Path(folder), lambda aside: shutil.copytree(source, aside, dirs_exist_ok=True))
+    return store.replace_folder(Path(folder), lambda aside: copy_files(source, aside))
+
+
+def copy_files(source: str | Path, folder: Path) -> None:
+    """Copy a model folder's files into `folder`; weights are hard links where the disk is the same one.
+
+    No weights file is ever written in place, so sharing one is safe; and what goes here stays there.
+    """
+
+    def copy(file: str, target: str) -> None:
+        if file.endswith(WEIGHTS):
+            with contextlib.suppress(OSError):  # another disk, or one without links
+                os.link(file, target)
+                return
+        shutil.copy2(file, target)
+
+    shutil.copytree(source, folder, dirs_exist_ok=True, copy_function=copy)
+
+
+def share_weights(folder: Path, other: str | Path) -> None:
+    """Where weights of `folder` are those of the folder `other`, keep them once."""
+    for file in sorted(folder.iterdir()) if Path(other).is_dir() else ():
+        twin = Path(other) / file.name
+        if file.suffix not in WEIGHTS or not twin.is_file() or not filecmp.cmp(file, twin, shallow=False):
+            continue
+        aside = file.with_name(f".{file.name}.part")
+        with contextlib.suppress(OSError):  # another disk, or one without links
+            os.link(twin, aside)
+            os.replace(aside, file)
 
 
 def adapter(path: str | Path) -> tuple[str, int] | None:
@@ -85,7 +117,7 @@ def model_hash(path: str | Path) -> str:
         found.update(name.encode())
         return found.hexdigest()
     for file in sorted(folder.iterdir()):
-        if file.suffix in (".safetensors", ".bin"):
+        if file.suffix in WEIGHTS:
             with open(file, "rb") as opened:
                 found.update(hashlib.file_digest(opened, "sha256").digest())
         elif file.name in ("config.json", "adapter_config.json"):

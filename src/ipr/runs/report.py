@@ -54,15 +54,24 @@ def warnings(summary: dict[str, Any]) -> list[str]:
     return [f"WARNING: {line}" for line in summary.get("warnings", [])]
 
 
+def verdict(decision: dict[str, Any]) -> str:
+    """What was decided of the champion, and why, in words."""
+    if decision["promote"]:
+        return f"Champion: {decision['stage']} is promoted: {decision['why']}."
+    word = "is to be promoted" if decision.get("outcome") == "waits" else "is not promoted"
+    return f"Champion: {decision['stage']} {word}: {decision['why']}."
+
+
 def sentences(summary: dict[str, Any]) -> list[str]:
-    """The paired comparisons, how good a step reward model is, and Best-of-N, in words."""
+    """The paired comparisons, how good a step reward model is, Best-of-N and the verdict on the champion, in words."""
     compared = [
         f"{c['b']} against {c['a']}: {100 * c['difference']:+.1f} points {_interval(c['interval'])}"
         f" on {c['games']} games ({c['win']} won, {c['tie']} equal, {c['lose']} lost; p = {c['p']:.3f})"
         for c in summary["comparisons"]
     ]
     modelled = [_reward_model(m) for stage in summary["stages"] if (m := stage.get("reward_model"))]
-    return [*compared, *modelled, *map(best_of, summary.get("best_of", []))]
+    told = [decision["verdict"]] if (decision := summary.get("champion")) else []
+    return [*compared, *modelled, *map(best_of, summary.get("best_of", [])), *told]
 
 
 def best_of(row: dict[str, Any]) -> str:

@@ -49,13 +49,23 @@ class Run:
                     f"{folder} holds a run with another config ({'; '.join(changed)}); use another --dir, or remove it"
                 )
             if config != run.config:  # tracking, publishing or workers changed, which decides nothing
-                store.write_text(folder / "config.yaml", config.to_yaml())
+                cls._keep(folder, config)
             return cls(folder)
-        store.write_text(folder / "config.yaml", config.to_yaml())
+        cls._keep(folder, config)
         run = cls(folder)
         run.note(preset=preset, created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
         run.note(config_hash=config.hash(), seed=config.seed, versions=_versions(), git=git_state(Path.cwd()))
         return run
+
+    @staticmethod
+    def _keep(folder: Path, config: RunConfig) -> None:
+        """Write config.yaml. Secrets are refused in it; should one slip in, only the owner and the group read it."""
+
+        def write(path: Path) -> None:
+            path.touch(mode=0o640)
+            path.write_text(config.to_yaml())
+
+        store.replace(folder / "config.yaml", write)
 
     @property
     def name(self) -> str:

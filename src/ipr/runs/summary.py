@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 from ipr import evaluate, store
-from ipr.runs import ITERATION
+from ipr.runs import ITERATION, report
 from ipr.runs.run import Run, stage_name
 from ipr.types import Trajectory
 
@@ -29,6 +29,7 @@ def summarise(run: Run, status: str, links: dict[str, str] | None = None) -> dic
         "stages": stages,
         "comparisons": [_comparison(run, 0, k) for k in iterations if k > 0],
         "best_of": [row for k in range(-1, run.config.algorithm.iterations + 1) for row in _best_of(run, k)],
+        "champion": _champion(run),
         "warnings": [line for k in iterations for line in _full(run, k)],
         "seconds": round(sum(s["seconds"] for s in stages), 1),
         "links": links or {},
@@ -72,6 +73,14 @@ def _stage(run: Run, k: int) -> dict[str, Any]:
 def _best_of(run: Run, k: int) -> list[dict[str, Any]]:
     path = run.stage(k) / "best_of.json"
     return [{"stage": stage_name(k)} | row for row in store.read_json(path)] if path.exists() else []
+
+
+def _champion(run: Run) -> dict[str, Any] | None:
+    """What was decided of the champion, the "verdict" in words; None before that."""
+    record = run.record(run.config.algorithm.iterations, "champion")
+    if record is None:
+        return None
+    return {k: v for k, v in record.items() if k not in ("profile", "seconds")} | {"verdict": report.verdict(record)}
 
 
 def _full(run: Run, k: int) -> list[str]:

@@ -1,7 +1,8 @@
 """What goes to MLflow, and the only place that imports it.
 
 `events`: the durable queue of what is to be sent, the truth about a run. `view`: what MLflow's pages show of it.
-`registry`: versions, the champion, lineage. `client`: talking with MLflow.
+`live`: while it is played. `packaging`: model folders as MLflow's models. `registry`: versions, the champion, lineage.
+`client`: talking with MLflow.
 """
 
 from __future__ import annotations
@@ -9,11 +10,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from ipr.config import TrackConfig
+from ipr.tracking.client import tracking_uri
 from ipr.tracking.events import Events
-from ipr.tracking.registry import champion_info, lineage, restore_data
-from ipr.tracking.view import links, sync
+from ipr.tracking.registry import champion_info, champion_page, lineage, promote, restore_data, roll_back
+from ipr.tracking.view import Sent, links, sync
 
-__all__ = ["Tracker", "champion_info", "lineage", "links", "restore_data"]
+__all__ = [
+    "Tracker",
+    "champion_info",
+    "champion_page",
+    "lineage",
+    "links",
+    "promote",
+    "restore_data",
+    "roll_back",
+]
 
 
 class Tracker(Events):
@@ -23,8 +34,26 @@ class Tracker(Events):
         super().__init__(run_dir, root)
         self.config = config
 
-    def sync(self) -> bool:
-        """Make MLflow's view complete; False, with a warning, where it did not take everything. Never raises."""
+    def sync(self, *, quietly: bool = False) -> bool:
+        """Make MLflow's view complete; False, with a warning unless `quietly`, where it did not take everything.
+
+        Never raises.
+        """
         if not self.config.enabled or not self.events:
             return True
-        return sync(self.events, self.folder, self.config, self.root)
+        return sync(self.events, self.folder, self.config, self.root, quietly)
+
+    @property
+    def uri(self) -> str:
+        return tracking_uri(self.config, self.root)
+
+    def run_id(self) -> str | None:
+        """MLflow's run; None where it has none yet."""
+        return self._sent().runs.get(None) if self.config.enabled else None
+
+    def refused(self, event: str) -> str | None:
+        """Why MLflow will never take an event; None where it took it, or was not asked yet."""
+        return self._sent().refused.get(event)
+
+    def _sent(self) -> Sent:
+        return Sent(self.folder / "mlflow.json", self.config, self.root)

@@ -11,9 +11,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
-from ipr.config import TrackConfig
+from ipr.config import TrackConfig, public
 from ipr.runs.project import answers, default_tracking_uri, defaults
 from ipr.types import IprError
 
@@ -23,7 +23,19 @@ class Refused(Exception):
 
 
 def tracking_uri(config: TrackConfig, root: Path) -> str:
-    return config.uri or os.environ.get("MLFLOW_TRACKING_URI") or default_tracking_uri(root)
+    """Of the config, else of the environment, else of the project.
+
+    User and password of an http address go to the variables that MLflow's client reads them from: in the address they
+    would be shown and written, and reach no server.
+    """
+    uri = config.uri or os.environ.get("MLFLOW_TRACKING_URI") or default_tracking_uri(root)
+    parts = urlsplit(uri)
+    if not uri.startswith("http") or parts.username is None:
+        return uri
+    os.environ.setdefault("MLFLOW_TRACKING_USERNAME", unquote(parts.username))
+    os.environ.setdefault("MLFLOW_TRACKING_PASSWORD", unquote(parts.password or ""))
+    os.environ["MLFLOW_TRACKING_URI"] = public(uri)
+    return public(uri)
 
 
 def connect(config: TrackConfig, root: Path) -> Any:
@@ -62,12 +74,6 @@ def final(error: BaseException) -> bool:
     """Refused for what it says, so that sending it again is no use."""
     code = getattr(error, "error_code", None)
     return isinstance(error, Refused) or code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
-
-
-def public(uri: str) -> str:
-    """The uri without user and password."""
-    parts = urlsplit(uri)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if parts.netloc else uri
 
 
 def first_words(error: BaseException) -> str:

@@ -13,7 +13,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -115,14 +115,25 @@ class Events:
         version = datasets.md5_of(path)
         self._append("artifact", f"artifact/{iteration}/{inside}", {"path": inside}, iteration, version=version)
 
-    def model(self, path: Path, iteration: int, metrics: Mapping[str, Any], tags: Mapping[str, Any]) -> None:
-        """The checkpoint folder of an iteration: a logged model and a registered version."""
+    def model(
+        self,
+        path: Path,
+        iteration: int,
+        metrics: Mapping[str, Any],
+        tags: Mapping[str, Any],
+        example: Sequence[Mapping[str, str]] = (),
+    ) -> None:
+        """The checkpoint folder of an iteration: a logged model and a registered version.
+
+        `example`: chat messages that the agent answers.
+        """
         self.iteration(iteration)
         carried = _carried(self._tags.get(None, {})) | _carried(self._tags[iteration])
         data = {
             "path": self._inside(path),
             "metrics": _numbers(metrics),
             "tags": carried | {k: str(v) for k, v in tags.items() if v is not None},
+            "example": [dict(message) for message in example],
         }
         self._append("model", f"model/{iteration}", data, iteration)
 

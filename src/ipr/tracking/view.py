@@ -17,16 +17,20 @@ import hashlib
 import json
 import logging
 import shlex
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ipr import store
-from ipr.config import TrackConfig
+from ipr.config import TrackConfig, public
+from ipr.data import datasets
+from ipr.models import model_hash
 from ipr.runs.run import stage_name
-from ipr.tracking import registry
-from ipr.tracking.client import Refused, connect, cut, final, first_words, public, tracking_uri
+from ipr.tracking import packaging, registry
+from ipr.tracking.client import Refused, connect, cut, final, first_words, tracking_uri
 from ipr.tracking.events import Event, Kind
 from ipr.types import IprError
 
@@ -38,17 +42,18 @@ RANKING = "ipr"
 """Key of the experiment's view that ranks its runs: of its own accord MLflow's page has no metric in a column."""
 
 
-def sync(events: Sequence[Event], folder: Path, config: TrackConfig, root: Path) -> bool:
+def sync(events: Sequence[Event], folder: Path, config: TrackConfig, root: Path, quietly: bool = False) -> bool:
     """Make MLflow's view of a run complete; False, with a warning, where it did not take everything. Never raises."""
     sent = None
     try:
         with _locked(folder):
             sent = Sent(folder / "mlflow.json", config, root)
             # Even with nothing new: the database may be another one than before.
-            _View(connect(config, root), sent, folder, events).send()
+            _View(connect(config, root), sent, folder, root, events).send()
     except Exception as error:  # whatever MLflow, its database, its server or the network raise
         left = len(events) - (sent.count if sent else 0)
-        log.warning("MLflow: %s; %d events wait for the next sync", first_words(error), left)
+        level = logging.DEBUG if quietly else logging.WARNING
+        log.log(level, "MLflow: %s; %d events wait for the next sync", first_words(error), left)
         return False
     return True
 
@@ -62,7 +67,7 @@ def links(config: TrackConfig, root: Path, run_dir: Path) -> dict[str, str]:
     base = public(sent.uri).rstrip("/")
     if not base.startswith("http"):
         found["mlflow server"] = (
-            f"{sys.executable} -m mlflow server --backend-store-uri {shlex.quote(base)} --port 5000"
+            f"{sys.executable} -m mlflow server --backend-store-uri {shlex.quote(base)} --port 5000 --workers 1"
         )
         base = "http://127.0.0.1:5000"
     if None in sent.runs:
@@ -91,12 +96,14 @@ class Sent:
         self.count: int = state["sent"]
         """Events sent."""
         self.experiment_id: str | None = state["experiment"]
+        self.refused: dict[str, str] = state.get("refused", {})
+        """What MLflow will never take: event -> its words."""
         self.runs: dict[int | None, str] = {None if k == "None" else int(k): v for k, v in state["runs"].items()}
         """MLflow's run of each iteration; of None the run itself."""
 
     def save(self) -> None:
         runs = {str(k): v for k, v in self.runs.items()}
-        state = {"sent": self.count, "experiment": self.experiment_id, "runs": runs}
+        state = {"sent": self.count, "experiment": self.experiment_id, "runs": runs, "refused": self.refused}
         store.write_json(self.path, self._everything() | {self._key: state})
 
     def _everything(self) -> dict[str, Any]:
@@ -106,24 +113,25 @@ class Sent:
 class _View:
     """MLflow's copy of one run: a method for each kind of event, which may be called again with the same event."""
 
-    def __init__(self, client: Any, sent: Sent, folder: Path, events: Sequence[Event]):
-        self.client, self.sent, self.folder, self.events = client, sent, folder, events
+    def __init__(self, client: Any, sent: Sent, folder: Path, root: Path, events: Sequence[Event]):
+        self.client, self.sent, self.folder, self.root, self.events = client, sent, folder, root, events
         self.run_key = next(e.data["run_key"] for e in events if e.kind == "start")
 
     def send(self) -> None:
         sent = self.sent
         if sent.runs and not self._known(sent.runs[None]):
             sent.runs.clear()  # the database is another one than before: everything again
+            sent.refused.clear()
             sent.count = 0
         sent.experiment_id = _experiment(self.client, sent)
         self._offer_ranking()
-        refused = []
+        before = len(sent.refused)
         for batch in _batches(self.events[sent.count :]):
-            refused += self._deliver(batch)
+            sent.refused |= self._deliver(batch)
             sent.count += len(batch)
             sent.save()
-        if refused:
-            log.warning("MLflow refused %d events, e.g. %s", len(refused), refused[0])
+        if refused := list(sent.refused.items())[before:]:
+            log.warning("MLflow refused %d events, e.g. %s", len(refused), ": ".join(refused[0]))
 
     def _offer_ranking(self) -> None:
         """The view that `links` names: one line a run, best on dev first. MLflow's pages keep shared views as tags."""
@@ -142,8 +150,8 @@ class _View:
         if self.client.get_experiment(experiment).tags.get(tag) != json.dumps(view):
             self.client.set_experiment_tag(experiment, tag, json.dumps(view))
 
-    def _deliver(self, batch: list[Event]) -> list[str]:
-        """Send events of one kind; returns what MLflow will never take. Raises where it may take them later."""
+    def _deliver(self, batch: list[Event]) -> dict[str, str]:
+        """Send events of one kind; returns what MLflow will never take, and why. Raises where it may later."""
         try:
             if batch[0].kind == "metrics":
                 self.metrics(batch)
@@ -153,9 +161,9 @@ class _View:
             if not final(error):
                 raise
             if len(batch) > 1:  # one of them spoils the batch
-                return [line for event in batch for line in self._deliver([event])]
-            return [f"{batch[0].id}: {first_words(error)}"]
-        return []
+                return {k: v for event in batch for k, v in self._deliver([event]).items()}
+            return {batch[0].id: first_words(error)}
+        return {}
 
     def start(self, event: Event) -> None:
         self._make_run(event, self.run_key, {})
@@ -189,7 +197,10 @@ class _View:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         name, md5 = event.data["name"], event.data["md5"]
-        data = Dataset(name, md5[:36], "dvc", json.dumps({"path": event.data["path"], "md5": md5}))
+        place = self.root / event.data["path"]
+        seen = packaging.schema_and_profile(place) if place.is_file() and datasets.md5_of(place) == md5 else None
+        source = json.dumps({"path": event.data["path"], "md5": md5})
+        data = Dataset(name, md5[:36], "dvc", source, *(seen or ()))
         context = "training" if event.data["role"] == "input" else "published"
         self.client.log_inputs(self._run(event), [DatasetInput(data, [InputTag("mlflow.data.context", context)])])
         self.client.set_tag(self._run(event), f"dvc.{name}.md5", md5)
@@ -206,21 +217,14 @@ class _View:
         )
 
     def model(self, event: Event) -> None:
-        from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
+        from mlflow.entities import LoggedModelOutput, Metric
 
         path, run, k = self.folder / event.data["path"], self._run(event), _iteration_of(event)
         if not path.is_dir():
             raise Refused(f"{path} is gone")
         tag = f"{self.run_key}/{event.id}"
         tags = cut(event.data["tags"]) | {"ipr.event": tag}
-        experiment = self.sent.experiment_id
-        known = self.client.search_logged_models([experiment], f"tags.`ipr.event` = '{tag}'")
-        model = known[0] if known else None
-        if model is None:
-            model = self.client.create_logged_model(experiment, stage_name(k), run, tags, model_type="agent")
-        if model.status != LoggedModelStatus.READY:
-            self.client.log_model_artifacts(model.model_id, str(path))
-            self.client.finalize_logged_model(model.model_id, "READY")
+        model = self._logged(path, run, k, tags, event.data.get("example", ()))
         for place in (run, self.sent.runs[None]):  # the run's own page names its models, too
             outputs = self.client.get_run(place).outputs
             if model.model_id not in [m.model_id for m in (outputs.model_outputs if outputs else [])]:
@@ -229,14 +233,54 @@ class _View:
         if points:
             self.client.log_batch(run, metrics=points)
         if registry.version_of(self.client, run, tag) is None:
-            registry.register(self.client, self.sent.registered_model, run, model.model_id, tags)
+            text = _described(event, self.client.get_run(self.sent.runs[None]).info.run_name)
+            registry.register(self.client, self.sent.registered_model, run, model.model_id, tags, text)
+
+    def _logged(self, path: Path, run: str, k: int, tags: dict[str, str], example: Sequence[dict[str, str]]) -> Any:
+        """The logged model of an event, or of before with the same weights: these are stored once."""
+        from mlflow.entities import LoggedModelStatus
+
+        weights = model_hash(path) if packaging.is_model(path) else None
+        ask = [f"tags.`ipr.event` = '{tags['ipr.event']}'"]
+        ask += [f"tags.`ipr.weights` = '{weights}'"] if weights else []
+        for wanted in ask:
+            known = self.client.search_logged_models([self.sent.experiment_id], wanted)
+            model = next((m for m in known if m.status == LoggedModelStatus.READY or wanted == ask[0]), None)
+            if model is not None:
+                break
+        else:
+            own = tags | ({"ipr.weights": weights} if weights else {})
+            model = self.client.create_logged_model(
+                self.sent.experiment_id, stage_name(k), run, own, model_type="agent"
+            )
+        if model.status != LoggedModelStatus.READY:
+            about = {key: tags[key] for key in ("dvc.data.md5", "git.commit", "ipr.config_hash") if key in tags}
+            self._send_files(path, model, example, about)
+            self.client.finalize_logged_model(model.model_id, "READY")
+        return model
+
+    def _send_files(self, path: Path, model: Any, example: Sequence[dict[str, str]], about: dict[str, str]) -> None:
+        """The model's folder as an MLflow model; into a store on this machine without a second copy of the weights."""
+
+        def write(aside: Path) -> None:
+            if packaging.is_model(path):
+                packaging.package(path, aside, example, about)
+            else:
+                shutil.copytree(path, aside, dirs_exist_ok=True)
+
+        if (place := packaging.local(model.artifact_location)) is not None:
+            store.replace_folder(place, write)
+            return
+        with tempfile.TemporaryDirectory(dir=self.folder, prefix=".mlflow-") as aside:
+            write(Path(aside))
+            self.client.log_model_artifacts(model.model_id, aside)
 
     def champion(self, event: Event) -> None:
         k = _iteration_of(event)
         mine = registry.version_of(self.client, self._run(event), f"{self.run_key}/model/{k}")
         if mine is None:
             raise Refused(f"{stage_name(k)} is no registered model")
-        registry.decide(self.client, self.sent.registered_model, mine, event.data["decision"], event.id)
+        registry.decide(self.client, self.sent.registered_model, mine, event.data["decision"], event.id, event.time)
 
     def status(self, event: Event) -> None:
         if event.data["status"] == "RUNNING":
@@ -281,6 +325,22 @@ _SHOWN_BY: Mapping[Kind, Callable[[_View, Event], None]] = {
     "status": _View.status,
 }
 """What shows an event of each kind but "metrics", of which many are shown at once."""
+
+
+def _described(event: Event, run: str) -> str:
+    """A version's page: what the agent is, what it can, what it was made of."""
+    tags = event.data["tags"]
+    figures = ", ".join(f"{name.replace('dev/', '')} {value:.3g}" for name, value in event.data["metrics"].items())
+    facts = {
+        "base model": tags.get("ipr.base_model"),
+        "preset": tags.get("ipr.preset"),
+        "seed": tags.get("ipr.seed"),
+        "config": tags.get("ipr.config_hash"),
+        "code": tags.get("git.commit", "")[:12] + (" (changed)" if tags.get("git.dirty") == "True" else ""),
+        "data/": tags.get("dvc.data.md5"),
+    }
+    lines = [f"- {name}: `{value}`" for name, value in facts.items() if value]
+    return "\n".join([f"**{stage_name(_iteration_of(event))}** of run **{run}**. On dev: {figures}.", "", *lines])
 
 
 def _iteration_of(event: Event) -> int:

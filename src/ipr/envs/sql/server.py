@@ -1,10 +1,10 @@
-"""A real MySQL or MariaDB in place of the sandboxed SQLite: `env.server=mysql://user:password@host:port/`.
+"""A real MySQL or MariaDB in place of the sandboxed SQLite: `env.server=mysql://user@host:port/`.
 
 Decided here: an episode has one connection, made when its first statement is new and closed with it; what a statement
 gave is remembered, as the databases do not change. The server keeps the bounds: an account that may only read (`ipr
 doctor` makes and checks it), read-only transactions, a statement's time (`max_execution_time`, in MariaDB
-`max_statement_time`), `sql_select_limit` rows; the client gives up on what goes on longer. The password may stand in
-IPR_MYSQL_PASSWORD instead. Left out: TLS, which a server on another machine should have around it.
+`max_statement_time`), `sql_select_limit` rows; the client gives up on what goes on longer. The password stands
+in IPR_MYSQL_PASSWORD. Left out: TLS, which a server on another machine should have around it.
 """
 
 from __future__ import annotations
