@@ -19,7 +19,7 @@ from ipr.types import IprError
 
 SHOWN = 10
 """Problems that are printed; `--json` has all."""
-STAGE_TASKS = ("sft", *ITERATION)
+STAGE_TASKS = ("experts", "sft", *ITERATION, "report")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -89,9 +89,14 @@ def stage(options: argparse.Namespace) -> Any:
         return quality(options)
     if options.dir is None:
         raise IprError(f"say which run: ipr {options.task} --dir RUN")
-    record = launch.one_task(options.dir, options.task, options.iteration)
+    record = launch.one_task(options.dir, options.task, options.iteration, *_config(options))
     if not options.json:
-        _print(record)
+        if options.task == "report":
+            from ipr.runs import report
+
+            print(report.table(record))
+        else:
+            _print(record)
     return record
 
 
@@ -122,7 +127,7 @@ def evaluate(options: argparse.Namespace) -> Any:
     if options.dir:
         from flows import launch
 
-        figures = launch.one_task(options.dir, "evaluate", options.iteration)
+        figures = launch.one_task(options.dir, "evaluate", options.iteration, *_config(options))
     else:
         raise IprError("say what to evaluate: --dir RUN [--iteration K], or --model NAME [--endpoint URL]")
     if not options.json:
@@ -306,6 +311,15 @@ def _presets() -> Path:
     return Path(flows.__path__[0]) / "configs"
 
 
+def _config(options: argparse.Namespace) -> tuple[Any, str]:
+    """The config of --config and its name; None where there is none: the run's folder has one."""
+    if options.config is None:
+        return None, ""
+    from ipr.config import load
+
+    return load(options.config, [], _presets()), Path(options.config).stem
+
+
 def _episodes(place: str, split: str | None) -> list[Any]:
     """Trajectories of a Parquet file, or of a stage's folder in a run (its test splits, or `split`)."""
     from ipr import store
@@ -374,19 +388,23 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--profile", action="store_true", help="write where the time went: profile.json, report, MLflow")
     sub.add_argument("--help-config", action="store_true", help="print every configuration key")
 
+    config = "a YAML file or preset, with which the run is begun or goes on: what a change in it decides is made again"
     texts = {
+        "experts": "Begin a run, stage by stage: the expert trajectories.",
         "sft": "Supervised fine-tuning on the expert trajectories.",
         "explore": "The agent continues from every prefix of the expert trajectories.",
         "reward": "Estimate step rewards with the scorer.",
         "pairs": "Build outcome and step pairs.",
         "train": "Train the iteration's agent on its pairs.",
+        "report": "Write summary.json, metrics.json, the plots and report.html of what is done so far.",
     }
     for task in STAGE_TASKS:
         sub = add(task, stage, text=texts[task])
         sub.add_argument("--dir", type=Path, help="a run's folder")
-        default = 0 if task == "sft" else 1
-        sub.add_argument("--iteration", type=int, default=default)
-        sub.set_defaults(task=task)
+        sub.add_argument("--config", metavar="FILE", help=config)
+        sub.set_defaults(task=task, iteration=0)
+        if task in ITERATION:
+            sub.add_argument("--iteration", type=int, default=1)
         if task == "reward":
             text = "compare the step rewards of this run with the environment's oracle, and estimate nothing new"
             sub.add_argument("--quality", type=Path, metavar="RUN", help=text)
@@ -397,6 +415,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = add("eval", evaluate)
     sub.add_argument("--dir", type=Path, help="a run's folder")
+    sub.add_argument("--config", metavar="FILE", help=f"with --dir: {config}")
     sub.add_argument("--iteration", type=int, default=0, help="-1 base, 0 SFT, K iteration K")
     sub.add_argument("--model", help="a model folder, 'embedded', 'champion' or a hub name; its name at --endpoint")
     sub.add_argument("--endpoint", metavar="URL", help="an OpenAI-compatible server; the key is in OPENAI_API_KEY")

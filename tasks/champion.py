@@ -17,7 +17,7 @@ from ipr.types import IprError, Trajectory
 from tasks.common import eval_file, play, stage_task, whole_episodes
 
 
-@stage_task("champion")
+@stage_task("champion", needed=False)
 def champion(run_dir: str, iteration: int) -> dict:
     """Decide and record; returns the decision. `iteration` is the run's last."""
     run = Run(run_dir)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from ipr import evaluate, models, store
 from ipr.runs import workers
 from ipr.runs.progress import progress
 from ipr.runs.run import Run, stage_name
+from ipr.runs.telling import may_fail
 from ipr.types import EnvSpec, IprError, Job, More, Prefix, Trajectory
 
 log = logging.getLogger("ipr")
@@ -21,14 +23,17 @@ SCORER = 0
 """The SFT agent (stage 0) is the scorer and the reference through all iterations."""
 
 
-def stage_task(name: str, retries: int = 1, timeout: float = 24 * 3600) -> Callable[[Callable], Any]:
+def stage_task(
+    name: str, retries: int = 1, timeout: float = 24 * 3600, needed: bool = True
+) -> Callable[[Callable], Any]:
     """A Prefect task of the house: named after its stage, retried unless the input is bad, never cached.
 
-    Files are the resume point (see `ipr.runs.run`), so Prefect's own result cache stays off.
+    Files are the resume point (see `ipr.runs.run`), so Prefect's own result cache stays off. One that is not `needed`
+    only tells of the run: its failure is a warning, and it returns None.
     """
     from prefect.cache_policies import NO_CACHE
 
-    return task(
+    decorate = task(
         name=name,
         task_run_name=name + "-{iteration}",
         tags=["ipr", name],
@@ -39,6 +44,16 @@ def stage_task(name: str, retries: int = 1, timeout: float = 24 * 3600) -> Calla
         cache_policy=NO_CACHE,
         persist_result=False,
     )
+    return decorate if needed else lambda function: decorate(_telling(name, function))
+
+
+def _telling(name: str, function: Callable) -> Callable:
+    @functools.wraps(function)
+    def told(*arguments: Any, **named: Any) -> Any:
+        with may_fail(name):
+            return function(*arguments, **named)
+
+    return told
 
 
 def _worth_a_retry(_task: Any, _run: Any, state: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 
@@ -22,7 +23,8 @@ def progress(label: str, unit: str) -> Progress:
         shown = now
         rate = done / max(now - start, 1e-9)
         left = (total - done) / rate if rate else 0.0
-        print(f"{label}: {done}/{total} {unit}, {rate:.1f}/s, {left:.0f} s left", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # who read it has gone; the work goes on
+            print(f"{label}: {done}/{total} {unit}, {rate:.1f}/s, {left:.0f} s left", file=sys.stderr, flush=True)
 
     return line
 
