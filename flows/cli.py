@@ -180,6 +180,26 @@ def status(options: argparse.Namespace) -> Any:
     return state | {"summary": summary}
 
 
+def clean(options: argparse.Namespace) -> Any:
+    """Say what old runs have left behind, and with --yes remove it; champions and all that is in use stay."""
+    from ipr.apps.clean import clean
+    from ipr.runs.project import project_root
+
+    found = clean(project_root(), options.runs, options.keep, options.yes, options.remote)
+    if not options.json:
+        for name, why in found["stay"].items():
+            print(f"stays: {name} ({why})")
+        for name, size in found["runs"].items():
+            print(f"goes: {name}, {size / 2**20:.1f} MiB")
+        sizes = ", ".join(f"{place} {size / 2**20:.1f} MiB" for place, size in found["bytes"].items())
+        print(f"{'removed' if options.yes else 'would be removed'}: {found['total']} bytes ({sizes})")
+        if found["flow_runs"]:
+            print(f"and {found['flow_runs']} flow runs of Prefect")
+        if not options.yes and (found["total"] or found["flow_runs"]):
+            print("nothing is removed yet; to do it: the same command with --yes")
+    return found
+
+
 def deploy(options: argparse.Namespace) -> Any:
     """Serve scheduled retraining from the champion; needs a Prefect server."""
     from ipr.apps import start
@@ -452,6 +472,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--cron", required=True, help="e.g. '0 3 * * *'")
     sub.add_argument("--name", default="retrain")
     sub.add_argument("--runs", type=Path, default=Path("runs"), help="where the runs' folders go")
+
+    sub = add("clean", clean)
+    sub.add_argument("--runs", type=Path, default=Path("runs"), help="where the runs' folders are")
+    sub.add_argument("--keep", type=int, default=10, metavar="N", help="newest finished runs that stay (10)")
+    sub.add_argument("--remote", action="store_true", help="DVC's default remote too: only where you alone push to it")
+    sub.add_argument("--yes", action="store_true", help="remove it; without, it is only said what would go")
 
     sub = add("data", data)
     kinds = sub.add_subparsers(metavar="WHAT", dest="what", required=True)
