@@ -1,4 +1,4 @@
-"""Does a machine that retrains every night fill its disk? 60 scheduled runs of the smallest size, `ipr clean` after each.
+"""Does a machine that retrains every night fill its disk? 60 scheduled runs of the smallest size, each then cleaned.
 
 In a project of its own, with Prefect's flow of `ipr deploy`, MLflow and DVC as they are without servers, in a process.
 Prints the bytes on disk after each run, by place, and the ratio of the last to those after the first clean that had

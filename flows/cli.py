@@ -136,7 +136,7 @@ def evaluate(options: argparse.Namespace) -> Any:
 
 
 def serve(options: argparse.Namespace) -> Any:
-    """Serve a model through the chat protocol of OpenAI, at /v1."""
+    """Serve a model through the chat protocol of OpenAI, at /v1; IPR_API_KEY holds the key that clients must send."""
     from ipr.apps import serve_command
 
     serve_command.run(options)
@@ -452,8 +452,14 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--host", default="127.0.0.1")
     sub.add_argument("--port", type=int, default=8000, help="0 takes a free one")
     sub.add_argument("--name", help="what the model is called in requests (default: as it is given here)")
-    text = "let clients load adapters on the model, from any folder that they name (as vLLM with --enable-lora)"
-    sub.add_argument("--adapters", action="store_true", help=text)
+    text = "let clients load adapters on the model that are in this folder (as vLLM with --enable-lora)"
+    sub.add_argument("--adapters", type=Path, metavar="FOLDER", help=text)
+    text = "a name that clients may call this server by, besides localhost and its addresses; again for more"
+    sub.add_argument("--allow-host", action="append", default=[], metavar="NAME", help=text)
+    sub.add_argument("--max-body", type=int, default=16 << 20, metavar="BYTES", help="of a request (16 MiB)")
+    text = "that a request may ask for, over all its samples (1,000,000)"
+    sub.add_argument("--max-tokens", type=int, default=1_000_000, metavar="N", help=text)
+    sub.add_argument("--max-requests", type=int, default=256, metavar="N", help="under way at once (256)")
     sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. model.dtype=bfloat16 rollout.slots=32")
 
     sub = add("compare", compare)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Container
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -37,7 +37,7 @@ def needed(run: Run, root: Path) -> str:
     if not ids:
         return ""
     with asking(run.config.track, root) as client:
-        model = _registered(client, run.config.track.registered_model)
+        model = _found(client.get_registered_model, run.config.track.registered_model)
         named = {str(v): f"has the alias {alias}" for alias, v in (model.aliases if model else {}).items()}
         named |= dict.fromkeys(_last_champions(model), "is or was the last champion") if model else {}
         for run_id in ids:
@@ -121,8 +121,8 @@ def bytes_of(place: Path) -> int:
 def _models(client: Any, sent: Any) -> list[Any]:
     """The logged models that a run made itself (the run's page names its iterations' too)."""
     outputs = sent.outputs.model_outputs if sent.outputs else []
-    found = [client.get_logged_model(output.model_id) for output in outputs]
-    return [model for model in found if model.source_run_id == sent.info.run_id]
+    found = [_found(client.get_logged_model, output.model_id) for output in outputs]
+    return [model for model in found if model is not None and model.source_run_id == sent.info.run_id]
 
 
 def _store(client: Any) -> Any:
@@ -148,24 +148,18 @@ def _last_champions(model: Any) -> list[str]:
     return [v for _, line in moves[-2:] for v in (json.loads(line)["version"], json.loads(line).get("before")) if v]
 
 
-def _registered(client: Any, name: str) -> Any:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return client.get_registered_model(name)
-    except MlflowException as error:
-        if missing(error):
-            return None
-        raise
-
-
 def _run(client: Any, run_id: str) -> Any:
+    found = _found(client.get_run, run_id)
+    return found if found is not None and found.info.lifecycle_stage == "active" else None
+
+
+def _found(get: Callable[[str], Any], name: str) -> Any:
+    """What MLflow has of this name or id; None where it has nothing."""
     from mlflow.exceptions import MlflowException
 
     try:
-        found = client.get_run(run_id)
+        return get(name)
     except MlflowException as error:
         if missing(error):
             return None
         raise
-    return found if found.info.lifecycle_stage == "active" else None
