@@ -53,16 +53,12 @@ def write(run: Run, status: str) -> dict[str, Any]:
 
 
 def _for_dvc(run: Run, summary: dict[str, Any]) -> None:
-    """metrics.json and learning.csv: what `dvc metrics` and `dvc plots` read."""
-    columns = ("reward", "success", "steps", "invalid")
+    """metrics.json: what `dvc metrics` reads."""
     rows = {
-        s["name"]: {f"{split}_{c}": s[split][c] for split in ("dev", "test") for c in columns}
+        s["name"]: {f"{split}_{c}": s[split][c] for split in ("dev", "test") for c in ("reward", "success", "steps")}
         for s in summary["stages"]
     }
     store.write_json(run.folder / "metrics.json", rows | {"reported": summary["reported"]})
-    lines = [",".join(("stage", *next(iter(rows.values()), {})))]
-    lines += [",".join((name, *(f"{v:.4f}" for v in row.values()))) for name, row in rows.items()]
-    store.write_text(run.folder / "learning.csv", "\n".join(lines) + "\n")
 
 
 def finish(run: Run) -> dict[str, Any]:

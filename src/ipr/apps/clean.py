@@ -78,7 +78,8 @@ def clean(root: Path, folder: Path, keep: int, yes: bool, remote: bool) -> dict[
 
 def _runs(folder: Path, root: Path, keep: int) -> tuple[list[Run], dict[str, str]]:
     """The runs of a folder, newest first, and why those stay that do."""
-    runs = [Run(path.parent) for path in sorted(folder.glob("*/config.yaml"))]
+    found = [path.parent for path in sorted(folder.glob("*/config.yaml"))]
+    runs = [Run(path) for path in found if not path.name.startswith(GONE)]
     runs.sort(key=lambda run: run.manifest.get("created", ""), reverse=True)
     stay: dict[str, str] = {}
     for run in runs:
