@@ -169,6 +169,14 @@ def test_what_mlflow_names_stays_in_cache_and_remote(root: Path, tmp_path: Path)
     assert lost not in objects(root, ".dvc/cache") | objects(root, ".dvc-remote")
 
 
+def test_what_mlflow_names_stays_also_where_no_run_is_left(root: Path) -> None:
+    champion = Run(root / "runs/champion").manifest["data"]["md5"]
+    shutil.rmtree(root / "runs")
+    (root / "runs").mkdir()
+    clean(root, root / "runs", 2, yes=True, remote=True)
+    assert champion in objects(root, ".dvc/cache") & objects(root, ".dvc-remote")
+
+
 def test_the_remote_is_left_alone_unless_asked(root: Path) -> None:
     before = objects(root, ".dvc-remote")
     found = clean(root, root / "runs", 2, yes=True, remote=False)

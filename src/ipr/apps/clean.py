@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ipr import store
+from ipr.config import TrackConfig
 from ipr.data import unused
 from ipr.runs.project import defaults
 from ipr.runs.run import Run
@@ -48,6 +49,8 @@ def clean(root: Path, folder: Path, keep: int, yes: bool, remote: bool) -> dict[
     published = {name for run in kept for name in run.manifest.get("data_files", {})}
     files = {name for run in gone for name in run.manifest.get("data_files", {})} - published
     tracks = {run.config.track.uri: run.config.track for run in runs if retention.sent_ids(run, root)}
+    if retention.is_there(TrackConfig(), root):  # also where no run of here has told it anything, or none is left
+        tracks.setdefault(None, TrackConfig())
     ids = {run_id for run in gone for run_id in retention.sent_ids(run, root)}
     for run in gone:
         mine = retention.bytes_of(run.folder)
@@ -69,8 +72,8 @@ def clean(root: Path, folder: Path, keep: int, yes: bool, remote: bool) -> dict[
     named = {md5 for track in tracks.values() for md5 in retention.data_sets(track, root, ids)}
     named |= {md5 for run in kept for md5 in _data_of(run)}
     sizes |= unused.collect(root, named, yes, remote)
-    newest = [run.manifest["created"] for run in kept if stay[run.name] == "among the newest"]
-    found["flow_runs"] = _prefect(min(newest), yes) if gone and newest else 0
+    newest = [run.manifest["created"] for run in runs if run.manifest.get("complete")][:keep]
+    found["flow_runs"] = _prefect(newest[-1], yes) if len(newest) == keep and keep else 0
     if yes:
         _shrink(root)
     return found | {"bytes": sizes, "total": sum(sizes.values())}
@@ -87,13 +90,11 @@ def _runs(folder: Path, root: Path, keep: int) -> tuple[list[Run], dict[str, str
         if status != "complete" or _held(run):
             stay[run.name] = "running" if status == "running" or status == "complete" else "can be resumed"
     finished = [run for run in runs if run.name not in stay]
-    for run in finished:
+    for place, run in enumerate(finished):
         if (run.folder / TAG).exists():
             stay[run.name] = f"has a file {TAG}"
-        elif why := retention.needed(run, root):
+        elif why := retention.needed(run, root) or ("among the newest" if place < keep else ""):
             stay[run.name] = why
-    newest = [run for run in finished if run.name not in stay][:keep]
-    stay |= {run.name: "among the newest" for run in newest}
     while True:  # what is kept needs what it was made from
         used = {
             other.name: f"{run.name} was made from it"

@@ -23,6 +23,12 @@ KEEP = "keep"
 """Tag of a run or version in MLflow that keeps it, whatever its value."""
 
 
+def is_there(config: TrackConfig, root: Path) -> bool:
+    """Whether there is an MLflow to ask: a server that is named, or a database file."""
+    uri = tracking_uri(config, root)
+    return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).is_file()
+
+
 def sent_ids(run: Run, root: Path) -> list[str]:
     """MLflow's ids of what the run has sent: its iterations, then itself."""
     if not (run.config.track.enabled and (run.folder / "mlflow.json").is_file()):
