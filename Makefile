@@ -42,4 +42,4 @@ lock: setup ## write requirements.lock from the present environment
 	  $(BIN)/pip freeze --exclude-editable | grep -vE '^(ipr|pip|uv) ?[=@]' | sed 's/+cpu//' ) > requirements.lock
 
 clean: ## remove the virtual environment, caches and runs (data sets stay)
-	rm -rf .venv .ruff_cache .pytest_cache .import_linter_cache runs .prefect
+	rm -rf .venv .ruff_cache .pytest_cache .import_linter_cache $(filter-out runs/pipeline,$(wildcard runs/*)) .prefect

@@ -19,7 +19,7 @@ from ipr.types import IprError
 
 SHOWN = 10
 """Problems that are printed; `--json` has all."""
-STAGE_TASKS = ("sft", *ITERATION)
+STAGE_TASKS = ("experts", "sft", *ITERATION, "report")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -89,9 +89,14 @@ def stage(options: argparse.Namespace) -> Any:
         return quality(options)
     if options.dir is None:
         raise IprError(f"say which run: ipr {options.task} --dir RUN")
-    record = launch.one_task(options.dir, options.task, options.iteration)
+    record = launch.one_task(options.dir, options.task, options.iteration, *_config(options))
     if not options.json:
-        _print(record)
+        if options.task == "report":
+            from ipr.runs import report
+
+            print(report.table(record))
+        else:
+            _print(record)
     return record
 
 
@@ -124,7 +129,7 @@ def evaluate(options: argparse.Namespace) -> Any:
     if options.dir:
         from flows import launch
 
-        figures = launch.one_task(options.dir, "evaluate", options.iteration)
+        figures = launch.one_task(options.dir, "evaluate", options.iteration, *_config(options))
     else:
         raise IprError("say what to evaluate: --dir RUN [--iteration K], or --model NAME [--endpoint URL]")
     if not options.json:
@@ -149,7 +154,7 @@ def best_of(options: argparse.Namespace) -> Any:
 
 
 def serve(options: argparse.Namespace) -> Any:
-    """Serve a model through the chat protocol of OpenAI, at /v1."""
+    """Serve a model through the chat protocol of OpenAI, at /v1; IPR_API_KEY holds the key that clients must send."""
     from ipr.apps import serve_command
 
     serve_command.run(options)
@@ -200,6 +205,26 @@ def champion(options: argparse.Namespace) -> Any:
     found = champions.command(options)
     if not options.json:
         print(champions.text(found))
+    return found
+
+
+def clean(options: argparse.Namespace) -> Any:
+    """Say what old runs have left behind, and with --yes remove it; champions and all that is in use stay."""
+    from ipr.apps.clean import clean
+    from ipr.runs.project import project_root
+
+    found = clean(project_root(), options.runs, options.keep, options.yes, options.remote)
+    if not options.json:
+        for name, why in found["stay"].items():
+            print(f"stays: {name} ({why})")
+        for name, size in found["runs"].items():
+            print(f"goes: {name}, {size / 2**20:.1f} MiB")
+        sizes = ", ".join(f"{place} {size / 2**20:.1f} MiB" for place, size in found["bytes"].items())
+        print(f"{'removed' if options.yes else 'would be removed'}: {found['total']} bytes ({sizes})")
+        if found["flow_runs"]:
+            print(f"and {found['flow_runs']} flow runs of Prefect")
+        if not options.yes and (found["total"] or found["flow_runs"]):
+            print("nothing is removed yet; to do it: the same command with --yes")
     return found
 
 
@@ -335,6 +360,15 @@ def _presets() -> Path:
     return Path(flows.__path__[0]) / "configs"
 
 
+def _config(options: argparse.Namespace) -> tuple[Any, str]:
+    """The config of --config and its name; None where there is none: the run's folder has one."""
+    if options.config is None:
+        return None, ""
+    from ipr.config import load
+
+    return load(options.config, [], _presets()), Path(options.config).stem
+
+
 def _episodes(place: str, split: str | None) -> list[Any]:
     """Trajectories of a Parquet file, or of a stage's folder in a run (its test splits, or `split`)."""
     from ipr import store
@@ -403,19 +437,23 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--profile", action="store_true", help="write where the time went: profile.json, report, MLflow")
     sub.add_argument("--help-config", action="store_true", help="print every configuration key")
 
+    config = "a YAML file or preset, with which the run is begun or goes on: what a change in it decides is made again"
     texts = {
+        "experts": "Begin a run, stage by stage: the expert trajectories.",
         "sft": "Supervised fine-tuning on the expert trajectories.",
         "explore": "The agent continues from every prefix of the expert trajectories.",
         "reward": "Estimate step rewards with the scorer.",
         "pairs": "Build outcome and step pairs.",
         "train": "Train the iteration's agent on its pairs.",
+        "report": "Write summary.json, metrics.json, the plots and report.html of what is done so far.",
     }
     for task in STAGE_TASKS:
         sub = add(task, stage, text=texts[task])
         sub.add_argument("--dir", type=Path, help="a run's folder")
-        default = 0 if task == "sft" else 1
-        sub.add_argument("--iteration", type=int, default=default)
-        sub.set_defaults(task=task)
+        sub.add_argument("--config", metavar="FILE", help=config)
+        sub.set_defaults(task=task, iteration=0)
+        if task in ITERATION:
+            sub.add_argument("--iteration", type=int, default=1)
         if task == "reward":
             text = "compare the step rewards of this run with the environment's oracle, and estimate nothing new"
             sub.add_argument("--quality", type=Path, metavar="RUN", help=text)
@@ -426,6 +464,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = add("eval", evaluate)
     sub.add_argument("--dir", type=Path, help="a run's folder")
+    sub.add_argument("--config", metavar="FILE", help=f"with --dir: {config}")
     sub.add_argument("--iteration", type=int, default=0, help="-1 base, 0 SFT, K iteration K")
     text = "with --dir: N sampled episodes of each test game, and what the best of them earns"
     sub.add_argument("--best-of", type=int, metavar="N", help=text)
@@ -445,8 +484,14 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--host", default="127.0.0.1")
     sub.add_argument("--port", type=int, default=8000, help="0 takes a free one")
     sub.add_argument("--name", help="what the model is called in requests (default: as it is given here)")
-    text = "let clients load adapters on the model, from any folder that they name (as vLLM with --enable-lora)"
-    sub.add_argument("--adapters", action="store_true", help=text)
+    text = "let clients load adapters on the model that are in this folder (as vLLM with --enable-lora)"
+    sub.add_argument("--adapters", type=Path, metavar="FOLDER", help=text)
+    text = "a name that clients may call this server by, besides localhost and its addresses; again for more"
+    sub.add_argument("--allow-host", action="append", default=[], metavar="NAME", help=text)
+    sub.add_argument("--max-body", type=int, default=16 << 20, metavar="BYTES", help="of a request (16 MiB)")
+    text = "that a request may ask for, over all its samples (1,000,000)"
+    sub.add_argument("--max-tokens", type=int, default=1_000_000, metavar="N", help=text)
+    sub.add_argument("--max-requests", type=int, default=256, metavar="N", help="under way at once (256)")
     sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. model.dtype=bfloat16 rollout.slots=32")
 
     sub = add("compare", compare)
@@ -481,6 +526,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--cron", required=True, help="e.g. '0 3 * * *'")
     sub.add_argument("--name", default="retrain")
     sub.add_argument("--runs", type=Path, default=Path("runs"), help="where the runs' folders go")
+
+    sub = add("clean", clean)
+    sub.add_argument("--runs", type=Path, default=Path("runs"), help="where the runs' folders are")
+    sub.add_argument("--keep", type=int, default=10, metavar="N", help="newest finished runs that stay (10)")
+    sub.add_argument("--remote", action="store_true", help="DVC's default remote too: only where you alone push to it")
+    sub.add_argument("--yes", action="store_true", help="remove it; without, it is only said what would go")
 
     sub = add("data", data)
     kinds = sub.add_subparsers(metavar="WHAT", dest="what", required=True)

@@ -18,6 +18,7 @@ from ipr.config import RunConfig, Told
 from ipr.runs import ITERATION, alerts, workers
 from ipr.runs.project import defaults, project_root
 from ipr.runs.run import Run, check_space, stage_name
+from ipr.runs.telling import may_fail
 from ipr.tracking import Tracker, links
 from ipr.types import IprError
 
@@ -34,8 +35,9 @@ def run(folder: Path, config: RunConfig, preset: str, profile: bool = False) -> 
     policies.check(config)
     defaults(root)
     run = Run.open(folder, config, preset)
-    if told := champion.of_other_games(config, root):
-        print(f"note: {told}", file=sys.stderr)
+    with may_fail("looking at the champion"):
+        if told := champion.of_other_games(config, root):
+            print(f"note: {told}", file=sys.stderr)
     with run.lock():
         run.note(base=base_of(run))
         if profile:
@@ -96,10 +98,15 @@ def _tell(run: Run, event: Told, words: str) -> None:
     alerts.tell(run.config.alerts, event, run.name, words, run.folder / alerts.BOOK, link=link, **facts)
 
 
-def one_task(folder: Path, name: str, iteration: int) -> dict[str, Any]:
-    """One stage of a run, as plain Python: no flow, no server."""
-    run = Run(folder)
+def one_task(folder: Path, name: str, iteration: int, config: RunConfig | None = None, source: str = "") -> dict:
+    """One stage of a run, as plain Python: no flow, no server; returns its record.
+
+    With a config (of the file `source`) the run is begun, or goes on, by stages (see `Run.open`).
+    """
     defaults(project_root())
+    if config is not None:
+        start.check(config)
+    run = Run(folder) if config is None else Run.open(folder, config, source, by_stage=True)
     for task in ITERATION[: ITERATION.index(name)] if name in ITERATION else ():
         if run.record(iteration, task) is None:
             raise IprError(f"{stage_name(iteration)} has no {task} yet; first: ipr {task} --dir {folder}")
@@ -107,14 +114,21 @@ def one_task(folder: Path, name: str, iteration: int) -> dict[str, Any]:
         before = "sft" if iteration == 1 else f"train --iteration {iteration - 1}"
         raise IprError(f"no model of {stage_name(iteration - 1)} yet; first: ipr {before} --dir {folder}")
     with run.lock(), workers.opened(run.config.rollout):
-        if name == "sft":
+        if name == "report":
+            from tasks.report import write
+
+            return write(run, "complete" if run.evaluated() else "stopped")
+        if name in ("experts", "sft"):
             from tasks.common import wait_for_all
             from tasks.experts import experts
             from tasks.publish import ensure_data
 
             if run.keeper:
+                if name == "experts" and run.record(0, "experts") is None:
+                    run.drop_begun()
                 experts.fn(str(folder), ensure_data.fn(str(folder)))
             wait_for_all(run)
-        getattr(importlib.import_module(f"tasks.{name}"), name).fn(str(folder), iteration)
+        if name != "experts":
+            getattr(importlib.import_module(f"tasks.{name}"), name).fn(str(folder), iteration)
     record = run.record(iteration, "train" if name == "sft" else name) or {}
     return {key: value for key, value in record.items() if key not in ("history", "profile")}

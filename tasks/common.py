@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from ipr import evaluate, models, store
 from ipr.runs import workers
 from ipr.runs.progress import progress
 from ipr.runs.run import Run, stage_name
+from ipr.runs.telling import may_fail
 from ipr.types import EnvSpec, IprError, Job, More, Prefix, Trajectory
 
 log = logging.getLogger("ipr")
@@ -38,14 +39,17 @@ SCORER = 0
 """The SFT agent (stage 0) is the scorer and the reference through all iterations."""
 
 
-def stage_task(name: str, retries: int = 1, timeout: float = 24 * 3600) -> Callable[[Callable], Any]:
+def stage_task(
+    name: str, retries: int = 1, timeout: float = 24 * 3600, needed: bool = True
+) -> Callable[[Callable], Any]:
     """A Prefect task of the house: named after its stage, retried unless the input is bad, never cached.
 
-    Files are the resume point (see `ipr.runs.run`), so Prefect's own result cache stays off.
+    Files are the resume point (see `ipr.runs.run`), so Prefect's own result cache stays off. One that is not `needed`
+    only tells of the run: its failure is a warning, and it returns None.
     """
     from prefect.cache_policies import NO_CACHE
 
-    return task(
+    decorate = task(
         name=name,
         task_run_name=name + "-{iteration}",
         tags=["ipr", name],
@@ -56,6 +60,16 @@ def stage_task(name: str, retries: int = 1, timeout: float = 24 * 3600) -> Calla
         cache_policy=NO_CACHE,
         persist_result=False,
     )
+    return decorate if needed else lambda function: decorate(_telling(name, function))
+
+
+def _telling(name: str, function: Callable) -> Callable:
+    @functools.wraps(function)
+    def told(*arguments: Any, **named: Any) -> Any:
+        with may_fail(name):
+            return function(*arguments, **named)
+
+    return told
 
 
 def _worth_a_retry(_task: Any, _run: Any, state: Any) -> bool:
@@ -113,19 +127,6 @@ def heldout(run: Run, spec: EnvSpec) -> dict[str, list[str]]:
 
 def whole_episodes(task_ids: list[str]) -> list[Job]:
     return [Job(Prefix(task_id)) for task_id in task_ids]
-
-
-def show(create: Callable[..., Any], *given: Any, **settings: Any) -> None:
-    """Make a Prefect artifact; one that cannot be made is a warning, as the work is done."""
-    try:
-        create(*given, **settings)
-    except Exception as error:  # whatever its server or client raise
-        log.warning("no artifact on Prefect's pages: %s", " ".join(str(error).split())[:200])
-
-
-def artifact_key(run: Run, what: str) -> str:
-    """A key that Prefect takes (lower-case letters, digits, dashes), for any name of a run."""
-    return re.sub("[^a-z0-9]+", "-", f"{run.name}-{what}".lower()).strip("-")
 
 
 def eval_file(run: Run, iteration: int, split: str) -> Path:

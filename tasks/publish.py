@@ -33,7 +33,7 @@ def ensure_data(run_dir: str, iteration: int = 0) -> str | None:
     return str(path) if path.is_file() else None
 
 
-@stage_task("publish", timeout=3600)
+@stage_task("publish", timeout=3600, needed=False)
 def publish(run_dir: str, iteration: int) -> dict[str, str]:
     """Copy the stage's data sets to `data/`, add and push them; returns file -> md5.
 

@@ -19,62 +19,72 @@ from ipr.runs.project import project_root
 from ipr.runs.report import markdown, write_html
 from ipr.runs.run import Run, stage_name
 from ipr.runs.summary import profile, summarise
+from ipr.runs.telling import may_fail, slug
 from ipr.tracking import Tracker, links
 from ipr.types import Trajectory
-from tasks.common import artifact_key, eval_file, show, stage_task
+from tasks.common import eval_file, stage_task
 
 
-@stage_task("report", timeout=3600)
+@stage_task("report", timeout=3600, needed=False)
 def report(run_dir: str, iteration: int) -> str:
     """Write the run's summary and report, and send what is new to MLflow; returns the report's path."""
     run = Run(run_dir)
-    summary = write(run, "running")
-    track(run, iteration, summary)
-    key = artifact_key(run, stage_name(iteration))
-    text = f"{run.name} after {stage_name(iteration)}"
-    show(create_markdown_artifact, markdown(summary), key=key, description=text)
     report_file = run.folder / "report.html"
-    shown = links(run.config.track, project_root(), run.folder)
-    if "mlflow run" in shown and "mlflow server" not in shown:  # pages that somebody serves
-        show(create_link_artifact, shown["mlflow run"], key=f"{key}-mlflow", link_text=f"{run.name} in MLflow")
-    else:
-        show(create_link_artifact, report_file.resolve().as_uri(), key=f"{key}-report", link_text="report.html")
+    summary = write(run, "running")
+    with may_fail("tracking"):
+        track(run, iteration, summary)
+    with may_fail("Prefect's artifacts"):
+        key, text = slug(f"{run.name}-{stage_name(iteration)}"), f"{run.name} after {stage_name(iteration)}"
+        create_markdown_artifact(markdown(summary), key=key, description=text)
+        shown = links(run.config.track, project_root(), run.folder)
+        if "mlflow run" in shown and "mlflow server" not in shown:  # pages that somebody serves
+            create_link_artifact(shown["mlflow run"], key=f"{key}-mlflow", link_text=f"{run.name} in MLflow")
+        else:
+            create_link_artifact(report_file.resolve().as_uri(), key=f"{key}-report", link_text="report.html")
     return str(report_file)
 
 
 def write(run: Run, status: str) -> dict[str, Any]:
-    """summary.json and report.html from what is done so far."""
-    found = links(run.config.track, project_root(), run.folder)
-    found |= {"plot": str(run.folder / "plots" / "learning.png"), "report": str(run.folder / "report.html")}
+    """summary.json and report.html from what is done so far; what cannot be written is a warning."""
+    found = {"plot": str(run.folder / "plots" / "learning.png"), "report": str(run.folder / "report.html")}
+    with may_fail("links to MLflow"):
+        found = links(run.config.track, project_root(), run.folder) | found
     summary = summarise(run, status, found)
-    store.write_json(run.folder / "summary.json", summary)
-    _for_dvc(run, summary)
-    if run.manifest.get("profile"):
-        store.write_json(run.folder / "profile.json", profile(run))
-    write_html(run.folder)
+    with may_fail("summary.json"):
+        store.write_json(run.folder / "summary.json", summary)
+    with may_fail("metrics.json"):
+        _for_dvc(run, summary)
+    with may_fail("profile.json"):
+        if run.manifest.get("profile"):
+            store.write_json(run.folder / "profile.json", profile(run))
+    with may_fail("report.html"):
+        write_html(run.folder)
     return summary
 
 
 def _for_dvc(run: Run, summary: dict[str, Any]) -> None:
-    """metrics.json and learning.csv: what `dvc metrics` and `dvc plots` read."""
-    columns = ("reward", "success", "steps", "invalid")
+    """metrics.json: what `dvc metrics` reads."""
     rows = {
-        s["name"]: {f"{split}_{c}": s[split][c] for split in ("dev", "test") for c in columns}
+        s["name"]: {f"{split}_{c}": s[split][c] for split in ("dev", "test") for c in ("reward", "success", "steps")}
         for s in summary["stages"]
     }
     store.write_json(run.folder / "metrics.json", rows | {"reported": summary["reported"]})
-    lines = [",".join(("stage", *next(iter(rows.values()), {})))]
-    lines += [",".join((name, *(f"{v:.4f}" for v in row.values()))) for name, row in rows.items()]
-    store.write_text(run.folder / "learning.csv", "\n".join(lines) + "\n")
 
 
 def finish(run: Run) -> dict[str, Any]:
     """The summary of a complete run; what MLflow could not take before is sent now."""
     summary = write(run, "complete")
+    with may_fail("tracking"):
+        _track_end(run, summary)
+    return summary
+
+
+def _track_end(run: Run, summary: dict[str, Any]) -> None:
     tracker = Tracker(run.folder, run.config.track, project_root())
     _profile(run, tracker)
     for name in ("summary.json", "report.html", "config.yaml", "manifest.json"):
-        tracker.artifact(run.folder / name)
+        if (run.folder / name).is_file():
+            tracker.artifact(run.folder / name)
     # One figure per run to sort runs by; the curves' last values are those of the last iteration.
     k, best = next((k, s) for k, s in enumerate(summary["stages"], -1) if s["name"] == summary["reported"])
     found = {f"reported/{split}/{key}": best[split][key] for split in ("dev", "test") for key in ("reward", "success")}
@@ -86,7 +96,6 @@ def finish(run: Run) -> dict[str, Any]:
         tracker.dataset("data", project_root() / "data", md5, "output")
     tracker.end("FINISHED")
     tracker.sync()
-    return summary
 
 
 def begin(run: Run) -> Tracker:

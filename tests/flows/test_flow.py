@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import json
 import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ipr import store
+from ipr import store, tracking
+from ipr.runs.telling import slug
 from ipr.types import Demonstration, PreferencePair, StepReward, Trajectory
 
 pytestmark = pytest.mark.integration
@@ -35,6 +39,10 @@ TINY = [
     "track.promote=true",  # smoke's own agents are no champions
     "track.min_dev_reward=0",
 ]
+
+
+ODD = "Löwe lr=1e-4, 50% {x} $y_ " + 150 * "n"
+"""Of a run's folder: a space, an umlaut, what formats and URIs take for their own, and long."""
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +178,6 @@ def test_the_loop_of_practice_on_new_problems(root: Path) -> None:
 
 
 def test_mlflow_and_dvc_have_it(root: Path, whole: dict, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ipr import tracking
     from ipr.config import TrackConfig
     from ipr.data import datasets
 
@@ -215,8 +222,8 @@ def workers_of(pid: int) -> list[list[bytes]]:
 
 def test_killed_and_continued_ends_with_the_same(root: Path, whole: dict) -> None:
     """SIGKILL twice: once while step rewards are played, once in training (or right after it). Two workers play."""
-    run = root / "runs" / "killed"
-    killed = [*command(root, "killed"), "rollout.workers=2", "--profile"]
+    run = root / "runs" / ODD
+    killed = [*command(root, ODD), "rollout.workers=2", "--profile"]
     for kills, sign in enumerate(("iteration-1/shards/*", "iteration-2/reference.json")):
         process = subprocess.Popen(
             killed,
@@ -254,6 +261,58 @@ def test_killed_and_continued_ends_with_the_same(root: Path, whole: dict) -> Non
     events = (run / "events.jsonl").read_text()
     assert "profile/explore/model" in events
     assert "rollouts/saved" in events
+    # A folder may have any name: nothing that tells of the run failed for it.
+    assert "the run goes on" not in done.stderr
+    assert (root / "data" / "alfworld" / ODD / "iteration-2" / "pairs.parquet").is_file()
+    assert store.read_json(run / "mlflow.json").popitem()[1]["sent"] == len(events.splitlines())
+    with sqlite3.connect(root / ".prefect" / "prefect.db") as database:
+        keys = {key for (key,) in database.execute("select key from artifact where type = 'markdown'")}
+    assert {slug(f"{ODD}-{stage}") for stage in ("sft", "iteration-1", "iteration-2")} <= keys
+
+
+def _fail(*_: Any, **__: Any) -> Any:
+    raise RuntimeError("it is broken")
+
+
+@pytest.mark.parametrize(
+    ("broken", "task", "still"),
+    [
+        ("tasks.report.create_markdown_artifact", "report", ("summary.json", "report.html", "events.jsonl")),
+        ("tasks.report.write_html", "report", ("summary.json", "metrics.json", "events.jsonl")),
+        ("tasks.report.links", "report", ("summary.json", "report.html", "metrics.json", "events.jsonl")),
+        ("tasks.report._for_dvc", "report", ("summary.json", "report.html", "events.jsonl")),
+        ("tasks.report.Tracker", "report", ("summary.json", "report.html", "metrics.json")),
+        ("tasks.report.summarise", "report", ()),
+        ("tasks.report.datasets.md5_of", "report", ("summary.json", "report.html", "metrics.json")),
+        ("tasks.publish.datasets.publish", "publish", ()),
+        ("tasks.champion.champion_info", "champion", ()),
+        ("tasks.champion.Tracker", "champion", ()),
+    ],
+)
+def test_what_only_tells_of_a_run_never_stops_it(
+    root: Path,
+    whole: dict,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    broken: str,
+    task: str,
+    still: tuple[str, ...],
+) -> None:
+    run = shutil.copytree(root / "runs" / "whole", tmp_path / "run", ignore=shutil.ignore_patterns("model"))
+    for name in ("summary.json", "report.html", "metrics.json", "events.jsonl", "iteration-2/champion.json"):
+        (run / name).unlink()
+    (run / "iteration-2" / "model").mkdir()
+    monkeypatch.setenv("IPR_ROOT", str(root))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/none.db")
+    monkeypatch.setattr(tracking, "sync", lambda *_: True)
+    for name in ("create_markdown_artifact", "create_link_artifact"):
+        monkeypatch.setattr(f"tasks.report.{name}", lambda *_, **__: None)
+    function = getattr(importlib.import_module(f"tasks.{task}"), task).fn
+    monkeypatch.setattr(broken, _fail)
+    function(str(run), 2)
+    assert "it is broken); the run goes on" in caplog.text
+    assert [name for name in still if not (run / name).is_file()] == []
 
 
 def test_two_processes_train_the_model_of_one(root: Path, whole: dict) -> None:

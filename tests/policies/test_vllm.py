@@ -71,7 +71,9 @@ def here(folder: Path, model: ModelConfig = MODEL) -> ChatPolicy:
 def url(folders: dict[str, Path]) -> Iterator[str]:
     """The base behind `ipr serve`, with the routes for adapters."""
     base = str(folders["b"])
-    with serving(here(folders["b"]), "base", base, lambda f: adapter(f, base, settings())) as found:
+    with serving(
+        here(folders["b"]), "base", base, lambda f: adapter(f, base, settings(), folders["b"].parent)
+    ) as found:
         yield f"{found}/v1"
 
 
@@ -158,7 +160,7 @@ def test_an_adapter_that_cannot_be_loaded_is_one_line(folders: dict[str, Path], 
     def post(route: str, **body: str) -> str:
         return client.post(f"/{route}_lora_adapter", body=body, cast_to=str)
 
-    for folder, said in ((tmp_path / "none", "no model folder"), (folders["o"], "no adapter on the model")):
+    for folder, said in ((tmp_path / "none", "no adapter '"), (folders["o"], "no adapter '")):
         with pytest.raises(openai.BadRequestError, match=said):
             post("load", lora_name="a", lora_path=str(folder))
     post("load", lora_name="a", lora_path=str(folders["sft"]))

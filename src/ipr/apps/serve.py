@@ -2,10 +2,10 @@
 
 Decided here: requests that wait are answered together, by one thread that has the model; a conversation that goes on
 finds the key-values of its earlier turns, and the n samples of one prompt share its. What the policy cannot do is
-refused, never left out silently. Completions are of token ids, as vLLM's server takes and returns them; so are the
-routes that load and unload adapters (`--adapters`), each of which is a whole model of its own here. Not
-`transformers serve` (5.23): with a model whose generation config is greedy it leaves out temperature and seed, it
-leaves out n, and its list of models fails where nothing came from the hub.
+refused, never left out silently; who may ask, and how much, is said in `ipr.apps.guard`. Completions are of token ids,
+as vLLM's server takes and returns them; so are the routes that load and unload adapters (`--adapters`), each of which
+is a whole model of its own here. Not `transformers serve` (5.23): with a model whose generation config is greedy it
+leaves out temperature and seed, it leaves out n, and its list of models fails where nothing came from the hub.
 Left out: streaming, tools, completions of text, other ways to sample than temperature. A stop text cuts the answer
 after it was written.
 """
@@ -33,6 +33,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from ipr.apps.guard import Guard, Limits, error
 from ipr.engine import Generated, Request, generate
 from ipr.policies.chat import ChatPolicy
 from ipr.types import IprError, Message, derive_seed
@@ -237,13 +238,17 @@ Load = Callable[[str], ChatPolicy]
 """The folder of an adapter -> the model with it."""
 
 
-def app(policy: ChatPolicy, name: str, root: str | None = None, load: Load | None = None) -> FastAPI:
+def app(
+    policy: ChatPolicy, name: str, root: str | None = None, load: Load | None = None, limits: Limits | None = None
+) -> FastAPI:
     """The routes, for the model called `name`, which came from `root`; with `load` clients may load adapters."""
+    limits = limits or Limits()
     answers, made = Answerer(), int(time.time())
     answers.models[name] = policy
     cards: dict[str, dict[str, Any]] = {}
     """What is served, by name."""
     served = FastAPI(openapi_url=None)
+    served.add_middleware(Guard, limits=limits)
 
     def card(model: str, **more: Any) -> None:
         cards[model] = {"id": model, "object": "model", "created": made, "owned_by": "ipr"} | more
@@ -263,6 +268,10 @@ def app(policy: ChatPolicy, name: str, root: str | None = None, load: Load | Non
     ) -> tuple[list[list[Sample]], dict[str, int]]:
         """For each prompt the samples, and the usage of all."""
         temperature = 1.0 if request.temperature is None else request.temperature
+        wanted = len(prompts) * len(seeds) * min(limit, answers.models[request.model].engine.max_length)
+        if wanted > limits.tokens:
+            text = f"{wanted} tokens are asked for, {limits.tokens} at most in a request; lower max_tokens or n"
+            raise _Refused(text, "too_many_tokens", "max_tokens")
         asked = (answers.ask(request.model, prompt, seeds, temperature, limit) for prompt in prompts)
         found = await asyncio.gather(*map(asyncio.wrap_future, asked))
         read = sum(length for length, _ in found)
@@ -335,18 +344,18 @@ def app(policy: ChatPolicy, name: str, root: str | None = None, load: Load | Non
             return Response(f"unloaded '{request.lora_name}'")
 
     @served.exception_handler(_Refused)
-    async def refused(_: HttpRequest, error: _Refused) -> JSONResponse:
-        return _error(str(error), error.status, error.code, error.param)
+    async def refused(_: HttpRequest, refusal: _Refused) -> JSONResponse:
+        return error(str(refusal), refusal.status, refusal.code, refusal.param)
 
     @served.exception_handler(RequestValidationError)
-    async def malformed(_: HttpRequest, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
+    async def malformed(_: HttpRequest, problem: RequestValidationError) -> JSONResponse:
+        first = problem.errors()[0]
         param = ".".join(str(part) for part in first["loc"][1:])
-        return _error(f"{param}: {first['msg']}", 400, "invalid_value", param)
+        return error(f"{param}: {first['msg']}", 400, "invalid_value", param)
 
     @served.exception_handler(Exception)
-    async def failed(_: HttpRequest, error: Exception) -> JSONResponse:
-        return _error(f"{type(error).__name__}; see the server's output", 500, "server_error", None)
+    async def failed(_: HttpRequest, problem: Exception) -> JSONResponse:
+        return error(f"{type(problem).__name__}; see the server's output", 500, "server_error", None)
 
     return served
 
@@ -360,9 +369,12 @@ def listen(host: str, port: int) -> socket.socket:
         raise IprError(f"cannot listen at {host}:{port} ({why}); choose another --port") from None
 
 
-def server(policy: ChatPolicy, name: str, root: str | None = None, load: Load | None = None) -> uvicorn.Server:
+def server(
+    policy: ChatPolicy, name: str, root: str | None = None, load: Load | None = None, limits: Limits | None = None
+) -> uvicorn.Server:
     """Of `app`; to be run with `run(sockets=[listen(...)])`."""
-    return uvicorn.Server(uvicorn.Config(app(policy, name, root, load), log_level="warning", access_log=False))
+    routes = app(policy, name, root, load, limits)
+    return uvicorn.Server(uvicorn.Config(routes, log_level="warning", access_log=False))
 
 
 def _choice(index: int, sample: Sample, stop: str | list[str] | None) -> tuple[str, dict[str, Any]]:
@@ -383,9 +395,3 @@ def _body(kind: str, model: str, choices: list[dict[str, Any]], usage: dict[str,
         "choices": choices,
         "usage": usage,
     }
-
-
-def _error(message: str, status: int, code: str, param: str | None) -> JSONResponse:
-    kind = "server_error" if status >= 500 else "invalid_request_error"
-    content = {"error": {"message": message, "type": kind, "param": param, "code": code}}
-    return JSONResponse(content, status)

@@ -5,6 +5,7 @@ The log is `ipr.progress`, which nobody prints: Prefect's pages take it from the
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import time
@@ -33,7 +34,8 @@ def progress(label: str, unit: str) -> Progress:
         line = f"{label}: {done}/{total} {unit}, {rate:.1f}/s, {left:.0f} s left"
         log.info(line)
         if bar is None:
-            print(line, file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):  # who read it has gone; the work goes on
+                print(line, file=sys.stderr, flush=True)
 
     return show
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from ipr import models, profiling, store
 from ipr.config import RunConfig, difference, read_yaml, validate
+from ipr.runs import DECIDED_BY, ITERATION
 from ipr.types import IprError, Job, Trajectory
 
 
@@ -38,16 +39,24 @@ class Run:
         self.config: RunConfig = validate(tree, str(self.folder / "config.yaml"))
 
     @classmethod
-    def open(cls, folder: str | Path, config: RunConfig, preset: str = "") -> Run:
-        """Start a run in `folder`, or continue the one that is there if its config decides the same results."""
+    def open(cls, folder: str | Path, config: RunConfig, preset: str = "", by_stage: bool = False) -> Run:
+        """Start a run in `folder`, or continue the one that is there if its config decides the same results.
+
+        One that is made stage by stage (`ipr experts FILE --dir DIR`, as in dvc.yaml) may be given another config
+        `by_stage`: what the change decides is undone, and made again when its turn comes.
+        """
         folder = Path(folder)
         if (folder / "config.yaml").is_file():
             run = cls(folder)
             changed = difference(run.config, config)
-            if changed:
+            if changed and not (by_stage and run.manifest.get("by_stage")):
                 raise IprError(
                     f"{folder} holds a run with another config ({'; '.join(changed)}); use another --dir, or remove it"
                 )
+            if changed:
+                with run.lock():
+                    run._undo([line.partition(":")[0] for line in changed])
+                    run.note(config_hash=config.hash(), seed=config.seed)
             if config != run.config:  # tracking, publishing or workers changed, which decides nothing
                 cls._keep(folder, config)
             return cls(folder)
@@ -55,6 +64,8 @@ class Run:
         run = cls(folder)
         run.note(preset=preset, created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
         run.note(config_hash=config.hash(), seed=config.seed, versions=_versions(), git=git_state(Path.cwd()))
+        if by_stage:
+            run.note(by_stage=True)
         return run
 
     @staticmethod
@@ -143,6 +154,34 @@ class Run:
     def drop_shards(self, iteration: int) -> None:
         """Remove the shards of a stage whose result is written."""
         shutil.rmtree(self.stage(iteration) / "shards", ignore_errors=True)
+
+    def evaluated(self) -> bool:
+        """Whether every stage is."""
+        return all(self.record(k, "evaluate") for k in range(-1, self.config.algorithm.iterations + 1))
+
+    def drop_begun(self) -> None:
+        """Remove what stages that are not finished have begun: it was made of what was there then."""
+        for stage in (p for p in self.folder.iterdir() if p.is_dir()):
+            for name in ("shards", "checkpoint"):
+                shutil.rmtree(stage / name, ignore_errors=True)
+            (stage / "reference.json").unlink(missing_ok=True)
+
+    def _undo(self, changed: Sequence[str]) -> None:
+        """Forget that tasks are done which the changed keys decide, and those that follow from them."""
+
+        def decided(task: str) -> bool:
+            return any(key == part or key.startswith(f"{part}.") for key in changed for part in DECIDED_BY[task])
+
+        self.drop_begun()
+        stale = [(-1, "evaluate")] if decided("evaluate") else []
+        gone = False
+        for k in range(self.config.algorithm.iterations + 1):
+            for task in ITERATION if k else ("experts", "sft"):
+                gone = gone or decided(task)
+                stale += [(k, "train" if task == "sft" else task)] * gone
+            stale += [(k, "evaluate")] * (gone or decided("evaluate"))
+        for k, task in stale:
+            (self.stage(k) / f"{task}.json").unlink(missing_ok=True)
 
     def status(self) -> dict[str, Any]:
         """ "complete", "running" (a process holds the folder) or "stopped", and the tasks that are done by stage."""

@@ -295,7 +295,7 @@ class _View:
             run = found[0].info.run_id
         else:
             tags = cut(tags) | {"ipr.run_key": key}
-            run = self.client.create_run(experiment, event.time, tags, event.data["name"]).info.run_id
+            run = self.client.create_run(experiment, event.time, tags, event.data["name"][:250]).info.run_id
         self.sent.runs[event.iteration] = run
 
     def _run(self, event: Event) -> str:

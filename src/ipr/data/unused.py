@@ -1,0 +1,73 @@
+"""What nobody names any more in DVC's cache and remote.
+
+Decided here: plain `dvc gc -w` keeps what the work tree names. A data set is also named by MLflow's tags, by what waits
+to be pushed, and by runs that have not told MLflow yet: the caller gives those, and they stay with all that is in them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ipr.data import datasets
+
+
+def drop_files(root: Path, names: Iterable[str], yes: bool) -> int:
+    """Take files (paths under `data/`) out of `data/` and record it; returns their bytes."""
+    files = [f for name in names if (f := root / "data" / name).is_file()]
+    found = sum(f.stat().st_size for f in files)
+    if yes and files:
+        with datasets.alone(root):
+            for file in files:
+                file.unlink()
+                for folder in file.parents:
+                    if folder == root / "data" or any(folder.iterdir()):
+                        break
+                    folder.rmdir()
+        datasets.publish(root, {})
+    return found
+
+
+def collect(root: Path, named: Iterable[str], yes: bool, remote: bool = False) -> dict[str, int]:
+    """Bytes of unused objects in "cache" and, where asked for, in "remote"; with `yes` they are removed.
+
+    Kept is what any branch, tag, experiment and the work tree name, what waits to be pushed, and the md5s `named`.
+    """
+    if not (root / ".dvc").is_dir():
+        return {}
+    state = datasets._state(root)
+    keep = {*named, *state["waiting"], *state["pushed"].values(), *([state["added"]] if state["added"] else [])}
+
+    def act(repo: Any) -> dict[str, int]:
+        git = not repo.config["core"].get("no_scm")
+        used = repo.used_objs(all_branches=git, all_tags=git, all_experiments=git)
+        wanted = {info.value for infos in used.values() for info in infos}
+        stores = {"cache": repo.cache.local}
+        if remote:
+            name, _ = datasets._remote(repo, None)
+            stores["remote"] = repo.cloud.get_remote_odb(name)
+        for md5 in keep:
+            wanted |= _with_files(stores.values(), md5)
+        found = {}
+        for place, store in stores.items():
+            paths = [store.oid_to_path(oid) for oid in store.all() if oid not in wanted]
+            found[place] = sum(store.fs.size(path) for path in paths)
+            if yes and paths:
+                store.fs.remove(paths)
+        return found
+
+    with datasets.alone(root):
+        return datasets._dvc(root, act)
+
+
+def _with_files(stores: Iterable[Any], md5: str) -> set[str]:
+    """A data set's md5 and those of its files, from whoever has its listing."""
+    if md5.endswith(".dir"):
+        for store in stores:
+            path = store.oid_to_path(md5)
+            if store.fs.exists(path):
+                with store.fs.open(path) as file:
+                    return {md5, *(entry["md5"] for entry in json.load(file))}
+    return {md5}
