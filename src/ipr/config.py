@@ -132,12 +132,13 @@ class AlgorithmConfig(_Section):
     """Of the scorer's rollouts."""
     explore_tasks: int | None = Field(default=None, ge=1)
     """Problems explored in an iteration, another seeded choice in each; null explores all (paper)."""
-    draws: int = Field(default=1, ge=1)
-    """Episodes from each explored prefix at most, until one earns `success`; more than 1 need a temperature above 0."""
-    success: float = 1.0
-    """Outcome reward from which on an episode is a success (WebShop's experts have more than 0.7)."""
     explore_temperature: float = Field(default=0.0, ge=0)
     """Of the exploring agent; the paper explores greedily."""
+    draws: int = Field(default=1, ge=1)
+    """Episodes from each explored prefix at most, until one earns `success`; more than 1 need
+    explore_temperature above 0."""
+    success: float = 1.0
+    """Outcome reward from which on an episode is a success (WebShop's experts have more than 0.7)."""
     tau: float = Field(default=0.5, ge=0)
     """Step pairs are kept when the difference of step rewards is above it. ALFWorld 0.5, WebShop 0.01, SQL 0.1."""
     outcome_margin: float = Field(default=0.0, ge=0)
@@ -165,6 +166,15 @@ class AlgorithmConfig(_Section):
     @classmethod
     def _known(cls, value: str) -> str:
         algorithms.get(value)
+        return value
+
+    @field_validator("draws")
+    @classmethod
+    def _drawn_anew(cls, value: int, info: ValidationInfo) -> int:
+        if value > 1 and info.data.get("explore_temperature") == 0:
+            raise ValueError(
+                "greedy episodes from one prefix are all the same; set algorithm.explore_temperature above 0, or draws=1"
+            )
         return value
 
     @field_validator("error", "confidence")

@@ -249,6 +249,7 @@ def test_savings_that_do_not_go_together_are_refused() -> None:
     for overrides, said in (
         (["algorithm.error=0.1"], r"algorithm.error: .*set algorithm.curtail=true"),
         (["algorithm.curtail=true", "algorithm.confidence=0.9"], r"algorithm.confidence: .*algorithm.curtail=false"),
+        (["algorithm.draws=2"], r"algorithm.draws: .*set algorithm.explore_temperature above 0"),
     ):
         with pytest.raises(IprError, match=said):
             config.load(None, overrides)
