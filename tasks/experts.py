@@ -35,7 +35,7 @@ def experts(run_dir: str, published: str | None, iteration: int = 0) -> str:
                     raise IprError(
                         f"{published}: {task_id} does not replay ({problem[0]}); make it again: ipr data generate"
                     )
-        found = [known.get(task_id) or spec.expert(task_id) for task_id in ids]
+        found = [(known.get(task_id) or spec.expert(task_id)).trimmed() for task_id in ids]
         store.save(target, found, Trajectory)
         taken = len(known.keys() & set(ids))
         log.info("%d expert trajectories, %d of them from %s", len(found), taken, published)

@@ -11,7 +11,7 @@ import difflib
 import hashlib
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -55,6 +55,11 @@ class Message:
 
     def as_dict(self) -> dict[str, str]:
         return {"role": self.role, "content": self.content}
+
+
+def trimmed(text: str) -> str:
+    """A turn as it counts: without the blanks and line breaks at its ends, which no agent's tokens have either."""
+    return text.strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +110,10 @@ class Trajectory:
     def job(self) -> Job:
         """What was played."""
         return Job(self.prefix(self.start), self.seed)
+
+    def trimmed(self) -> Trajectory:
+        """The same with every turn as it counts (see the function)."""
+        return replace(self, steps=tuple(Step(trimmed(step.action), step.observation) for step in self.steps))
 
     def prefix(self, t: int) -> Prefix:
         """e_t: the problem and its first t steps, 0 <= t <= len(steps)."""

@@ -86,6 +86,16 @@ def test_parquet_comes_back_as_it_was(env: str, tmp_path: Path) -> None:
     assert imports.load("parquet", path, env) == (given, [])
 
 
+@pytest.mark.parametrize("env", ENVS)
+def test_blanks_at_the_ends_of_turns_go(env: str, tmp_path: Path) -> None:
+    given = experts(env)
+    ended = [replace(t, steps=tuple(Step(f"{s.action} \n", s.observation) for s in t.steps)) for t in given]
+    path = store.save(tmp_path / "given.parquet", ended)
+    assert imports.load("parquet", path, env, strict=True) == (given, [])
+    spec = experts_of.environment(EnvConfig(name=env, experts=str(path)))  # and from a file that was imported before
+    assert [spec.expert(task_id) for task_id in spec.task_ids("train")] == given
+
+
 @pytest.mark.parametrize("one", [False, True])
 @pytest.mark.parametrize("env", ENVS)
 def test_the_task_is_found_behind_instruction_and_example(env: str, one: bool, file: Callable[..., Path]) -> None:

@@ -26,7 +26,7 @@ def environment(config: EnvConfig) -> EnvSpec:
     if config.experts is None:
         return spec
     best: dict[str, Trajectory] = {}
-    for t in store.load(Path(config.experts), Trajectory):
+    for t in map(Trajectory.trimmed, store.load(Path(config.experts), Trajectory)):
         if t.task_id not in best or t.reward > best[t.task_id].reward:
             best[t.task_id] = t
     place = {task_id: k for k, task_id in enumerate(spec.task_ids("train"))}

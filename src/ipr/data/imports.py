@@ -6,7 +6,7 @@ whose text, or last lines, are the first observation of a task, and goes on from
 what the observations tell (see `alike`; with `strict` every letter), without the label "Observation:", blanks and the
 wording of another version (`EnvSpec.reword`); kept are the environment's own. A record may end with the last action.
 One that cannot be kept (half a character, a seed beyond 63 bits) is named, and the others come in. Left out: mending
-what an agent wrote.
+what an agent wrote; only blanks and line breaks at a turn's ends go, as they do where tokens become text.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ipr.data.alike import alike, bare
 from ipr.envs.checker import around
 from ipr.envs.react import action_of
 from ipr.envs.retrace import retrace
-from ipr.types import Ending, EnvSpec, IprError, Message, Outcome, Step, Trajectory, messages
+from ipr.types import Ending, EnvSpec, IprError, Message, Outcome, Step, Trajectory, messages, trimmed
 
 FORMATS = ("messages", "conversations", "parquet")
 SPLITS = ("train", "dev", "seen", "unseen")
@@ -299,7 +299,7 @@ class _Player:
 
         if any(m.role != ("user" if k % 2 else "assistant") for k, m in enumerate(turns)) or not turns:
             return differ(0, "agent and environment by turns", [m.role for m in turns])
-        actions = [self._spec.reword(m.content) for m in turns[::2]]
+        actions = [trimmed(self._spec.reword(m.content)) for m in turns[::2]]
         answers = [m.content for m in turns[1::2]]
         outcomes, different = retrace(self._env, [*map(Step, actions, answers)], self._same)
         t = len(outcomes)
