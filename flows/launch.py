@@ -34,6 +34,7 @@ def run(folder: Path, config: RunConfig, preset: str, profile: bool = False) -> 
         print(f"note: {told}", file=sys.stderr)
     with run.lock():
         run.note(base=base_of(run))
+        run.identify()
         if profile:
             run.note(profile=True)
         if not run.manifest.get("complete"):
@@ -60,6 +61,7 @@ def one_task(folder: Path, name: str, iteration: int) -> dict[str, Any]:
         before = "sft" if iteration == 1 else f"train --iteration {iteration - 1}"
         raise IprError(f"no model of {stage_name(iteration - 1)} yet; first: ipr {before} --dir {folder}")
     with run.lock(), workers.opened(run.config.rollout):
+        run.identify()
         if name == "sft":
             from tasks.common import wait_for_all
             from tasks.experts import experts

@@ -16,6 +16,8 @@ from ipr.tracking import Tracker, champion_info
 from ipr.types import IprError, Trajectory
 from tasks.common import eval_file, play, stage_task, whole_episodes
 
+OTHERS = "the champion is of other games; compare by hand: ipr compare"
+
 
 @stage_task("champion")
 def champion(run_dir: str, iteration: int) -> dict:
@@ -28,9 +30,12 @@ def champion(run_dir: str, iteration: int) -> dict:
         mine = store.load(eval_file(run, reported, "dev"), Trajectory)
         decision = {"iteration": reported, "stage": stage_name(reported), "promote": False}
         try:
+            games = run.manifest.get("games")
             present = champion_info(run.config.track, project_root()) if run.config.track.enabled else None
             if present is None:
                 decision |= {"promote": True, "why": "first champion"}
+            elif present["tags"].get("ipr.games", games) != games:
+                decision |= {"why": OTHERS, "champion": present["version"]}
             else:
                 theirs = theirs_on(run, iteration, present, [t.task_id for t in mine])
                 decision |= _against(theirs, mine, run.config.eval.bootstrap) | {"champion": present["version"]}
@@ -59,7 +64,7 @@ def theirs_on(run: Run, iteration: int, present: Mapping[str, Any], ids: list[st
 
 def _against(theirs: list[Trajectory], mine: list[Trajectory], resamples: int) -> dict:
     if {t.task_id for t in theirs} != {t.task_id for t in mine}:
-        return {"promote": False, "why": "the champion is of other games; compare by hand: ipr compare"}
+        return {"promote": False, "why": OTHERS}
     found = compare(theirs, mine, resamples, 0)
     promote = better(found)
     return {"promote": promote, "why": "better on dev" if promote else "not better on dev", "comparison": found}

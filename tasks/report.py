@@ -83,7 +83,8 @@ def track(run: Run, iteration: int, summary: dict[str, Any]) -> None:
         run.name,
         flat(run.config),
         {
-            "ipr.config_hash": manifest["config_hash"],
+            "ipr.config_hash": manifest.get("config_hash"),
+            "ipr.games": manifest.get("games"),
             "ipr.seed": manifest["seed"],
             "ipr.preset": manifest.get("preset"),
             "ipr.run_folder": run.name,

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from ipr import algorithms, credit, models, policies, store
+from ipr import algorithms, credit, identity, models, store
 from ipr.data.experts import environment
 from ipr.runs.project import project_root
 from ipr.runs.run import Run
-from ipr.types import Prefix, StepReward, Trajectory
+from ipr.types import Prefix, Sampling, StepReward, Trajectory
 from tasks.common import SCORER, experts, play, stage_task
 
 
@@ -52,15 +51,9 @@ def outcomes(run: Run) -> credit.Outcomes | None:
     config = run.config
     if config.algorithm.cache is None:
         return None
-    spec = environment(config.env)
-    deciding = [
-        models.model_hash(run.model(SCORER)),
-        *(spec.name, spec.version, spec.max_steps, config.env.data),
-        *(config.algorithm.temperature, config.rollout.max_new_tokens, config.rollout.kv_dtype),
-        *(config.model.dtype, config.model.max_length),
-        *policies.deciding(config).values(),
-    ]
-    return credit.Outcomes(project_root() / config.algorithm.cache, json.dumps(deciding))
+    sampling = Sampling(config.algorithm.temperature, config.rollout.max_new_tokens)
+    playing = identity.playing(environment(config.env), sampling, models.model_hash(run.model(SCORER)), config)
+    return credit.Outcomes(project_root() / config.algorithm.cache, identity.digest(playing))
 
 
 def summarise(

@@ -8,8 +8,6 @@ Left out on purpose: environment variables and interpolation. One file says what
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
 from collections.abc import Iterable
 from datetime import date as Date
 from pathlib import Path
@@ -173,7 +171,7 @@ class AlgorithmConfig(_Section):
     def _drawn_anew(cls, value: int, info: ValidationInfo) -> int:
         if value > 1 and info.data.get("explore_temperature") == 0:
             raise ValueError(
-                "greedy episodes from one prefix are all the same; set algorithm.explore_temperature above 0, or draws=1"
+                "greedy episodes from a prefix are all the same; set algorithm.explore_temperature above 0, or draws=1"
             )
         return value
 
@@ -261,16 +259,6 @@ class DataConfig(_Section):
     """DVC remote to push to; null is the project's default remote."""
 
 
-_DECIDE_NOTHING: Any = {
-    "endpoint": True,
-    "track": True,
-    "data": True,
-    "rollout": {"endpoint", "workers", "scheduler"},
-    "algorithm": {"cache"},
-}
-"""Keys that change where a run is tracked, published, played and cached, not what comes out."""
-
-
 class RunConfig(_Section):
     seed: int = 0
     env: EnvConfig = EnvConfig()
@@ -286,11 +274,6 @@ class RunConfig(_Section):
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(), sort_keys=False)
-
-    def hash(self) -> str:
-        """Digest of everything that decides the results (where they are tracked, published and played does not)."""
-        deciding = self.model_dump(exclude=_DECIDE_NOTHING)
-        return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def load(source: str | Path | None = None, overrides: Iterable[str] = (), presets: Path | None = None) -> RunConfig:
@@ -360,15 +343,9 @@ def keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> dict[str, str]
     return found
 
 
-def difference(old: RunConfig, new: RunConfig) -> list[str]:
-    """Lines "key: old -> new" for every deciding key in which the two differ."""
-    a, b = (_flat(config.model_dump(exclude=_DECIDE_NOTHING)) for config in (old, new))
-    return [f"{k}: {a.get(k)!r} -> {b.get(k)!r}" for k in b if a.get(k) != b.get(k)]
-
-
-def flat(config: RunConfig) -> dict[str, Any]:
-    """Dotted keys and values, e.g. for MLflow's params."""
-    return _flat(config.model_dump())
+def flat(config: RunConfig, exclude: Any = None) -> dict[str, Any]:
+    """Dotted keys and values, e.g. for MLflow's params; without those that `exclude` names (as pydantic takes it)."""
+    return _flat(config.model_dump(exclude=exclude))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def file(tmp_path: Path) -> Callable[[list[Any]], Path]:
 @pytest.mark.parametrize("env", ENVS)
 def test_messages_come_back_as_they_were(env: str, tmp_path: Path) -> None:
     given = experts(env)
-    path = exports.write(exports.messages(given, get(env).prompt), tmp_path / "given.jsonl")
+    path = exports.write(exports.messages(given, get(env).told), tmp_path / "given.jsonl")
     assert imports.load("messages", path, env) == (given, [])
 
 
@@ -444,7 +444,7 @@ def test_one_bad_row_is_left_out_and_the_others_come_in(
     bad: dict[str, Any], told: str, file: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = experts("alfworld", 3)
-    rows = exports.messages(given, get("alfworld").prompt)
+    rows = exports.messages(given, get("alfworld").told)
     path, out = file([rows[0], rows[1] | bad, rows[2]]), tmp_path / "out.parquet"
     assert main(["data", "import", "messages", str(path), "--out", str(out)]) == 0
     assert store.load(out, Trajectory) == [given[0], given[2]]
@@ -457,7 +457,7 @@ def test_one_bad_row_is_left_out_and_the_others_come_in(
 def test_half_a_character_in_the_bytes(tmp_path: Path) -> None:
     """As some programs write it: the half itself in UTF-8, which is none."""
     given = experts("alfworld", 2)
-    rows = [json.dumps(row) for row in exports.messages(given, get("alfworld").prompt)]
+    rows = [json.dumps(row) for row in exports.messages(given, get("alfworld").told)]
     path = tmp_path / "given.jsonl"
     path.write_bytes(
         f"{rows[0]}\n".encode() + rows[1].replace("Thought", "\ud83dThought", 1).encode("utf-8", "surrogatepass")

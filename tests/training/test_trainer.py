@@ -44,7 +44,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 def sft(model, chat, out, config, demonstrations=None, **more):
     more = {"max_length": 512, "seed": 3, **more}
     demonstrations = demonstrations or tiny.make_demonstrations()
-    return train(model, chat, demonstrations, tiny.PROMPT, "sft", config, out=out, **more)
+    return train(model, chat, demonstrations, tiny.told, "sft", config, out=out, **more)
 
 
 # The loss --------------------------------------------------------------------------------------------------------
@@ -71,7 +71,7 @@ def test_reference_is_the_models_own_logps_and_nan_where_too_long(chat):
     model, pairs = tiny.make_model(chat), tiny.make_pairs()
     longest = [pair_example(chat, tiny.PROMPT, pair).length for pair in pairs]
     limit = sorted(longest)[5]
-    chosen, rejected = reference_logps(model, chat, pairs, tiny.PROMPT, tiny.CONFIG, max_length=limit)
+    chosen, rejected = reference_logps(model, chat, pairs, tiny.told, tiny.CONFIG, max_length=limit)
     assert chosen.isnan().tolist() == rejected.isnan().tolist() == [n > limit for n in longest]
     assert (chosen[~chosen.isnan()] < 0).all()
 
@@ -168,12 +168,12 @@ def test_too_long_is_dropped_on_both_sides_and_counted(chat, tmp_path):
     # The rejected sides are the longer ones here, so a limit on them must drop the chosen sides too.
     limit = sorted(e.length for e in pairs)[6]
     chat_, reference = tiny.make_chat(), tiny.make_model(chat)
-    logps = reference_logps(reference, chat_, tiny.make_pairs(), tiny.PROMPT, tiny.CONFIG, max_length=limit)
+    logps = reference_logps(reference, chat_, tiny.make_pairs(), tiny.told, tiny.CONFIG, max_length=limit)
     result = train(
         tiny.make_model(chat),
         chat,
         tiny.make_pairs(),
-        tiny.PROMPT,
+        tiny.told,
         "ipr",
         tiny.CONFIG,
         reference=logps,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ipr import store
+from ipr import identity, store
 from ipr.config import RunConfig
 from ipr.data import experts
 from ipr.types import IprError, Trajectory
@@ -22,8 +22,10 @@ def of_other_games(config: RunConfig, root: Path) -> str:
         return ""  # the tracker is down: the run goes on, and says so itself
     if present is None or present["dev"] is None:
         return ""
-    games = {t.task_id for t in store.load(present["dev"], Trajectory)}
-    if games <= set(experts.environment(config.env).task_ids("dev")):
+    ids = {t.task_id for t in store.load(present["dev"], Trajectory)}
+    spec = experts.environment(config.env)
+    ours = identity.of_games(spec)
+    if ids <= set(spec.task_ids("dev")) and present["tags"].get("ipr.games", ours) == ours:
         return ""
     return (
         f"the champion of '{config.track.registered_model}' (version {present['version']}) is of other games than this"

@@ -241,7 +241,7 @@ class _Player:
         )
 
     def _text(self, text: str) -> str:
-        return _plain(self._spec.reword(text))
+        return _plain(self._spec.reword(text, None))
 
     def _key(self, text: str) -> str:
         return self._text(text) if self._strict else bare(self._text(text))
@@ -299,7 +299,7 @@ class _Player:
 
         if any(m.role != ("user" if k % 2 else "assistant") for k, m in enumerate(turns)) or not turns:
             return differ(0, "agent and environment by turns", [m.role for m in turns])
-        actions = [trimmed(self._spec.reword(m.content)) for m in turns[::2]]
+        actions = [trimmed(self._spec.reword(m.content, task_id)) for m in turns[::2]]
         answers = [m.content for m in turns[1::2]]
         outcomes, different = retrace(self._env, [*map(Step, actions, answers)], self._same)
         t = len(outcomes)

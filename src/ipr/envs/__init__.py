@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ipr import identity
 from ipr.types import EnvSpec, IprError, Message, suggestion
 
 GROUP = "ipr.environments"
@@ -89,16 +91,27 @@ def get(
         raise IprError(f"env.server={server} is of no use to {name}; only {', '.join(_SERVED)} plays on a server")
     more = {} if server is None else {"server": server}
     spec = _made(name, module, folder, max_steps, more)
+    if folder is not None and spec.deciding is dict:
+        spec = replace(spec, deciding=lambda: {"data": identity.contents(identity.folder(folder))})
     if not shots:
         return spec
     # The example is played with the environment's own step limit, so that it is always the same one.
     split = "pretrain" if data is None and name in _BUILT_IN else "train"
-    return replace(spec, prompt=(*spec.prompt, *_example(_made(name, module, folder, None, more), split)))
+    plain = _made(name, module, folder, None, more)
+
+    @cache
+    def shown(prompt: tuple[Message, ...]) -> tuple[Message, ...]:
+        return (*prompt, *_example(plain, split, prompt))
+
+    prompts = None if spec.prompts is None else lambda task_id: shown(spec.told(task_id))
+    return replace(spec, prompt=shown(spec.prompt), prompts=prompts)
 
 
-def _example(spec: EnvSpec, split: str) -> list[Message]:
-    """The first expert episode of `split` that is short and earns everything, as turns that end with the agent's."""
-    played = (spec.expert(task_id) for task_id in spec.task_ids(split)[:_LOOKED_AT])
+def _example(spec: EnvSpec, split: str, prompt: tuple[Message, ...]) -> list[Message]:
+    """The first expert episode of `split` that is short and earns everything, as turns that end with the agent's; of
+    the tasks with this prompt."""
+    ids = [task_id for task_id in spec.task_ids(split) if spec.told(task_id) == prompt]
+    played = (spec.expert(task_id) for task_id in ids[:_LOOKED_AT])
     found = next((t for t in played if t.reward >= 1 and not t.invalid and len(t.steps) <= spec.max_steps // 2), None)
     if found is None:
         raise IprError(

@@ -50,6 +50,7 @@ def spec(data: Path | None = None, max_steps: int | None = None, server: str | N
         task_type=source.task_type,
         oracle=oracle,
         version=("generated-2" if data is None else "real-2") + ("-server" if server else ""),
+        deciding=source.deciding,
     )
 
 

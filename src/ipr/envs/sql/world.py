@@ -8,8 +8,9 @@ all of them, against the gold rows.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from ipr.envs.react import action_of, one_line
 from ipr.envs.sql.engine import Database, Result, Session
@@ -40,6 +41,10 @@ class Questions(Protocol):
     def question(self, task_id: str) -> Question: ...
 
     def database(self, question: Question) -> Database: ...
+
+    def deciding(self) -> Mapping[str, Any]:
+        """See `EnvSpec.deciding`."""
+        ...
 
     def session(self, question: Question) -> Session:
         """A connection of an episode's own, or what is as good."""
