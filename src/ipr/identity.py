@@ -259,5 +259,5 @@ def _versions() -> dict[str, Any]:
 
 def _short(value: Any) -> str:
     """Digests by their beginnings."""
-    text = value if isinstance(value, str) else repr(value)
-    return text[:12] if len(text) in (32, 64) and not set(text) - set("0123456789abcdef") else text
+    digested = isinstance(value, str) and len(value) > 15 and not set(value) - set("0123456789abcdef")
+    return value[:12] if digested else repr(value)

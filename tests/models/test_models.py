@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ipr import models
+from ipr import identity, models
 from ipr.config import LoraConfig, ModelConfig
 from ipr.models import loading
 from ipr.tokens import ChatTokens

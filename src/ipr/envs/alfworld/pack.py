@@ -51,6 +51,9 @@ def pack(folder: Path, out: Path) -> dict[str, Any]:
     found: dict[str, int] = {split: len(games) for split, games in ids.items()}
     if not sum(found.values()):
         raise IprError(f"{folder}: none of its games can be read; fetch the data again: alfworld-download")
+    if len(wordings) > 1:
+        told = ", ".join(f"{n} {put!r}" for put, n in wordings.items())
+        messages.append(f"games of two wordings ({told}): each is told its own, but an agent learns that of its games")
     for split, official in OFFICIAL.items():
         games = found["train"] + found["dev"] if split == "train" else found[split]
         if games != official:
@@ -74,7 +77,7 @@ def pack(folder: Path, out: Path) -> dict[str, Any]:
     return {
         "data": str(out),
         "games": found,
-        "wording": ", ".join(f"{n} games: {put}" for put, n in wordings.items()),
+        "wording": ", ".join(wordings),
         "recorded": recorded,
         "experts": len(experts),
         "experts_file": str(out / "experts.parquet"),
