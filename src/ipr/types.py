@@ -248,6 +248,8 @@ class EnvSpec:
     reword: Callable[[str, str | None], str] = lambda text, task_id: text
     """A turn or observation recorded with another version's wording, in that of a task, or (None) in one that is the
     same for all (see `imports`)."""
+    published: Callable[[str], str] = str
+    """A turn as the published environment carried it out, where it read less of it; `str` leaves it (see `imports`)."""
     adopted: Callable[[str, str], str] = lambda task_id, said: task_id
     """The task as a record's first observation tells it, where something of it was drawn: TASK@WHAT (see `imports`)."""
 

@@ -22,6 +22,7 @@ from ipr.envs.alfworld import games
 from ipr.envs.react import action_of
 from ipr.envs.sql import questions
 from ipr.envs.sql.prompt import HELP
+from ipr.envs.sql.world import as_published
 from ipr.envs.webshop import generate
 from ipr.types import IprError, Message, Step, Trajectory
 
@@ -134,6 +135,34 @@ def test_an_agent_that_goes_back_to_the_search_page(file: Callable[..., Path]) -
     assert outcome.terminated
     t = Trajectory(task_id, first, tuple(steps), outcome.reward, "terminated", "expert")
     assert imports.load("conversations", file([published(t)]), "webshop") == ([t], [])
+
+
+def test_blocks_of_several_lines_come_in_as_the_published_wrapper_ran_them(file: Callable[..., Path]) -> None:
+    spec = get("sql")
+    task_id = spec.task_ids("train")[0]
+    *asked, end = spec.expert(task_id).steps
+    gold = asked[-1].action.rpartition("```sql\n")[2].removesuffix("\n```")
+    said = [
+        f"Thought: I ask in two lines.\nAction: ```sql\n{gold.replace(' FROM', chr(10) + 'FROM')}\n```",
+        f"Thought: I ask in one.\nAction: ```sql\n{gold}\n```",
+        "Thought: That is it.\nAction: I submit it now",
+    ]
+    env, steps = spec.make(), []
+    first = env.reset(task_id)
+    for turn in said:
+        outcome = env.step(as_published(turn))
+        steps.append(Step(as_published(turn), outcome.observation))
+    assert (outcome.terminated, outcome.reward, as_published(end.action)) == (True, 1.0, end.action)
+    assert steps[0].observation.startswith("Error")
+    assert steps[0].action.count("\n") == 3
+    t = Trajectory(task_id, first, tuple(steps), 1.0, "terminated", "expert", invalid=1)
+    recorded = replace(t, steps=tuple(Step(turn, step.observation) for turn, step in zip(said, steps, strict=True)))
+    assert imports.load("conversations", file([published(recorded)]), "sql") == ([t], [])
+    # What is given back as it stands is left as it stands.
+    env.reset(task_id)
+    whole = [Step(turn, env.step(turn).observation) for turn in (said[0], end.action)]
+    t = Trajectory(task_id, first, tuple(whole), 1.0, "terminated", "expert")
+    assert imports.load("conversations", file([published(t)]), "sql") == ([t], [])
 
 
 @pytest.mark.parametrize("path", ["{}", "json_2.1.1/{}", "a/json_2.1.1/{}/game.tw-pddl"])

@@ -323,10 +323,25 @@ def test_a_foreign_or_broken_checkpoint_is_refused(chat, tmp_path):
     ):
         with pytest.raises(IprError, match=str(tmp_path)):
             tiny.prefer(model, tmp_path, config)
+    with pytest.raises(IprError, match=str(tmp_path)):  # a base that does not show in what is trained (LoRA)
+        tiny.prefer(tiny.make_model(chat), tmp_path, start="another base")
     path = tmp_path / CHECKPOINT
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(IprError, match="not a readable checkpoint; delete it"):
         tiny.prefer(tiny.make_model(chat), tmp_path)
+
+
+def test_a_checkpoint_goes_on_with_less_memory(chat, tmp_path):
+    def die(update: int, _: object) -> None:
+        if update == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        tiny.prefer(tiny.make_model(chat), tmp_path, log=die)
+    done: list[int] = []
+    smaller = tiny.CONFIG.model_copy(update={"micro_batch_tokens": 256})
+    tiny.prefer(tiny.make_model(chat), tmp_path, smaller, log=lambda update, _: done.append(update))
+    assert done[0] == 3
 
 
 # Processes -------------------------------------------------------------------------------------------------------

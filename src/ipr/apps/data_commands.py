@@ -119,6 +119,7 @@ def experts(options: Namespace) -> dict[str, Any]:
         "kept": len(kept),
         "earned": bar,
         "mean_reward": figures["reward"],
+        "endings": figures["endings"],
         "usage": figures["usage"],
     }
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ipr import identity
+from ipr.envs.published import both
 from ipr.envs.sql import engine
 from ipr.envs.sql.dialect import hardness
 from ipr.envs.sql.engine import Database, Row, Session, Shared, Source, database, open_file
@@ -42,7 +43,7 @@ class Folder:
         files = [name for name in OTHERS if (folder / name).is_file()][:1]
         if (folder / TRAIN).is_file():
             files = [TRAIN, *files]
-        if all((folder / name).is_file() for name in PUBLISHED):
+        if both(folder / name for name in PUBLISHED):
             files = list(PUBLISHED)
         if not files:
             raise IprError(f"{folder} holds no {', '.join((*OTHERS, TRAIN))}; {_FIX}")

@@ -76,6 +76,18 @@ def read(turn: str) -> str | None:
     return action if _BARE.match(action) else None
 
 
+def as_published(turn: str) -> str:
+    """A turn as InterCode's published wrapper ran it: a block's first line alone, and "submit" wherever it stands."""
+    action = action_of(turn)
+    if action is None:
+        return turn
+    head, block = turn[: turn.rindex(action)], _BLOCK.search(action)
+    if SUBMIT in action.lower():
+        return head + SUBMIT
+    lines = block[1].strip().splitlines() if block else []
+    return f"{head}```sql\n{lines[0]}\n```" if len(lines) > 1 else turn
+
+
 class Console:
     """One episode's world (see `ipr.types.Environment`)."""
 

@@ -33,6 +33,7 @@ import numpy as np
 
 from ipr import identity, store
 from ipr.envs.checker import Difference, differences
+from ipr.envs.published import both
 from ipr.envs.webshop import nouns
 from ipr.envs.webshop.catalogue import BUILDER, Catalogue, Lines, Writer, on_disk
 from ipr.envs.webshop.expert import play, reader
@@ -62,7 +63,7 @@ class Folder:
         """`cache`: where built catalogues lie, else ~/.cache/ipr/webshop. `tagger`: else the default (see `nouns`)."""
         self.files = files(folder)
         self._named = {split: folder / f"{split}_indices.json" for split in ("train", "test")}
-        self._published = all(file.is_file() for file in self._named.values())
+        self._published = both(self._named.values())
         self._tagger = tagger or nouns.default()
         self._cache = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ipr" / "webshop"
         parts = [str(BUILDER), nouns.name(self._tagger), *(identity.file(file) for file in self.files)]
