@@ -147,11 +147,11 @@ def test_blocks_of_several_lines_come_in_as_the_published_wrapper_ran_them(file:
         f"Thought: I ask in one.\nAction: ```sql\n{gold}\n```",
         "Thought: That is it.\nAction: I submit it now",
     ]
-    env, steps = spec.make(), []
+    env = spec.make()
     first = env.reset(task_id)
-    for turn in said:
-        outcome = env.step(as_published(turn))
-        steps.append(Step(as_published(turn), outcome.observation))
+    outcomes = [env.step(as_published(turn)) for turn in said]
+    steps = [Step(as_published(turn), o.observation) for turn, o in zip(said, outcomes, strict=True)]
+    outcome = outcomes[-1]
     assert (outcome.terminated, outcome.reward, as_published(end.action)) == (True, 1.0, end.action)
     assert steps[0].observation.startswith("Error")
     assert steps[0].action.count("\n") == 3

@@ -288,7 +288,7 @@ class _Player:
         return next((p for p in paths if p in self._known), None)
 
     def _replay(self, record: Record, task_id: str, place: int) -> Trajectory | Difference:
-        """The record from its message `place` on, as an episode of the task; else as it was run (`EnvSpec.published`)."""
+        """The record from its message `place` on, as an episode of the task: as it stands, else as it was run."""
         turns = record.messages[place + 1 :]
         task_id = self._spec.adopted(task_id, record.messages[place].content)
         said = [trimmed(self._spec.reword(m.content, task_id)) for m in turns[::2]]
