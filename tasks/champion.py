@@ -50,13 +50,16 @@ def champion(run_dir: str, iteration: int) -> dict:
 
 
 def theirs_on(run: Run, iteration: int, present: Mapping[str, Any], ids: list[str]) -> list[Trajectory]:
-    """The present champion's episodes on the dev games `ids`: as logged, or played now where it was measured on others.
+    """The present champion's episodes on the dev games `ids`: as logged, or played now where it was measured on others
+    or in another way (another step limit, prompt or version of the environment).
 
     On what was logged where that is of another environment or other data: there the two cannot be compared.
     """
     logged = store.load(present["dev"], Trajectory) if present["dev"] else []
     games = {t.task_id for t in logged}
-    if not games or games == set(ids) or not games <= set(environment(run.config.env).task_ids("dev")):
+    mine = run.manifest.get("episodes")
+    alike = present.get("tags", {}).get("ipr.episodes", mine) == mine
+    if not games or (alike and games == set(ids)) or not games <= set(environment(run.config.env).task_ids("dev")):
         return logged
     playing = play(run, iteration, f"champion-{present['version']}", Path(present["folder"]), 0.0)
     return playing(whole_episodes(ids))

@@ -85,6 +85,7 @@ def track(run: Run, iteration: int, summary: dict[str, Any]) -> None:
         {
             "ipr.config_hash": manifest.get("config_hash"),
             "ipr.games": manifest.get("games"),
+            "ipr.episodes": manifest.get("episodes"),
             "ipr.seed": manifest["seed"],
             "ipr.preset": manifest.get("preset"),
             "ipr.run_folder": run.name,

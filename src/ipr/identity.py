@@ -185,8 +185,8 @@ def games(spec: EnvSpec) -> dict[str, Any]:
 
 
 def of_games(spec: EnvSpec) -> str:
-    """The digest of `games`: task ids of two data sets may be the same, the games are not."""
-    return digest(games(spec))[:16]
+    """Which games there are, whatever version plays them: task ids of two data sets may be the same, they are not."""
+    return digest({key: value for key, value in games(spec).items() if key in ("env", "data", "server")})[:16]
 
 
 def prompted(spec: EnvSpec, sampling: Sampling) -> dict[str, Any]:

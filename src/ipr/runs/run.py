@@ -21,7 +21,7 @@ from typing import Any
 
 from ipr import envs, identity, models, profiling, store
 from ipr.config import RunConfig, read_yaml, validate
-from ipr.types import IprError, Job, Trajectory
+from ipr.types import IprError, Job, Sampling, Trajectory
 
 
 class Run:
@@ -69,7 +69,9 @@ class Run:
                 f"{self.folder}: what decides its results has changed since it began ({'; '.join(changed)}); restore"
                 " that, or use another --dir"
             )
-        self.note(identity=now, config_hash=identity.digest(now)[:16], games=identity.of_games(spec))
+        greedy = identity.prompted(spec, Sampling(0.0, self.config.rollout.max_new_tokens))
+        self.note(identity=now, config_hash=identity.digest(now)[:16])
+        self.note(games=identity.of_games(spec), episodes=identity.digest(greedy)[:16])
 
     @property
     def base(self) -> str:
