@@ -105,7 +105,7 @@ def fit(args: argparse.Namespace, rows: Sequence[Demonstration]) -> dict[str, An
         model,
         ChatTokens(tokenizer),
         rows,
-        SPEC.prompt,
+        SPEC.told,
         "sft",
         QUICK.sft.model_copy(update=given),
         max_length=QUICK.model.max_length,

@@ -130,10 +130,10 @@ def ours(pairs: list[PreferencePair], args: argparse.Namespace) -> dict[str, flo
     )
     counted = sum(pair_example(chat, prompt(), pair).tokens for pair in pairs)
     held, start = memory(), time.process_time()
-    reference = reference_logps(model, chat, pairs, prompt(), settings, max_length=2048)
+    reference = reference_logps(model, chat, pairs, lambda _: prompt(), settings, max_length=2048)
     with tempfile.TemporaryDirectory() as folder:
         limits: dict[str, Any] = {"max_length": 2048, "seed": 0, "out": Path(folder)}
-        train(model, chat, pairs, prompt(), "ipr", settings, reference=reference, **limits)
+        train(model, chat, pairs, lambda _: prompt(), "ipr", settings, reference=reference, **limits)
     seconds = time.process_time() - start
     return {"seconds": seconds, "tokens": counted * args.epochs, "start": held, "peak": memory()}
 

@@ -347,7 +347,7 @@ def tokens(options: argparse.Namespace) -> Any:
         raise IprError(f"{options.file} has {len(episodes)} rows; --row {options.row} is not one of them")
     episode = episodes[options.row]
     chat = ChatTokens(models.load_tokenizer(embedded(options.model, options.env)))
-    print(coloured(chat, [*get(options.env).prompt, *episode.history(0), *episode.continuation(0)]))
+    print(coloured(chat, [*get(options.env).told(episode.task_id), *episode.history(0), *episode.continuation(0)]))
     return None
 
 

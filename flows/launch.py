@@ -40,6 +40,7 @@ def run(folder: Path, config: RunConfig, preset: str, profile: bool = False) -> 
             print(f"note: {told}", file=sys.stderr)
     with run.lock():
         run.note(base=base_of(run))
+        run.identify()
         if profile:
             run.note(profile=True)
         if not run.manifest.get("complete"):
@@ -114,6 +115,7 @@ def one_task(folder: Path, name: str, iteration: int, config: RunConfig | None =
         before = "sft" if iteration == 1 else f"train --iteration {iteration - 1}"
         raise IprError(f"no model of {stage_name(iteration - 1)} yet; first: ipr {before} --dir {folder}")
     with run.lock(), workers.opened(run.config.rollout):
+        run.identify()
         if name == "report":
             from tasks.report import write
 

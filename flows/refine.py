@@ -75,6 +75,8 @@ def refine(run_dir: str, iterations: int, name: str) -> State[None]:
 @flow(name="evaluate", flow_run_name=_of_run("evaluate"), validate_parameters=False)
 def evaluate_stages(run_dir: str, stages: list[int]) -> None:
     """Evaluate stages of a run (-1 base, 0 SFT, K iteration K) that are not evaluated yet, whatever their turn was."""
-    with Run(run_dir).lock():
+    run = Run(run_dir)
+    with run.lock():
+        run.identify()
         for stage in stages:
             evaluate(run_dir, stage)

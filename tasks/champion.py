@@ -9,7 +9,7 @@ from typing import Any
 from prefect.artifacts import create_markdown_artifact
 
 from ipr import store
-from ipr.apps.champion import games_of, judge, rules
+from ipr.apps.champion import games_of, judge
 from ipr.data.experts import environment
 from ipr.runs.project import project_root
 from ipr.runs.report import verdict
@@ -19,6 +19,8 @@ from ipr.runs.telling import may_fail, slug
 from ipr.tracking import Tracker, champion_info
 from ipr.types import IprError, Trajectory
 from tasks.common import eval_file, log, play, stage_task, whole_episodes
+
+OTHERS = "the champion is of other games; compare by hand: ipr compare"
 
 
 @stage_task("champion", needed=False)
@@ -81,8 +83,11 @@ def theirs_on(run: Run, iteration: int, present: Mapping[str, Any], mine: Sequen
     """
     logged = store.load(present["dev"], Trajectory) if present["dev"] else []
     games = {t.task_id for t in logged}
-    by_these_rules = present.get("tags", {}).get("ipr.rules") in (None, rules(run.config))
-    if games_of(logged) == games_of(mine) and by_these_rules:
+    facts, tags = run.manifest, present.get("tags", {})
+    if tags.get("ipr.games") not in (None, facts.get("games")):
+        return []  # other data, be the names the same
+    by_our_rules = tags.get("ipr.episodes") in (None, facts.get("episodes"))
+    if games_of(logged) == games_of(mine) and by_our_rules:
         return logged
     if not games or not games <= set(environment(run.config.env).task_ids("dev")):
         return logged

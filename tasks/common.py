@@ -82,11 +82,6 @@ def _worth_a_retry(_task: Any, _run: Any, state: Any) -> bool:
     return True
 
 
-def base_path(run: Run) -> str:
-    """The model the run started from: `model.path`, or the champion's folder that it stood for when the run began."""
-    return run.manifest.get("base", run.config.model.path)
-
-
 def wait_for_all(run: Run) -> None:
     """Under `accelerate launch`: until every process is here."""
     from accelerate import PartialState
@@ -104,7 +99,7 @@ def play(
     if isinstance(who, Path):
         path, name = str(who), task_name
     else:
-        path, name = base_path(run) if who < 0 else str(run.model(who)), stage_name(who)
+        path, name = run.base if who < 0 else str(run.model(who)), stage_name(who)
     player = workers.Player(path, name, run.config, temperature)
     label = f"{stage_name(iteration)} {task_name}"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from ipr import store
-from ipr.data import datasets
 from ipr.data.experts import check, environment
 from ipr.rollout import replay
 from ipr.runs.run import Run
@@ -19,7 +18,6 @@ def experts(run_dir: str, published: str | None, iteration: int = 0) -> str:
     run = Run(run_dir)
     target = run.folder / "experts.parquet"
     if run.config.env.experts is not None:
-        _fix(run, run.config.env.experts)
         published = None
 
     def work() -> dict:
@@ -35,7 +33,7 @@ def experts(run_dir: str, published: str | None, iteration: int = 0) -> str:
                     raise IprError(
                         f"{published}: {task_id} does not replay ({problem[0]}); make it again: ipr data generate"
                     )
-        found = [known.get(task_id) or spec.expert(task_id) for task_id in ids]
+        found = [(known.get(task_id) or spec.expert(task_id)).trimmed() for task_id in ids]
         store.save(target, found, Trajectory)
         taken = len(known.keys() & set(ids))
         log.info("%d expert trajectories, %d of them from %s", len(found), taken, published)
@@ -43,15 +41,3 @@ def experts(run_dir: str, published: str | None, iteration: int = 0) -> str:
 
     run.once(iteration, "experts", work)
     return str(target)
-
-
-def _fix(run: Run, file: str) -> None:
-    """The content of a given file is part of what the run is: another one is refused when the run goes on."""
-    if not Path(file).is_file():
-        raise IprError(f"no file {file} (env.experts); restore it")
-    md5, begun = datasets.md5_of(Path(file)), run.manifest.get("experts_md5")
-    if begun not in (None, md5):
-        raise IprError(
-            f"{file} has changed since {run.folder} began ({begun} -> {md5}); restore it, or use another --dir"
-        )
-    run.note(experts_md5=md5)

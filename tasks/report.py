@@ -10,7 +10,6 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.runtime import flow_run
 
 from ipr import store
-from ipr.apps.champion import rules
 from ipr.config import flat
 from ipr.data import datasets
 from ipr.data.experts import environment
@@ -106,12 +105,13 @@ def begin(run: Run) -> Tracker:
         run.name,
         flat(run.config),
         {
-            "ipr.config_hash": manifest["config_hash"],
+            "ipr.config_hash": manifest.get("config_hash"),
+            "ipr.games": manifest.get("games"),
+            "ipr.episodes": manifest.get("episodes"),
             "ipr.seed": manifest["seed"],
             "ipr.preset": manifest.get("preset"),
             "ipr.run_folder": run.name,
             "ipr.base_model": manifest.get("base"),
-            "ipr.rules": rules(run.config),
             "git.commit": manifest.get("git", {}).get("commit"),
             "git.dirty": manifest.get("git", {}).get("dirty"),
             "scorer.hash": manifest.get("scorer"),

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ipr import algorithms, credit, models, policies, store
+from ipr import algorithms, credit, identity, models, store
 from ipr.data.experts import environment
 from ipr.evaluate import contrast
 from ipr.profiling import timed
@@ -16,7 +15,7 @@ from ipr.runs.project import project_root
 from ipr.runs.run import Run
 from ipr.tokens import ChatTokens
 from ipr.training.reward_model import RewardModel
-from ipr.types import Prefix, StepReward, Trajectory, derive_seed
+from ipr.types import Prefix, Sampling, StepReward, Trajectory, derive_seed
 from tasks.common import SCORER, experts, play, stage_task, wait_for_all
 
 
@@ -93,7 +92,7 @@ def _of_scorer(run: Run, firsts: Mapping[str, str]) -> RewardModel:
     model = models.load_model(path, config.model, training=True)
     chat = ChatTokens(models.load_tokenizer(path, config.model.date))
     knobs = config.sft.model_copy(update={"epochs": max(1, config.sft.epochs), "updates": None})
-    return RewardModel(model, chat, environment(config.env).prompt, firsts, knobs, config.model.max_length)
+    return RewardModel(model, chat, environment(config.env).told, firsts, knobs, config.model.max_length)
 
 
 def read(model: RewardModel, prefixes: Sequence[Prefix], known: Mapping[Prefix, float]) -> dict[Prefix, StepReward]:
@@ -110,12 +109,6 @@ def outcomes(run: Run) -> credit.Outcomes | None:
     config = run.config
     if config.algorithm.cache is None:
         return None
-    spec = environment(config.env)
-    deciding = [
-        models.model_hash(run.model(SCORER)),
-        *(spec.name, spec.version, spec.max_steps, config.env.data),
-        *(config.algorithm.temperature, config.rollout.max_new_tokens, config.rollout.kv_dtype),
-        *(config.model.dtype, config.model.max_length),
-        *policies.deciding(config).values(),
-    ]
-    return credit.Outcomes(project_root() / config.algorithm.cache, json.dumps(deciding))
+    sampling = Sampling(config.algorithm.temperature, config.rollout.max_new_tokens)
+    playing = identity.playing(environment(config.env), sampling, models.model_hash(run.model(SCORER)), config)
+    return credit.Outcomes(project_root() / config.algorithm.cache, identity.digest(playing))

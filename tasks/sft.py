@@ -6,7 +6,7 @@ from ipr import models
 from ipr.algorithms import Training
 from ipr.algorithms.rft import demonstration
 from ipr.runs.run import Run
-from tasks.common import base_path, experts, stage_task
+from tasks.common import experts, stage_task
 from tasks.train import fit
 
 TRAINING = Training(loss="sft", start="base", section="sft")
@@ -18,7 +18,7 @@ def sft(run_dir: str, iteration: int = 0) -> str:
     run = Run(run_dir)
 
     def work() -> dict:
-        base = base_path(run)
+        base = run.base
         if run.config.sft.epochs == 0:
             config = run.config.model
             models.save_model(models.load_model(base, config), models.load_tokenizer(base, config.date), run.model(0))

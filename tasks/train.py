@@ -18,7 +18,7 @@ from ipr.tokens import ChatTokens
 from ipr.tracking import Tracker, live
 from ipr.training import losses, trainer
 from ipr.types import Demonstration, PreferencePair, derive_seed
-from tasks.common import SCORER, base_path, log, stage_task, wait_for_all
+from tasks.common import SCORER, log, stage_task, wait_for_all
 
 ROWS = {"pairs": PreferencePair, "demonstrations": Demonstration}
 
@@ -47,8 +47,8 @@ def fit(
     run: Run, iteration: int, how: Training, rows: Sequence[Demonstration] | Sequence[PreferencePair]
 ) -> dict[str, Any]:
     """Train the stage's model on the rows; returns figures and the history."""
-    config, prompt = getattr(run.config, how.section), environment(run.config.env).prompt
-    start = base_path(run) if how.start == "base" else str(run.model(iteration - 1))
+    config, spec = getattr(run.config, how.section), environment(run.config.env)
+    start = run.base if how.start == "base" else str(run.model(iteration - 1))
     tokenizer = models.load_tokenizer(start, run.config.model.date)
     chat = ChatTokens(tokenizer)
     reference = _reference(run, iteration, chat, rows, config) if losses.get(how.loss).reference else None
@@ -59,13 +59,14 @@ def fit(
             model,
             chat,
             rows,
-            prompt,
+            spec.told,
             how.loss,
             config,
             reference=reference,
             max_length=run.config.model.max_length,
             seed=derive_seed(run.config.seed, how.section, iteration),
             out=run.stage(iteration) / "checkpoint",
+            start=models.model_hash(start),
             log=log_update,
             progress=progress(f"{stage_name(iteration)} train", "updates"),
         )
@@ -88,7 +89,7 @@ def _reference(
             model,
             chat,
             pairs,
-            environment(run.config.env).prompt,
+            environment(run.config.env).told,
             config,
             max_length=run.config.model.max_length,
         )

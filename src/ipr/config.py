@@ -8,8 +8,6 @@ Left out on purpose: environment variables and interpolation. One file says what
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
 import re
 from collections.abc import Iterable
 from datetime import date as Date
@@ -157,13 +155,13 @@ class AlgorithmConfig(_Section):
     """Of the scorer's rollouts."""
     explore_tasks: int | None = Field(default=None, ge=1)
     """Problems explored in an iteration, another seeded choice in each; null explores all (paper)."""
-    draws: int = Field(default=1, ge=1)
-    """Episodes from each explored prefix at most, until one earns `success`; more than 1 need a temperature above 0.
-    RLOO and PPO play and keep all of them."""
-    success: float = 1.0
-    """Outcome reward from which on an episode is a success (WebShop's experts have more than 0.7)."""
     explore_temperature: float = Field(default=0.0, ge=0)
     """Of the exploring agent; the paper explores greedily."""
+    draws: int = Field(default=1, ge=1)
+    """Episodes from each explored prefix at most, until one earns `success`; more than 1 need
+    explore_temperature above 0. RLOO and PPO play and keep all of them."""
+    success: float = 1.0
+    """Outcome reward from which on an episode is a success (WebShop's experts have more than 0.7)."""
     tau: float = Field(default=0.5, ge=0)
     """Step pairs are kept when the difference of step rewards is above it. ALFWorld 0.5, WebShop 0.01, SQL 0.1."""
     outcome_margin: float = Field(default=0.0, ge=0)
@@ -204,6 +202,15 @@ class AlgorithmConfig(_Section):
             raise ValueError("is fitted to means of all N samples; set algorithm.curtail=false, or rewards=monte_carlo")
         if value == "model" and info.data.get("confidence"):
             raise ValueError("gives no samples; set algorithm.confidence=0, or rewards=monte_carlo")
+        return value
+
+    @field_validator("draws")
+    @classmethod
+    def _drawn_anew(cls, value: int, info: ValidationInfo) -> int:
+        if value > 1 and info.data.get("explore_temperature") == 0:
+            raise ValueError(
+                "greedy episodes from a prefix are all the same; set algorithm.explore_temperature above 0, or draws=1"
+            )
         return value
 
     @field_validator("error", "confidence")
@@ -351,17 +358,6 @@ class DataConfig(_Section):
     """DVC remote to push to; null is the project's default remote."""
 
 
-_DECIDE_NOTHING: Any = {
-    "endpoint": True,
-    "track": True,
-    "data": True,
-    "alerts": True,
-    "rollout": {"endpoint", "workers", "scheduler"},
-    "algorithm": {"cache"},
-}
-"""Keys that change where a run is tracked, published, played and cached, not what comes out."""
-
-
 class RunConfig(_Section):
     seed: int = 0
     env: EnvConfig = EnvConfig()
@@ -378,11 +374,6 @@ class RunConfig(_Section):
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(), sort_keys=False)
-
-    def hash(self) -> str:
-        """Digest of everything that decides the results (where they are tracked, published and played does not)."""
-        deciding = self.model_dump(exclude=_DECIDE_NOTHING)
-        return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def load(source: str | Path | None = None, overrides: Iterable[str] = (), presets: Path | None = None) -> RunConfig:
@@ -458,15 +449,9 @@ def keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> dict[str, str]
     return found
 
 
-def difference(old: RunConfig, new: RunConfig) -> list[str]:
-    """Lines "key: old -> new" for every deciding key in which the two differ."""
-    a, b = (_flat(config.model_dump(exclude=_DECIDE_NOTHING)) for config in (old, new))
-    return [f"{k}: {a.get(k)!r} -> {b.get(k)!r}" for k in b if a.get(k) != b.get(k)]
-
-
-def flat(config: RunConfig) -> dict[str, Any]:
-    """Dotted keys and values, e.g. for MLflow's params."""
-    return _flat(config.model_dump())
+def flat(config: RunConfig, exclude: Any = None) -> dict[str, Any]:
+    """Dotted keys and values, e.g. for MLflow's params; without those that `exclude` names (as pydantic takes it)."""
+    return _flat(config.model_dump(exclude=exclude))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

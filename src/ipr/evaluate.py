@@ -93,6 +93,12 @@ def compare(a: Sequence[Trajectory], b: Sequence[Trajectory], resamples: int = 2
             f"the two sides played {len(first)} and {len(second)} games with {common} in common; evaluate both on the"
             " same games (same split, eval.games and data)"
         )
+    said = {t.task_id: t.first_observation for t in a}
+    if other := next((t for t in b if t.first_observation != said[t.task_id]), None):
+        raise IprError(
+            f"the two sides played other games of one name: {other.task_id} begins with {said[other.task_id]!r:.80} and"
+            f" with {other.first_observation!r:.80}; evaluate both on the same data"
+        )
     gaps = np.array([second[task_id] - first[task_id] for task_id in sorted(first)])
     return {
         "games": len(gaps),

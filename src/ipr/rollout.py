@@ -101,7 +101,7 @@ def play(
                     envs.append(spec.make())
                     idle.append(envs[-1])
                 env = idle.pop()
-                episode = _Episode(index, jobs[index], env, spec.prompt, start)
+                episode = _Episode(index, jobs[index], env, spec.told(jobs[index].prefix.task_id), start)
                 if start.ending is None:
                     env.restore(start.snapshot)
             if start.ending is not None:

@@ -19,7 +19,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from ipr.types import IprError, Message
+from ipr.types import IprError, Message, trimmed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -134,8 +134,8 @@ class ChatTokens:
 
     def text(self, ids: Sequence[int]) -> str:
         """The agent's words for the ids that it wrote (the end-of-turn token left out)."""
-        words = [i for i in ids if i != self.end_id]
-        return self.tokenizer.decode(words, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
+        written = [i for i in ids if i != self.end_id]
+        return trimmed(self.tokenizer.decode(written, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def _user_uncached(self, text: str, first: bool) -> list[int]:
         return self._turn(self._first if first else self._next, self._said(text, agent=False))

@@ -10,8 +10,8 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -55,6 +55,11 @@ class Message:
 
     def as_dict(self) -> dict[str, str]:
         return {"role": self.role, "content": self.content}
+
+
+def trimmed(text: str) -> str:
+    """A turn as it counts: without the blanks and line breaks at its ends, which no agent's tokens have either."""
+    return text.strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +110,10 @@ class Trajectory:
     def job(self) -> Job:
         """What was played."""
         return Job(self.prefix(self.start), self.seed)
+
+    def trimmed(self) -> Trajectory:
+        """The same with every turn as it counts (see the function)."""
+        return replace(self, steps=tuple(Step(trimmed(step.action), step.observation) for step in self.steps))
 
     def prefix(self, t: int) -> Prefix:
         """e_t: the problem and its first t steps, 0 <= t <= len(steps)."""
@@ -234,10 +243,22 @@ class EnvSpec:
     """A ground-truth value of the environment's present state, higher is better; None where there is none."""
     version: str = "1"
     """Changes whenever an observation or reward may change: part of cache keys and of the manifest."""
-    reword: Callable[[str], str] = str
-    """A turn or observation recorded with another version's wording, in this one's; `str` leaves it (see `imports`)."""
+    deciding: Callable[[], Mapping[str, Any]] = dict
+    """What else decides an observation or reward, by name: "data", the content of a real data set's files
+    (`ipr.identity.contents`), versions of libraries. Part of every identity. By default all files of `env.data`."""
+    prompts: Callable[[str], tuple[Message, ...]] | None = None
+    """Task id -> its own prompt, where a data set has tasks of several wordings; else `prompt` is that of all."""
+    reword: Callable[[str, str | None], str] = lambda text, task_id: text
+    """A turn or observation recorded with another version's wording, in that of a task, or (None) in one that is the
+    same for all (see `imports`)."""
+    published: Callable[[str], str] = str
+    """A turn as the published environment carried it out, where it read less of it; `str` leaves it (see `imports`)."""
     adopted: Callable[[str, str], str] = lambda task_id, said: task_id
     """The task as a record's first observation tells it, where something of it was drawn: TASK@WHAT (see `imports`)."""
+
+    def told(self, task_id: str) -> tuple[Message, ...]:
+        """The prompt of a task."""
+        return self.prompt if self.prompts is None else self.prompts(task_id)
 
 
 @dataclass(frozen=True, slots=True)

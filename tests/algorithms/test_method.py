@@ -39,6 +39,15 @@ def test_explores_every_prefix_of_the_expert() -> None:
     assert ipr().explore([EXPERT], []) == [Prefix("task", steps) for steps in ((), (A,), (A, B))]
 
 
+def test_blanks_at_the_ends_of_a_turn_are_no_difference() -> None:
+    other = replace(EXPERT, steps=(A, Step(f" {B.action}\n", B.observation), C))
+    for expert, agent in ((other, trajectory([A, B, Y], 0.0, 1)), (EXPERT, replace(other, start=1, reward=0.0))):
+        found = ipr().score([expert], [agent])
+        assert (found.contrasts, found.saved) == ([], {"equal": 1})
+        assert ipr().examples([expert], [agent], {}).dropped == {"step: same action": 1}
+    assert other.trimmed() == EXPERT
+
+
 def test_step_pair_holds_the_two_remainders() -> None:
     agent = trajectory([A, X, Y], 0.0, start=1)
     found = ipr().examples([EXPERT], [agent], rewards({(A, B): 0.8, (A, X): 0.4}))

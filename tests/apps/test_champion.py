@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ipr import config as configs
-from ipr import envs, store, tracking
+from ipr import envs, identity, store, tracking
 from ipr.apps.champion import judge, of_other_games, text
 from ipr.config import TrackConfig
 from ipr.runs.report import verdict
@@ -19,10 +19,10 @@ from ipr.types import IprError, Trajectory
 def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """Makes a champion that was measured on some games; without any there is none."""
 
-    def champion(*task_ids: str) -> None:
+    def champion(*task_ids: str, **tags: str) -> None:
         dev = [Trajectory(i, "room", (), 1.0, "terminated") for i in task_ids]
         file = store.save(tmp_path / "dev.parquet", dev, Trajectory)
-        info = {"version": "3", "dev": file} if task_ids else None
+        info = {"version": "3", "dev": file, "tags": tags} if task_ids else None
         monkeypatch.setattr(tracking, "champion_info", lambda *_: info)
 
     return champion
@@ -34,6 +34,10 @@ def test_a_champion_of_other_games_is_told_of(measured: Any, tmp_path: Path) -> 
     assert of_other_games(config, tmp_path) == ""
     measured(*envs.get("sql").task_ids("dev")[3:5])
     assert of_other_games(config, tmp_path) == ""
+    measured(envs.get("sql").task_ids("dev")[3], **{"ipr.games": identity.of_games(envs.get("sql"))})
+    assert of_other_games(config, tmp_path) == ""
+    measured(envs.get("sql").task_ids("dev")[3], **{"ipr.games": "those of other data, with the same ids"})
+    assert "is of other games" in of_other_games(config, tmp_path)
     measured("ic_spider_dev/00000")
     told = of_other_games(config, tmp_path)
     assert "the champion of 'ipr-agent-sql' (version 3) is of other games" in told

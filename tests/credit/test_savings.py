@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from ipr import algorithms, config, credit
+from ipr import algorithms, config, credit, identity
 from ipr.algorithms.pairs import difference
 from ipr.config import AlgorithmConfig
 from ipr.envs import react
@@ -249,9 +249,9 @@ def test_savings_that_do_not_go_together_are_refused() -> None:
     for overrides, said in (
         (["algorithm.error=0.1"], r"algorithm.error: .*set algorithm.curtail=true"),
         (["algorithm.curtail=true", "algorithm.confidence=0.9"], r"algorithm.confidence: .*algorithm.curtail=false"),
+        (["algorithm.draws=2"], r"algorithm.draws: .*set algorithm.explore_temperature above 0"),
     ):
         with pytest.raises(IprError, match=said):
             config.load(None, overrides)
     cached = config.load(None, ["algorithm.cache=outcomes.sqlite"])
-    assert cached.hash() == config.load(None).hash()
-    assert config.difference(cached, config.load(None)) == []
+    assert identity.deciding(cached) == identity.deciding(config.load(None))

@@ -78,12 +78,13 @@ def test_a_run_holds_the_given_experts_and_what_they_were(file: Path, tmp_path: 
     config = configs.load("smoke", [f"env.experts={file}", "env.tasks=3"], PRESETS)
     run = Run.open(tmp_path / "run", config)
     published = store.save(tmp_path / "published.parquet", [SPEC.expert(t.task_id) for t in given()])
+    run.identify()
     experts_task.fn(str(run.folder), str(published))
     assert store.load(run.folder / "experts.parquet", Trajectory) == given(count=3)
-    begun = run.manifest["experts_md5"]
+    begun = run.manifest["identity"]["experts"][:12]
     store.save(file, given(count=2))
-    with pytest.raises(IprError, match=rf"has changed since .* began \({begun} -> "):
-        experts_task.fn(str(run.folder), None)
+    with pytest.raises(IprError, match=rf"has changed since it began \(experts: {begun} -> "):
+        run.identify()
 
 
 def test_every_given_expert_is_played_before_it_is_taken(file: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from ipr.envs.alfworld import games
 from ipr.envs.react import action_of
 from ipr.envs.sql import questions
 from ipr.envs.sql.prompt import HELP
+from ipr.envs.sql.world import as_published
 from ipr.envs.webshop import generate
 from ipr.types import IprError, Message, Step, Trajectory
 
@@ -75,7 +76,7 @@ def file(tmp_path: Path) -> Callable[[list[Any]], Path]:
 @pytest.mark.parametrize("env", ENVS)
 def test_messages_come_back_as_they_were(env: str, tmp_path: Path) -> None:
     given = experts(env)
-    path = exports.write(exports.messages(given, get(env).prompt), tmp_path / "given.jsonl")
+    path = exports.write(exports.messages(given, get(env).told), tmp_path / "given.jsonl")
     assert imports.load("messages", path, env) == (given, [])
 
 
@@ -84,6 +85,16 @@ def test_parquet_comes_back_as_it_was(env: str, tmp_path: Path) -> None:
     given = [replace(t, policy="sft", seed=7, start=2) for t in experts(env)]
     path = store.save(tmp_path / "given.parquet", given)
     assert imports.load("parquet", path, env) == (given, [])
+
+
+@pytest.mark.parametrize("env", ENVS)
+def test_blanks_at_the_ends_of_turns_go(env: str, tmp_path: Path) -> None:
+    given = experts(env)
+    ended = [replace(t, steps=tuple(Step(f"{s.action} \n", s.observation) for s in t.steps)) for t in given]
+    path = store.save(tmp_path / "given.parquet", ended)
+    assert imports.load("parquet", path, env, strict=True) == (given, [])
+    spec = experts_of.environment(EnvConfig(name=env, experts=str(path)))  # and from a file that was imported before
+    assert [spec.expert(task_id) for task_id in spec.task_ids("train")] == given
 
 
 @pytest.mark.parametrize("one", [False, True])
@@ -124,6 +135,34 @@ def test_an_agent_that_goes_back_to_the_search_page(file: Callable[..., Path]) -
     assert outcome.terminated
     t = Trajectory(task_id, first, tuple(steps), outcome.reward, "terminated", "expert")
     assert imports.load("conversations", file([published(t)]), "webshop") == ([t], [])
+
+
+def test_blocks_of_several_lines_come_in_as_the_published_wrapper_ran_them(file: Callable[..., Path]) -> None:
+    spec = get("sql")
+    task_id = spec.task_ids("train")[0]
+    *asked, end = spec.expert(task_id).steps
+    gold = asked[-1].action.rpartition("```sql\n")[2].removesuffix("\n```")
+    said = [
+        f"Thought: I ask in two lines.\nAction: ```sql\n{gold.replace(' FROM', chr(10) + 'FROM')}\n```",
+        f"Thought: I ask in one.\nAction: ```sql\n{gold}\n```",
+        "Thought: That is it.\nAction: I submit it now",
+    ]
+    env = spec.make()
+    first = env.reset(task_id)
+    outcomes = [env.step(as_published(turn)) for turn in said]
+    steps = [Step(as_published(turn), o.observation) for turn, o in zip(said, outcomes, strict=True)]
+    outcome = outcomes[-1]
+    assert (outcome.terminated, outcome.reward, as_published(end.action)) == (True, 1.0, end.action)
+    assert steps[0].observation.startswith("Error")
+    assert steps[0].action.count("\n") == 3
+    t = Trajectory(task_id, first, tuple(steps), 1.0, "terminated", "expert", invalid=1)
+    recorded = replace(t, steps=tuple(Step(turn, step.observation) for turn, step in zip(said, steps, strict=True)))
+    assert imports.load("conversations", file([published(recorded)]), "sql") == ([t], [])
+    # What is given back as it stands is left as it stands.
+    env.reset(task_id)
+    whole = [Step(turn, env.step(turn).observation) for turn in (said[0], end.action)]
+    t = Trajectory(task_id, first, tuple(whole), 1.0, "terminated", "expert")
+    assert imports.load("conversations", file([published(t)]), "sql") == ([t], [])
 
 
 @pytest.mark.parametrize("path", ["{}", "json_2.1.1/{}", "a/json_2.1.1/{}/game.tw-pddl"])
@@ -434,7 +473,7 @@ def test_one_bad_row_is_left_out_and_the_others_come_in(
     bad: dict[str, Any], told: str, file: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = experts("alfworld", 3)
-    rows = exports.messages(given, get("alfworld").prompt)
+    rows = exports.messages(given, get("alfworld").told)
     path, out = file([rows[0], rows[1] | bad, rows[2]]), tmp_path / "out.parquet"
     assert main(["data", "import", "messages", str(path), "--out", str(out)]) == 0
     assert store.load(out, Trajectory) == [given[0], given[2]]
@@ -447,7 +486,7 @@ def test_one_bad_row_is_left_out_and_the_others_come_in(
 def test_half_a_character_in_the_bytes(tmp_path: Path) -> None:
     """As some programs write it: the half itself in UTF-8, which is none."""
     given = experts("alfworld", 2)
-    rows = [json.dumps(row) for row in exports.messages(given, get("alfworld").prompt)]
+    rows = [json.dumps(row) for row in exports.messages(given, get("alfworld").told)]
     path = tmp_path / "given.jsonl"
     path.write_bytes(
         f"{rows[0]}\n".encode() + rows[1].replace("Thought", "\ud83dThought", 1).encode("utf-8", "surrogatepass")

@@ -11,7 +11,7 @@ from ipr.types import Trajectory
 
 def written(folder: Path, given: list[Trajectory]) -> Path:
     """As messages that name no task."""
-    rows = [{"messages": row["messages"]} for row in exports.messages(given, get("alfworld").prompt)]
+    rows = [{"messages": row["messages"]} for row in exports.messages(given, get("alfworld").told)]
     return exports.write(rows, folder / "given.jsonl")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,15 @@ import pytest
 
 from flows.cli import main
 from ipr import store
+from ipr.data import exports, imports
 from ipr.envs import get
 from ipr.envs.alfworld import games
 from ipr.envs.alfworld.pack import pack
 from ipr.envs.alfworld.wording import reword
 from ipr.envs.react import action_of
-from ipr.rollout import replay
-from ipr.types import IprError, Trajectory
+from ipr.policies.scripted import ScriptedPolicy
+from ipr.rollout import play, replay
+from ipr.types import IprError, Job, Message, Prefix, Sampling, Trajectory
 
 PLACES = {"train": "train", "seen": "valid_seen", "unseen": "valid_unseen"}
 
@@ -135,9 +138,34 @@ def test_the_check_names_an_expert_that_is_not_given_back(
     assert len(lines) == 3
 
 
-def test_two_wordings_in_one_folder_are_told(official: Path, tmp_path: Path) -> None:
-    new_wording(next((official / "train").rglob("game.tw-pddl")))
-    assert any("two wordings" in m for m in pack(official, tmp_path / "out")["messages"])
+def test_each_game_of_a_folder_with_two_wordings_is_told_its_own(official: Path, tmp_path: Path) -> None:
+    for split in ("valid_seen", "valid_unseen"):
+        for file in (official / split).rglob("game.tw-pddl"):
+            new_wording(file)
+    assert any("of two wordings" in m for m in pack(official, tmp_path / "out")["messages"])
+    spec = get("alfworld", official, shots=1)
+    words = {"train": "put {o} in/on {r}", "seen": "move {o} to {r}", "unseen": "move {o} to {r}"}
+    for split, put in words.items():
+        own, other = (put.format(o="O", r="R"), *{w.format(o="O", r="R") for w in words.values() if w != put})
+
+        def win(conversation: tuple[Message, ...], seed: int, expert: dict[str, Trajectory], n: int) -> str:
+            said = conversation[n].content
+            return expert[said].steps[(len(conversation) - n) // 2].action
+
+        experts = {t.first_observation: t for t in map(spec.expert, spec.task_ids(split)[:3])}
+        n = len(spec.told(spec.task_ids(split)[0]))
+        policy = ScriptedPolicy(partial(win, expert=experts, n=n))
+        played = play(spec, policy, [Job(Prefix(i)) for i in spec.task_ids(split)[:3]], Sampling())
+        assert [t.reward for t in played] == [1.0] * 3
+        for turn in (turn for batch in policy.batches for turn in batch):
+            assert own in turn.conversation[0].content
+            assert other not in turn.conversation[0].content
+            example = " ".join(m.content for m in turn.conversation[1:n])
+            assert reword(example, put) == example, "the example is of this wording too"
+        rows = exports.messages(played, spec.told)
+        assert all(own in row["messages"][0]["content"] for row in rows)
+        back, lost = imports.load("messages", exports.write(rows, tmp_path / f"{split}.jsonl"), "alfworld", official)
+        assert ([t.steps for t in back], lost) == ([t.steps for t in played], [])
 
 
 def test_the_command(official: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

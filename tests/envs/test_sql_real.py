@@ -106,6 +106,9 @@ def test_iprs_files_are_the_splits(tmp_path: Path) -> None:
     others = [i for split in ("train", "dev", "seen") for i in folder.task_ids(split)]
     assert sorted(others) == [f"ic_spider_train/{k:05d}" for k in range(60)]
     assert len(folder.task_ids("train")) > 40
+    (tmp_path / "ic_spider_test.json").unlink()
+    with pytest.raises(IprError, match=r"ic_spider_train\.json is one of a pair, and ic_spider_test\.json lacks"):
+        Folder(tmp_path)
 
 
 def test_a_database_in_wal_mode_is_read_with_its_log(tmp_path: Path) -> None:

@@ -213,6 +213,9 @@ def test_published_index_files(tmp_path: Path, cache: Path) -> None:
     assert checker.check(envs.get("webshop", data), games=1)["problems"] == []
     with pytest.raises(IprError, match="there are train, dev, test, seen, unseen, official-13, clean-11, both-2"):
         folder.task_ids("official-200")
+    (data / "train_indices.json").unlink()
+    with pytest.raises(IprError, match=r"test_indices\.json is one of a pair, and train_indices\.json lacks"):
+        Folder(data)
 
 
 @pytest.mark.parametrize(

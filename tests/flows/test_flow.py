@@ -14,6 +14,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -144,11 +145,16 @@ def test_a_champion_measured_on_other_dev_games_plays_the_runs(root: Path, whole
     run = Run(shutil.copytree(root / "runs" / "whole", tmp_path / "run"))
     mine = store.load(run.stage(0) / "eval" / "dev.parquet", Trajectory)
 
-    def theirs(logged: list[Trajectory]) -> list[Trajectory]:
-        present = {"version": "1", "folder": run.model(0), "dev": store.save(tmp_path / "dev.parquet", logged)}
+    def theirs(logged: list[Trajectory], **tags: str) -> list[Trajectory]:
+        file = store.save(tmp_path / "dev.parquet", logged)
+        present = {"version": "1", "folder": run.model(0), "dev": file, "tags": tags}
         return theirs_on(run, 2, present, mine)
 
     assert [t.steps for t in theirs(mine[:1])] == [t.steps for t in mine]
+    logged = [replace(t, reward=0.5) for t in mine]
+    assert theirs(logged, **{"ipr.episodes": run.manifest["episodes"]}) == logged
+    again = theirs(logged, **{"ipr.episodes": "with another step limit"})
+    assert [t.reward for t in again] == [t.reward for t in mine], "is played again"
     foreign = [Trajectory("of another environment", "", (), 1.0, "terminated")]
     assert theirs(foreign) == foreign
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ipr import models
+from ipr import identity, models
 from ipr.config import LoraConfig, ModelConfig
 from ipr.models import loading
 from ipr.tokens import ChatTokens
@@ -245,7 +245,7 @@ def test_adapter_is_saved_and_loaded_exactly(chat, base, sft_folder):
     assert json.loads((sft_folder / "base.json").read_text()) == {
         "path": str(base.resolve()),
         "revision": None,
-        "hash": models.model_hash(base),
+        "hash": identity.weights(base),
     }
     model = models.load_model(sft_folder, LORA)
     assert not torch.allclose(logits(model), logits(models.load_model(base, FULL)), atol=1e-2)
@@ -268,8 +268,8 @@ def test_the_reference_of_an_adapter_is_base_and_sft_adapter(chat, sft_folder, t
     policy = models.load_model(sft_folder, LORA, training=True)
     pairs, config = tiny.make_pairs(), tiny.CONFIG
     reference = models.load_model(sft_folder, LORA)
-    chosen, rejected = reference_logps(reference, chat, pairs, tiny.PROMPT, config, max_length=512)
-    own = reference_logps(policy, chat, pairs, tiny.PROMPT, config, max_length=512)
+    chosen, rejected = reference_logps(reference, chat, pairs, tiny.told, config, max_length=512)
+    own = reference_logps(policy, chat, pairs, tiny.told, config, max_length=512)
     assert torch.equal(chosen, own[0])
     assert torch.equal(rejected, own[1])
     from ipr.training.trainer import train
@@ -278,7 +278,7 @@ def test_the_reference_of_an_adapter_is_base_and_sft_adapter(chat, sft_folder, t
         policy,
         chat,
         pairs,
-        tiny.PROMPT,
+        tiny.told,
         "ipr",
         config,
         reference=(chosen, rejected),

@@ -137,14 +137,18 @@ def test_the_stages_are_those_of_one_process(model: Path, client: Any, tmp_path:
 
 def test_workers_refuse_what_they_would_play_differently(model: Path, client: Any) -> None:
     player = workers.Player(str(model), "agent", TWO, 1.0)
-    mine = workers._versions()
+    mine, wanted = workers._versions(), player.identity()
+    other = wanted | {"model": "another"}
     with pytest.raises(IprError, match=r"worker tcp://.* has another model in .*model; the run's folder"):
-        client.submit(workers._work, player, [], None, "another", mine, pure=False).result()
+        client.submit(workers._work, player, [], None, other, mine, pure=False).result()
+    other = wanted | {"data": "of old"}
+    with pytest.raises(IprError, match=r"worker tcp://.* would play something else \(data: 'of old' -> None\)"):
+        client.submit(workers._work, player, [], None, other, mine, pure=False).result()
     with pytest.raises(IprError, match=r"worker tcp://.* has torch .*, the run 0.4; install the same there"):
-        client.submit(workers._work, player, [], None, "another", mine | {"torch": "0.4"}, pure=False).result()
+        client.submit(workers._work, player, [], None, wanted, mine | {"torch": "0.4"}, pure=False).result()
     lost = workers.Player("/no/such/folder", "agent", TWO, 1.0)
     with pytest.raises(IprError, match=r"worker .*no model folder /no/such/folder.*same path on every machine"):
-        client.submit(workers._work, lost, [], None, "another", mine, pure=False).result()
+        client.submit(workers._work, lost, [], None, wanted, mine, pure=False).result()
 
 
 def test_a_scheduler_by_its_address(model: Path, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:

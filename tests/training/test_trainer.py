@@ -45,7 +45,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 def sft(model, chat, out, config, demonstrations=None, **more):
     more = {"max_length": 512, "seed": 3, **more}
     demonstrations = demonstrations or tiny.make_demonstrations()
-    return train(model, chat, demonstrations, tiny.PROMPT, "sft", config, out=out, **more)
+    return train(model, chat, demonstrations, tiny.told, "sft", config, out=out, **more)
 
 
 # The loss --------------------------------------------------------------------------------------------------------
@@ -72,7 +72,7 @@ def test_reference_is_the_models_own_logps_and_nan_where_too_long(chat):
     model, pairs = tiny.make_model(chat), tiny.make_pairs()
     longest = [pair_example(chat, tiny.PROMPT, pair).length for pair in pairs]
     limit = sorted(longest)[5]
-    chosen, rejected = reference_logps(model, chat, pairs, tiny.PROMPT, tiny.CONFIG, max_length=limit)
+    chosen, rejected = reference_logps(model, chat, pairs, tiny.told, tiny.CONFIG, max_length=limit)
     assert chosen.isnan().tolist() == rejected.isnan().tolist() == [n > limit for n in longest]
     assert (chosen[~chosen.isnan()] < 0).all()
 
@@ -169,12 +169,12 @@ def test_too_long_is_dropped_on_both_sides_and_counted(chat, tmp_path):
     # The rejected sides are the longer ones here, so a limit on them must drop the chosen sides too.
     limit = sorted(e.length for e in pairs)[6]
     chat_, reference = tiny.make_chat(), tiny.make_model(chat)
-    logps = reference_logps(reference, chat_, tiny.make_pairs(), tiny.PROMPT, tiny.CONFIG, max_length=limit)
+    logps = reference_logps(reference, chat_, tiny.make_pairs(), tiny.told, tiny.CONFIG, max_length=limit)
     result = train(
         tiny.make_model(chat),
         chat,
         tiny.make_pairs(),
-        tiny.PROMPT,
+        tiny.told,
         "ipr",
         tiny.CONFIG,
         reference=logps,
@@ -346,10 +346,25 @@ def test_a_foreign_or_broken_checkpoint_is_refused(chat, tmp_path):
     ):
         with pytest.raises(IprError, match=str(tmp_path)):
             tiny.prefer(model, tmp_path, config)
+    with pytest.raises(IprError, match=str(tmp_path)):  # a base that does not show in what is trained (LoRA)
+        tiny.prefer(tiny.make_model(chat), tmp_path, start="another base")
     path = tmp_path / CHECKPOINT
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(IprError, match="not a readable checkpoint; delete it"):
         tiny.prefer(tiny.make_model(chat), tmp_path)
+
+
+def test_a_checkpoint_goes_on_with_less_memory(chat, tmp_path):
+    def die(update: int, _: object) -> None:
+        if update == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        tiny.prefer(tiny.make_model(chat), tmp_path, log=die)
+    done: list[int] = []
+    smaller = tiny.CONFIG.model_copy(update={"micro_batch_tokens": 256})
+    tiny.prefer(tiny.make_model(chat), tmp_path, smaller, log=lambda update, _: done.append(update))
+    assert done[0] == 3
 
 
 # Processes -------------------------------------------------------------------------------------------------------

@@ -21,6 +21,12 @@ from ipr.types import Demonstration, Message, PreferencePair
 torch.set_num_threads(1)  # products this small lose by threads, and much where the cores are shared
 
 PROMPT = (Message("user", "Find it."), Message("assistant", "OK"))
+
+
+def told(task_id: str) -> tuple[Message, ...]:
+    return PROMPT
+
+
 CONFIG = PreferenceConfig(
     learning_rate=1e-3, batch_size=4, epochs=3, micro_batch_tokens=256, checkpoint_every=2, warmup=0.1
 )
@@ -69,9 +75,9 @@ def make_demonstrations(n: int = 10) -> list[Demonstration]:
 def prefer(model: Any, out: Path, config: PreferenceConfig = CONFIG, **more: Any) -> TrainResult:
     """Preference training on the toy pairs, the untrained model (seed 0) as reference."""
     chat = make_chat()
-    reference = reference_logps(make_model(chat), chat, make_pairs(), PROMPT, config, max_length=512)
+    reference = reference_logps(make_model(chat), chat, make_pairs(), told, config, max_length=512)
     return train(
-        model, chat, make_pairs(), PROMPT, "ipr", config, reference=reference, max_length=512, seed=5, out=out, **more
+        model, chat, make_pairs(), told, "ipr", config, reference=reference, max_length=512, seed=5, out=out, **more
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from ipr.algorithms import Contrast, Examples, Training, Wanted
-from ipr.algorithms.pairs import difference, has_action, outcome_pairs, pair, together, winner_by_outcome
+from ipr.algorithms.pairs import difference, has_action, outcome_pairs, pair, same_action, together, winner_by_outcome
 from ipr.types import Prefix, StepReward, Trajectory
 
 
@@ -39,7 +39,7 @@ class IPR:
             t = agent.start
             if not has_action(agent):
                 continue
-            if self.skip_equal and agent.steps[t].action == expert.steps[t].action:
+            if self.skip_equal and same_action(expert, agent):
                 wanted.saved["equal"] = wanted.saved.get("equal", 0) + 1
             elif self.gate and self._winner(expert, agent) is None:
                 wanted.saved["gated"] = wanted.saved.get("gated", 0) + 1
@@ -61,7 +61,7 @@ class IPR:
             t = agent.start
             if not has_action(agent):
                 found.drop("step: context was full")
-            elif agent.steps[t].action == expert.steps[t].action:
+            elif same_action(expert, agent):
                 found.drop("step: same action")
             elif (winner := self._winner(expert, agent)) is None:
                 found.drop("step: no outcome margin")

@@ -7,7 +7,7 @@ from statistics import NormalDist
 from typing import Literal
 
 from ipr.algorithms import Examples
-from ipr.types import PreferencePair, StepReward, Trajectory
+from ipr.types import PreferencePair, StepReward, Trajectory, trimmed
 
 
 def outcome_pairs(
@@ -83,6 +83,12 @@ def pair(
 def has_action(agent: Trajectory) -> bool:
     """False where the context was full before the agent could act."""
     return len(agent.steps) > agent.start
+
+
+def same_action(expert: Trajectory, agent: Trajectory) -> bool:
+    """Whether the agent's first action of its own is the expert's; blanks at a turn's ends say nothing."""
+    t = agent.start
+    return trimmed(agent.steps[t].action) == trimmed(expert.steps[t].action)
 
 
 def together(experts: Sequence[Trajectory], explored: Sequence[Trajectory]) -> Iterator[tuple[Trajectory, Trajectory]]:

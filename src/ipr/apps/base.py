@@ -152,7 +152,7 @@ def _read(
         model,
         chat,
         texts,
-        given,
+        lambda task_id: given,
         "sft",
         config,
         max_length=recipe.max_length,

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ipr import store
+from ipr import identity, store
 from ipr.config import RunConfig, TrackConfig, load
 from ipr.data import experts
 from ipr.evaluate import better, compare
@@ -30,21 +28,16 @@ def of_other_games(config: RunConfig, root: Path) -> str:
         return ""  # the tracker is down: the run goes on, and says so itself
     if present is None or present["dev"] is None:
         return ""
-    games = {t.task_id for t in store.load(present["dev"], Trajectory)}
-    if games <= set(experts.environment(config.env).task_ids("dev")):
+    ids = {t.task_id for t in store.load(present["dev"], Trajectory)}
+    spec = experts.environment(config.env)
+    ours = identity.of_games(spec)
+    if ids <= set(spec.task_ids("dev")) and present["tags"].get("ipr.games", ours) == ours:
         return ""
     return (
         f"the champion of '{config.track.registered_model}' (version {present['version']}) is of other games than this"
         " run's, so it stays champion whatever this run makes; give this one a name of its own:"
         " track.registered_model=NAME"
     )
-
-
-def rules(config: RunConfig) -> str:
-    """Digest of what a game is besides its name: two models compare by rewards only where it is the same."""
-    spec = experts.environment(config.env)
-    decide = [spec.version, config.env.shots, spec.max_steps, config.rollout.max_new_tokens, config.model.max_length]
-    return hashlib.sha256(json.dumps([spec.name, bool(config.env.data), *decide]).encode()).hexdigest()[:16]
 
 
 def barred(track: TrackConfig, dev: Sequence[Trajectory]) -> str:

@@ -25,10 +25,10 @@ def folder_of(model: str, config: RunConfig) -> str:
 
 def base_of(run: Run) -> str:
     """The model to start from, fixed when the run begins, so that a resumed run starts from the same."""
-    if "base" in run.manifest:
-        return run.manifest["base"]
     if run.config.model.path != "champion":
         return run.config.model.path
+    if "base" in run.manifest:
+        return run.manifest["base"]
     folder = _champion(run.config)
     if folder is None:
         raise IprError("model.path=champion, but there is no champion yet; train one first: ipr run quick")

@@ -119,6 +119,7 @@ def experts(options: Namespace) -> dict[str, Any]:
         "kept": len(kept),
         "earned": bar,
         "mean_reward": figures["reward"],
+        "endings": figures["endings"],
         "usage": figures["usage"],
     }
 
@@ -162,8 +163,7 @@ def export(options: Namespace) -> dict[str, Any]:
     files = [source] if source.is_file() else sorted(source.rglob(f"{name}.parquet"), key=_by_iteration)
     if not files:
         raise IprError(f"{source}: no such file, and no folder with {name}.parquet; give a run such as runs/quick")
-    prompt, rows = _environment_of(source, options).prompt, store.rows_of(files, kind)
-    lines = lines_of(rows, prompt)
+    lines = lines_of(store.rows_of(files, kind), _environment_of(source, options).told)
     return {"file": str(exports.write(lines, options.out)), "rows": len(lines), "from": [str(f) for f in files]}
 
 
@@ -184,7 +184,7 @@ def _environment_of(source: Path, options: Namespace) -> EnvSpec:
     for folder in (source, *source.resolve().parents):
         if (folder / "config.yaml").is_file() and (folder / "manifest.json").is_file():
             env = validate(read_yaml(folder / "config.yaml"), str(folder / "config.yaml")).env
-            return envs.get(env.name, env.data, env.max_steps)
+            return envs.get(env.name, env.data, env.max_steps, env.shots, env.server)
     return envs.get(options.env, options.data)
 
 

@@ -22,7 +22,7 @@ def plan(config: RunConfig, spec: EnvSpec, chat: ChatTokens) -> dict[str, Any]:
     steps = fmean(len(t.steps) for t in sample)
     turn = fmean(len(chat.agent(s.action)) for t in sample for s in t.steps)
     answer = fmean(len(chat.observation(s.observation)) for t in sample for s in t.steps)
-    first = fmean(len(chat.prompt([*spec.prompt, *t.history(0)])) for t in sample)
+    first = fmean(len(chat.prompt([*spec.told(t.task_id), *t.history(0)])) for t in sample)
 
     method = algorithms.make(config.algorithm)
     explored = min(len(ids), config.algorithm.explore_tasks or len(ids))

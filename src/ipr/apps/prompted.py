@@ -1,6 +1,6 @@
 """Evaluate a model outside a run: hosted or local, with no or one example; every finished episode is kept.
 
-    OUT/settings.json  what decides the results; another model or setting is refused
+    OUT/settings.json  what decides the results (`ipr.identity`); another model, data or setting is refused
     OUT/played/SPLIT/  the finished episodes, as they come, and usage.json: what they cost
     OUT/eval/SPLIT.parquet, OUT/evaluate.json  what is asked for, like a stage of a run: `ipr compare` takes OUT
 
@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ipr import evaluate, models, policies, rollout, store
+from ipr import evaluate, identity, models, policies, rollout, store
 from ipr.apps.chosen_model import check_room, folder_of
 from ipr.config import EndpointConfig, load
 from ipr.data import experts
@@ -37,12 +37,8 @@ class Folder:
             raise IprError(f"--out {path} is a file; give a folder")
         self.path, self._settings = path, settings
         file = path / "settings.json"
-        if file.exists():
-            before = store.read_json(file)
-            keys = [key for key in before | settings if before.get(key) != settings.get(key)]
-            if keys:
-                told = "; ".join(f"{key}: {before.get(key)!r} -> {settings.get(key)!r}" for key in keys)
-                raise IprError(f"{path} holds an evaluation of something else ({told}); use another --out")
+        if file.exists() and (told := identity.differences(store.read_json(file), settings)):
+            raise IprError(f"{path} holds an evaluation of something else ({'; '.join(told)}); use another --out")
 
     def played(self, split: str) -> dict[str, Trajectory]:
         """The finished episodes by game."""
@@ -135,14 +131,6 @@ def run(options: Namespace) -> dict[str, Any]:
     config = load(None, [*(f"{k}={v}" for k, v in given.items() if v is not None), *options.overrides])
     spec = experts.environment(config.env)
     sampling = Sampling(0.0, config.rollout.max_new_tokens)
-    settings = {
-        "model": options.model,
-        "env": spec.name,
-        "version": spec.version,
-        "max_steps": spec.max_steps,
-        "shots": config.env.shots,
-        "max_new_tokens": sampling.max_new_tokens,
-    }
     ask = {"split": options.split, "games": options.games, "resamples": config.eval.bootstrap}
     if options.endpoint:
         from ipr.policies.openai import EndpointPolicy, Usage, base_url
@@ -151,7 +139,7 @@ def run(options: Namespace) -> dict[str, Any]:
             raise IprError("a hosted model's answers cost time and money; say where to keep them: --out FOLDER")
         url = base_url(options.endpoint)
         check_space(options.out, 50 << 20)
-        out = Folder(options.out, settings | {"endpoint": url, "parameters": config.endpoint.parameters})
+        out = Folder(options.out, identity.hosted(spec, sampling, options.model, url, config))
         usage = Usage(**out.spent(options.split))
         player = EndpointPolicy(url, options.model, config.endpoint, usage)
 
@@ -171,8 +159,7 @@ def run(options: Namespace) -> dict[str, Any]:
             **ask,
         )
     path = folder_of(options.model, config)
-    settings |= {"hash": models.model_hash(path), "max_length": config.model.max_length, "dtype": config.model.dtype}
-    settings |= policies.deciding(config)
+    settings = identity.playing(spec, sampling, models.model_hash(path), config)
     out = None if options.out is None else Folder(options.out, settings)
     check_room(spec, options.split, path, config)
     player = policies.load(path, options.model, config)

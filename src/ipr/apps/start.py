@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from ipr.data import datasets, experts
 from ipr.runs.project import answers
 from ipr.tokens import ChatTokens
 from ipr.training import losses
-from ipr.types import IprError
+from ipr.types import EnvSpec, IprError
 
+LOOKED_AT = 20
+"""Games of a split whose words are looked at."""
 STARTED_BY = "IPR_STARTED_BY"
 """The process id of a run, in the environment of the Prefect server that it starts."""
 
@@ -32,11 +35,30 @@ def check(config: RunConfig) -> None:
             raise experts.no_games(config.env, spec, split)
     spec.make().reset(spec.task_ids("train")[0])
     experts.check(config.env, most=20)
+    _wordings(config, spec)
     path = config.model.path
     if path == "champion":
         return
     models.check_model(path)
     check_room(spec, "train", path, config)
+
+
+def _wordings(config: RunConfig, spec: EnvSpec) -> None:
+    """Says where what is evaluated is worded otherwise than what is learned from: each game is told its own words."""
+    if spec.prompts is None:
+        return
+    learned = {spec.told(task_id) for task_id in spec.task_ids("train")[:LOOKED_AT]}
+    others = [
+        split
+        for split in ("dev", *config.eval.splits)
+        if {spec.told(task_id) for task_id in spec.task_ids(split)[:LOOKED_AT]} - learned
+    ]
+    if others:
+        print(
+            f"note: env.data={config.env.data} has games in other words in {', '.join(others)} than in train; each is"
+            " told its own, but the agent learns those of train (docs/alfworld-wording.md)",
+            file=sys.stderr,
+        )
 
 
 def check_servers(config: RunConfig, root: Path) -> None:

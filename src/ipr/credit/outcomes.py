@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from ipr import identity
 from ipr.types import IprError, Job
 
 
 class Outcomes:
     """Outcomes of the scorer's rollouts in one SQLite file, for any number of runs and processes.
 
-    `scorer` is all that decides an outcome beside prefix and seed: weights, environment, sampling, number types.
+    `scorer` is the digest of all that decides an outcome beside prefix and seed (`identity.playing`).
     Raises IprError where the file cannot be used.
     """
 
@@ -50,4 +50,4 @@ class Outcomes:
             raise IprError(f"algorithm.cache {self._path}: {error}; delete the file or name another one") from None
 
     def _key(self, job: Job) -> bytes:
-        return hashlib.sha256(f"{self._scorer}\x1f{job.prefix.key()}\x1f{job.seed}".encode()).digest()[:16]
+        return identity.of_outcome(self._scorer, job)

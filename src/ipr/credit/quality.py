@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ipr.algorithms.pairs import has_action, together, winner_by_outcome
+from ipr.algorithms.pairs import has_action, same_action, together, winner_by_outcome
 from ipr.config import AlgorithmConfig
 from ipr.types import Prefix, StepReward, Trajectory
 
@@ -45,7 +45,7 @@ def candidates(
     for expert, agent in together(experts, [t for t in explored if t.task_id in with_expert]):
         t = agent.start
         winner = winner_by_outcome(expert, agent, settings.outcome_margin, settings.agent_wins)
-        if winner is None or not has_action(agent) or agent.steps[t].action == expert.steps[t].action:
+        if winner is None or not has_action(agent) or same_action(expert, agent):
             continue
         ahead, behind = expert.prefix(t + 1), agent.prefix(t + 1)
         if winner == "agent":

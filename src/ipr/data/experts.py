@@ -26,7 +26,7 @@ def environment(config: EnvConfig) -> EnvSpec:
     if config.experts is None:
         return spec
     best: dict[str, Trajectory] = {}
-    for t in store.load(Path(config.experts), Trajectory):
+    for t in map(Trajectory.trimmed, store.load(Path(config.experts), Trajectory)):
         if t.task_id not in best or t.reward > best[t.task_id].reward:
             best[t.task_id] = t
     place = {task_id: k for k, task_id in enumerate(spec.task_ids("train"))}
@@ -78,8 +78,8 @@ def conversations(spec: EnvSpec, split: str) -> list[list[Message]]:
     try:
         played = [spec.expert(task_id) for task_id in ids]
     except IprError:
-        return [[*spec.prompt, Message("user", spec.make().reset(ids[0]))]]
-    talks = [[*spec.prompt, *t.history(0), *t.continuation(0)] for t in played]
+        return [[*spec.told(ids[0]), Message("user", spec.make().reset(ids[0]))]]
+    talks = [[*spec.told(t.task_id), *t.history(0), *t.continuation(0)] for t in played]
     return sorted(talks, key=lambda talk: sum(len(m.content) for m in talk))
 
 

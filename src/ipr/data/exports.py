@@ -8,19 +8,22 @@ environment's words inside chosen and rejected too, unless told otherwise (see d
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ipr import store
 from ipr.types import Message, PreferencePair, Trajectory
 
+Told = Callable[[str], Sequence[Message]]
+"""Task id -> what stands before its conversation (`EnvSpec.told`)."""
 
-def trl(pairs: Iterable[PreferencePair], prompt: Sequence[Message]) -> list[dict[str, Any]]:
+
+def trl(pairs: Iterable[PreferencePair], told: Told) -> list[dict[str, Any]]:
     """Rows of TRL's conversational preference format."""
     return [
         {
-            "prompt": _chat([*prompt, *pair.prompt]),
+            "prompt": _chat([*told(pair.task_id), *pair.prompt]),
             "chosen": _chat(pair.chosen),
             "rejected": _chat(pair.rejected),
         }
@@ -28,13 +31,13 @@ def trl(pairs: Iterable[PreferencePair], prompt: Sequence[Message]) -> list[dict
     ]
 
 
-def messages(trajectories: Iterable[Trajectory], prompt: Sequence[Message]) -> list[dict[str, Any]]:
+def messages(trajectories: Iterable[Trajectory], told: Told) -> list[dict[str, Any]]:
     """Rows of whole conversations, with what else is known of each. The last observation, which ends the episode, is
     left out, as in training."""
     return [
         {
             "task_id": t.task_id,
-            "messages": _chat([*prompt, *t.history(0), *t.continuation(0)]),
+            "messages": _chat([*told(t.task_id), *t.history(0), *t.continuation(0)]),
             "reward": t.reward,
             "ending": t.ending,
             "policy": t.policy,

@@ -5,8 +5,10 @@ environment says first; by that, too, its episode is found behind instruction an
 whose text, or last lines, are the first observation of a task, and goes on from there to the record's end. Compared is
 what the observations tell (see `alike`; with `strict` every letter), without the label "Observation:", blanks and the
 wording of another version (`EnvSpec.reword`); kept are the environment's own. A record may end with the last action.
-One that cannot be kept (half a character, a seed beyond 63 bits) is named, and the others come in. Left out: mending
-what an agent wrote.
+One that cannot be kept (half a character, a seed beyond 63 bits) is named, and the others come in. A record that is
+not given back is tried as the published environment ran it (`EnvSpec.published`: InterCode's wrapper runs the first
+line of a block), and then holds what was run. Left out: mending what an agent wrote; only blanks and line breaks at a
+turn's ends go, as they do where tokens become text.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from ipr.data.alike import alike, bare
 from ipr.envs.checker import around
 from ipr.envs.react import action_of
 from ipr.envs.retrace import retrace
-from ipr.types import Ending, EnvSpec, IprError, Message, Outcome, Step, Trajectory, messages
+from ipr.types import Ending, EnvSpec, IprError, Message, Outcome, Step, Trajectory, messages, trimmed
 
 FORMATS = ("messages", "conversations", "parquet")
 SPLITS = ("train", "dev", "seen", "unseen")
@@ -241,7 +243,7 @@ class _Player:
         )
 
     def _text(self, text: str) -> str:
-        return _plain(self._spec.reword(text))
+        return _plain(self._spec.reword(text, None))
 
     def _key(self, text: str) -> str:
         return self._text(text) if self._strict else bare(self._text(text))
@@ -286,9 +288,19 @@ class _Player:
         return next((p for p in paths if p in self._known), None)
 
     def _replay(self, record: Record, task_id: str, place: int) -> Trajectory | Difference:
-        """The record from its message `place` on, as an episode of the task."""
+        """The record from its message `place` on, as an episode of the task: as it stands, else as it was run."""
         turns = record.messages[place + 1 :]
         task_id = self._spec.adopted(task_id, record.messages[place].content)
+        said = [trimmed(self._spec.reword(m.content, task_id)) for m in turns[::2]]
+        found, run = self._retraced(record, task_id, turns, said), [self._spec.published(turn) for turn in said]
+        if isinstance(found, Difference) and run != said:
+            again = self._retraced(record, task_id, turns, run)
+            return again if isinstance(again, Trajectory) else found
+        return found
+
+    def _retraced(
+        self, record: Record, task_id: str, turns: Sequence[Message], actions: list[str]
+    ) -> Trajectory | Difference:
         first, n = self._env.reset(task_id), (len(turns) + 1) // 2
 
         def differ(turn: int, expected: object, got: object) -> Difference:
@@ -299,7 +311,6 @@ class _Player:
 
         if any(m.role != ("user" if k % 2 else "assistant") for k, m in enumerate(turns)) or not turns:
             return differ(0, "agent and environment by turns", [m.role for m in turns])
-        actions = [self._spec.reword(m.content) for m in turns[::2]]
         answers = [m.content for m in turns[1::2]]
         outcomes, different = retrace(self._env, [*map(Step, actions, answers)], self._same)
         t = len(outcomes)

@@ -9,15 +9,17 @@ cannot take one of their names.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ipr.types import EnvSpec, IprError, Message, suggestion
+from ipr import identity
+from ipr.types import EnvSpec, IprError, Message, Trajectory, suggestion
 
 GROUP = "ipr.environments"
 _BUILT_IN = {"alfworld": "ipr.envs.alfworld", "sql": "ipr.envs.sql", "webshop": "ipr.envs.webshop"}
@@ -89,28 +91,51 @@ def get(
         raise IprError(f"env.server={server} is of no use to {name}; only {', '.join(_SERVED)} plays on a server")
     more = {} if server is None else {"server": server}
     spec = _made(name, module, folder, max_steps, more)
+    if folder is not None and spec.deciding is dict:
+        spec = replace(spec, deciding=lambda: {"data": identity.contents(identity.folder(folder))})
     if not shots:
         return spec
     # The example is played with the environment's own step limit, so that it is always the same one.
     split = "pretrain" if data is None and name in _BUILT_IN else "train"
-    return replace(spec, prompt=(*spec.prompt, *_example(_made(name, module, folder, None, more), split)))
+    plain = _made(name, module, folder, None, more)
+
+    known: dict[tuple[Message, ...], tuple[Message, ...]] = {}
+
+    def shown(task_id: str | None) -> tuple[Message, ...]:
+        prompt = spec.prompt if task_id is None else spec.told(task_id)
+        if prompt not in known:
+            known[prompt] = (*prompt, *_example(plain, split, task_id))
+        return known[prompt]
+
+    return replace(spec, prompt=shown(None), prompts=None if spec.prompts is None else shown)
 
 
-def _example(spec: EnvSpec, split: str) -> list[Message]:
-    """The first expert episode of `split` that is short and earns everything, as turns that end with the agent's."""
-    played = (spec.expert(task_id) for task_id in spec.task_ids(split)[:_LOOKED_AT])
-    found = next((t for t in played if t.reward >= 1 and not t.invalid and len(t.steps) <= spec.max_steps // 2), None)
+def _example(spec: EnvSpec, split: str, task_id: str | None) -> list[Message]:
+    """The first expert episode of `split` that is short and earns everything, as turns that end with the agent's: one
+    with the prompt of the task `task_id`, else another one in its words; None: whatever comes first."""
+    ids = spec.task_ids(split)
+    alike = ids if task_id is None else (i for i in ids if spec.told(i) == spec.told(task_id))
+    found = _short(spec, alike) or _short(spec, ids)
     if found is None:
         raise IprError(
             f"{spec.name}: none of the first {_LOOKED_AT} episodes of '{split}' is short and solved; use env.shots=0"
         )
-    first, *turns = (*found.history(0), *found.continuation(0))
+    turns = [*found.history(0), *found.continuation(0), Message("user", found.steps[-1].observation)]
+    if task_id is not None and spec.told(found.task_id) != spec.told(task_id):
+        turns = [Message(turn.role, spec.reword(turn.content, task_id)) for turn in turns]
+    first, *turns, last = turns
     return [
         Message("user", f"Here is an example of a solved task.\n\n{first.content}"),
         *turns,
-        Message("user", f"{found.steps[-1].observation}\n\nThis ends the example. Next comes a new task for you."),
+        Message("user", f"{last.content}\n\nThis ends the example. Next comes a new task for you."),
         Message("assistant", "OK"),
     ]
+
+
+def _short(spec: EnvSpec, ids: Iterable[str]) -> Trajectory | None:
+    """The first expert episode that is short and earns everything."""
+    played = (spec.expert(task_id) for task_id in islice(ids, _LOOKED_AT))
+    return next((t for t in played if t.reward >= 1 and not t.invalid and len(t.steps) <= spec.max_steps // 2), None)
 
 
 def _made(name: str, module: ModuleType, folder: Path | None, max_steps: int | None, more: dict[str, str]) -> EnvSpec:

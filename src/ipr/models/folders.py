@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import filecmp
-import hashlib
 import json
 import os
 import re
@@ -16,7 +15,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from ipr import store
+from ipr import identity, store
 from ipr.config import BASES, EMBEDDED, shipped
 from ipr.types import IprError
 
@@ -106,30 +105,20 @@ def longest(config: Any) -> int:
 
 
 def model_hash(path: str | Path) -> str:
-    """sha256 over the content of a folder's weights, config and, for an adapter, its base: what decides its answers.
+    """Of all that decides a model's answers (see `identity.model`), wherever its folder is.
 
-    Independent of where the folder is. For a hub name: of the name.
+    For a hub name: of the name, and of the commit that it stands for now.
     """
     name = resolve(path)
     folder = Path(name)
-    found = hashlib.sha256()
     if not folder.is_dir():
-        found.update(name.encode())
-        return found.hexdigest()
-    for file in sorted(folder.iterdir()):
-        if file.suffix in WEIGHTS:
-            with open(file, "rb") as opened:
-                found.update(hashlib.file_digest(opened, "sha256").digest())
-        elif file.name in ("config.json", "adapter_config.json"):
-            config = store.read_json(file)
-            config.pop("base_model_name_or_path", None)  # a place, not a content: base.json has the content's hash
-            if isinstance(modules := config.get("target_modules"), list):
-                modules.sort()  # peft writes a set
-            found.update(json.dumps(config, sort_keys=True).encode())
-    if (folder / "adapter_config.json").exists():
-        base = base_of(folder)
-        found.update((base["hash"] or str(base["path"])).encode())
-    return found.hexdigest()
+        from ipr.models import plug
+
+        return identity.digest([name, plug.revision(name)])
+    if not (folder / "adapter_config.json").exists():
+        return identity.model(folder)
+    base = base_of(folder)
+    return identity.model(folder, base["hash"] or str(base["path"]), Path(resolve(base["path"])))
 
 
 def base_of(folder: Path) -> dict[str, Any]:
@@ -150,13 +139,15 @@ def base_of(folder: Path) -> dict[str, Any]:
 def intact_base_of(folder: Path) -> dict[str, Any]:
     """`base_of`; raises IprError where the base is another one than the adapter was trained on."""
     base = base_of(folder)
-    if base["hash"] and base["hash"] != model_hash(base["path"]):
+    if base["hash"] and base["hash"] != hash_of_base(base["path"]):
         raise IprError(f"adapter {folder}: its base {base['path']} has changed since it was trained; restore the base")
     return base
 
 
 def hash_of_base(path: str) -> str | None:
-    return model_hash(path) if Path(resolve(path)).is_dir() else None
+    """Of the weights that an adapter is trained on; the tokenizer lies beside the adapter."""
+    folder = Path(resolve(path))
+    return identity.weights(folder) if folder.is_dir() else None
 
 
 def read_config(name: str) -> Any:

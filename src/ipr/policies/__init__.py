@@ -31,14 +31,12 @@ class Backend:
     """Imported when it is needed: some take seconds, or are not installed."""
     endpoint: bool = False
     """It can be a server, at `rollout.endpoint`."""
-    default: bool = False
-    """What was written down without a backend is of this one."""
 
 
 GROUP = "ipr.backends"
 """Entry points of installed packages: a module that has the three functions and its `Backend` as `backend`."""
 BACKENDS = {
-    "transformers": Backend("ipr.policies.local", default=True),
+    "transformers": Backend("ipr.policies.local"),
     "vllm": Backend("ipr.policies.vllm", endpoint=True),
 }
 
@@ -51,13 +49,6 @@ def load(path: str, name: str, config: RunConfig) -> Policy:
 def check(config: RunConfig) -> str:
     """Where the config's backend plays. Raises IprError for what would stop a run later."""
     return _module(config).check(config)
-
-
-def deciding(config: RunConfig) -> dict[str, str]:
-    """What of the backend decides results: it draws its own random numbers and rounds otherwise, so its name, but for
-    the default one.
-    """
-    return {} if backend(config).default else {"backend": config.rollout.backend}
 
 
 def rest() -> None:

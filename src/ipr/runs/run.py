@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import platform
 import shutil
@@ -20,10 +19,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ipr import models, profiling, store
-from ipr.config import RunConfig, difference, read_yaml, validate
+from ipr import envs, identity, models, profiling, store
+from ipr.config import RunConfig, flat, read_yaml, validate
 from ipr.runs import DECIDED_BY, ITERATION
-from ipr.types import IprError, Job, Trajectory
+from ipr.types import IprError, Job, Sampling, Trajectory
 
 
 class Run:
@@ -48,7 +47,11 @@ class Run:
         folder = Path(folder)
         if (folder / "config.yaml").is_file():
             run = cls(folder)
-            changed = difference(run.config, config)
+            # What those keys stand for is compared in `identify`; by stages, a change of them undoes what they decide.
+            champion = "champion" in (run.config.model.path, config.model.path)
+            meant = identity.MEANT if by_stage else ("model.path",) if champion else ()
+            before, now = (identity.deciding(c) | {key: flat(c)[key] for key in meant} for c in (run.config, config))
+            changed = identity.differences(before, now)
             if changed and not (by_stage and run.manifest.get("by_stage")):
                 raise IprError(
                     f"{folder} holds a run with another config ({'; '.join(changed)}); use another --dir, or remove it"
@@ -56,14 +59,14 @@ class Run:
             if changed:
                 with run.lock():
                     run._undo([line.partition(":")[0] for line in changed])
-                    run.note(config_hash=config.hash(), seed=config.seed)
-            if config != run.config:  # tracking, publishing or workers changed, which decides nothing
+                    run.note(identity=None, seed=config.seed)
+            if config != run.config:  # what decides nothing, or where something lies
                 cls._keep(folder, config)
             return cls(folder)
         cls._keep(folder, config)
         run = cls(folder)
         run.note(preset=preset, created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
-        run.note(config_hash=config.hash(), seed=config.seed, versions=_versions(), git=git_state(Path.cwd()))
+        run.note(seed=config.seed, versions=_versions(), git=git_state(Path.cwd()))
         if by_stage:
             run.note(by_stage=True)
         return run
@@ -77,6 +80,26 @@ class Run:
             path.write_text(config.to_yaml())
 
         store.replace(folder / "config.yaml", write)
+
+    def identify(self) -> None:
+        """Note what decides the results; IprError where that is something else than when the run began."""
+        env = self.config.env
+        spec = envs.get(env.name, env.data, env.max_steps, env.shots, env.server)
+        now = identity.run(self.config, spec, models.model_hash(self.base))
+        before = self.manifest.get("identity")
+        if before and (changed := identity.differences(before, now)):
+            raise IprError(
+                f"{self.folder}: what decides its results has changed since it began ({'; '.join(changed)}); restore"
+                " that, or use another --dir"
+            )
+        greedy = identity.prompted(spec, Sampling(0.0, self.config.rollout.max_new_tokens))
+        self.note(identity=now, config_hash=identity.digest(now)[:16])
+        self.note(games=identity.of_games(spec), episodes=identity.digest(greedy)[:16])
+
+    @property
+    def base(self) -> str:
+        """The model the run starts from: `model.path`, or the copy of the champion that it stood for at first."""
+        return self.manifest.get("base", self.config.model.path)
 
     @property
     def name(self) -> str:
@@ -138,7 +161,7 @@ class Run:
         """
         folder = self.stage(iteration) / "shards"
         shards = cut(jobs, shard_size(len(jobs), self.config))
-        paths = [folder / f"{task}-{_digest([jobs[i] for i in shard])}.parquet" for shard in shards]
+        paths = [folder / f"{task}-{identity.of_jobs(jobs[i] for i in shard)}.parquet" for shard in shards]
         lacking = [k for k, path in enumerate(paths) if not path.exists()]
         if lacking:
             for place, played in play([[jobs[i] for i in shards[k]] for k in lacking]):
@@ -281,10 +304,6 @@ def check_space(folder: Path, needed: int) -> None:
         )
     if not os.access(existing, os.W_OK):
         raise IprError(f"{folder}: not writable; choose another --dir")
-
-
-def _digest(jobs: Sequence[Job]) -> str:
-    return hashlib.sha256("".join(f"{job.prefix.key()}{job.seed}" for job in jobs).encode()).hexdigest()[:16]
 
 
 def _versions() -> dict[str, str]:

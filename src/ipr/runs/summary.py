@@ -23,7 +23,7 @@ def summarise(run: Run, status: str, links: dict[str, str] | None = None) -> dic
         "env": run.config.env.name,
         "preset": run.manifest.get("preset", ""),
         "seed": run.config.seed,
-        "config_hash": run.config.hash(),
+        "config_hash": run.manifest.get("config_hash", ""),
         "status": status,
         "reported": stage_name(reported) if reported is not None else None,
         "stages": stages,

@@ -19,7 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ipr import envs, models, policies, profiling, rollout
+from ipr import envs, identity, models, policies, profiling, rollout
 from ipr.config import RolloutConfig, RunConfig
 from ipr.types import EnvSpec, IprError, Job, More, Progress, Sampling, Trajectory
 
@@ -50,12 +50,20 @@ class Player:
         env = self.config.env
         return _environment(env.name, env.data, env.max_steps, env.shots, env.server)
 
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(self.temperature, self.config.rollout.max_new_tokens)
+
+    def identity(self) -> dict[str, Any]:
+        """What decides what it plays, as it lies on this machine."""
+        return identity.playing(self.spec, self.sampling, models.model_hash(self.path), self.config)
+
     def play(self, jobs: Sequence[Job], progress: Progress | None = None, more: More | None = None) -> list[Trajectory]:
         return rollout.play(
             self.spec,
             self.policy,
             jobs,
-            Sampling(self.temperature, self.config.rollout.max_new_tokens),
+            self.sampling,
             slots=self.config.rollout.slots,
             join=self.config.algorithm.join,
             progress=progress,
@@ -140,7 +148,7 @@ def _elsewhere(
 
     client = _client(player.config.rollout)
     player = _named_everywhere(player)
-    model, versions = models.model_hash(player.path), _versions()
+    wanted, versions = player.identity(), _versions()
     places: dict[str, int] = {}
     waiting = list(enumerate(shards))[::-1]
     finished = as_completed(loop=client.loop)
@@ -150,7 +158,7 @@ def _elsewhere(
         while waiting and (not places or len(places) < len(client.nthreads())):
             place, shard = waiting.pop()
             part = more and more.part(shard)
-            future = client.submit(_work, player, list(shard), part, model, versions, pure=False)
+            future = client.submit(_work, player, list(shard), part, wanted, versions, pure=False)
             places[future.key] = place
             finished.add(future)
 
@@ -233,12 +241,12 @@ def _versions() -> dict[str, str]:
 
 _one = threading.Lock()
 """A worker with several threads still plays one shard at a time: policies are not for threads."""
-_kept: list[tuple[Player, str]] = []
-"""The last player and its model's hash: its policy stays loaded. One only, because models are large."""
+_kept: list[tuple[Player, dict[str, Any]]] = []
+"""The last player and what decides its games: its policy stays loaded. One only, because models are large."""
 
 
 def _work(
-    player: Player, jobs: list[Job], more: More | None, model: str, versions: dict[str, str]
+    player: Player, jobs: list[Job], more: More | None, wanted: dict[str, Any], versions: dict[str, str]
 ) -> tuple[list[Trajectory], Share]:
     """Play a shard. Raises IprError where this machine would play something else than the main process."""
     import torch
@@ -247,10 +255,10 @@ def _work(
         torch.set_num_threads(1)
         _keep_memory()
         moment = profiling.now()
-        if not _kept or _kept[0] != (player, model):
+        if not _kept or _kept[0] != (player, wanted):
             _kept.clear()
-            _check(player, model, versions)
-            _kept.append((player, model))
+            _check(player, wanted, versions)
+            _kept.append((player, wanted))
         return _kept[0][0].play(jobs, more=more), profiling.since(moment)
 
 
@@ -262,19 +270,21 @@ def _keep_memory() -> None:
             libc.mallopt(threshold, value)
 
 
-def _check(player: Player, model: str, versions: dict[str, str]) -> None:
+def _check(player: Player, wanted: dict[str, Any], versions: dict[str, str]) -> None:
     from distributed import get_worker
 
     where = f"worker {get_worker().address}"
-    for name, wanted in versions.items():
-        if (found := version(name)) != wanted:
-            raise IprError(f"{where} has {name} {found}, the run {wanted}; install the same there")
+    for name, ours in versions.items():
+        if (theirs := version(name)) != ours:
+            raise IprError(f"{where} has {name} {theirs}, the run {ours}; install the same there")
     try:
-        found = models.model_hash(player.path)
+        found = player.identity()
     except IprError as error:
         raise IprError(f"{where}: {error}; the run's folder must be the same path on every machine") from None
-    if found != model:
+    if found["model"] != wanted["model"]:
         raise IprError(f"{where} has another model in {player.path}; the run's folder must be shared by all machines")
+    if different := identity.differences(wanted, found):
+        raise IprError(f"{where} would play something else ({'; '.join(different)}); give it the same data")
 
 
 @lru_cache(maxsize=1)

@@ -121,8 +121,8 @@ def previous(history: list[dict[str, Any]], present: str) -> list[str]:
 def lineage(ref: str, config: TrackConfig, root: Path) -> dict[str, Any]:
     """What made a model: `ref` is "champion", a version number or an MLflow run id. Raises IprError.
 
-    {"model", "version", "run_id", "git_commit", "git_dirty", "config_hash", "data" (md5 of data/), "datasets" (name ->
-    md5), "commands"}.
+    {"model", "version", "run_id", "git_commit", "git_dirty", "config_hash", "games" and "scorer" (see `ipr.identity`),
+    "data" (md5 of data/), "datasets" (name -> md5), "commands"}.
     """
     with asking(config, root) as client:
         version, run_id, tags = _look_up(client, ref, config)
@@ -140,6 +140,8 @@ def lineage(ref: str, config: TrackConfig, root: Path) -> dict[str, Any]:
         "git_commit": commit,
         "git_dirty": tags.get("git.dirty"),
         "config_hash": tags.get("ipr.config_hash"),
+        "games": tags.get("ipr.games"),
+        "scorer": tags.get("scorer.hash"),
         "data": data,
         "datasets": hashes,
         "commands": commands,

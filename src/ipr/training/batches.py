@@ -10,7 +10,6 @@ DPO) and counted.
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -62,6 +61,11 @@ class Example:
     @property
     def agent_tokens(self) -> int:
         return sum(int(row.agent.sum()) for row in self.rows)
+
+    def content(self) -> bytes:
+        """All that decides what it teaches."""
+        facts = repr((self.step, self.reference, len(self.rows))).encode()
+        return facts + b"".join(row.ids.numpy().tobytes() + row.weights.numpy().tobytes() for row in self.rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,13 +210,3 @@ def collate(rows: Sequence[Row], share: bool, device: torch.device | str = "cpu"
             ]
         ).to(device),
     )
-
-
-def digest(examples: Iterable[Example], *more: object) -> str:
-    """Of all that decides a training: equal for the same rows and the same `more`."""
-    found = hashlib.sha256(repr(more).encode())
-    for example in examples:
-        found.update(repr((example.step, example.reference, len(example.rows))).encode())
-        for row in example.rows:
-            found.update(row.ids.numpy().tobytes() + row.weights.numpy().tobytes())
-    return found.hexdigest()[:32]

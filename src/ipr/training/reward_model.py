@@ -22,8 +22,8 @@ from ipr.config import TrainConfig
 from ipr.tokens import ChatTokens
 from ipr.training.batches import Example, Row, collate
 from ipr.training.sharing import shared_rows
-from ipr.training.trainer import logits, run_updates, scored
-from ipr.types import IprError, Message, Prefix, Progress, StepReward, derive_seed, messages
+from ipr.training.trainer import Told, logits, run_updates, scored
+from ipr.types import IprError, Prefix, Progress, StepReward, derive_seed, messages
 
 
 class RewardModel:
@@ -33,7 +33,7 @@ class RewardModel:
         self,
         model: Any,
         chat: ChatTokens,
-        prompt: Sequence[Message],
+        told: Told,
         firsts: Mapping[str, str],
         config: TrainConfig,
         max_length: int,
@@ -44,7 +44,7 @@ class RewardModel:
         nn.init.zeros_(head.weight)
         nn.init.constant_(head.bias, 0.5)
         model.set_output_embeddings(head)
-        self._model, self._chat, self._prompt, self._firsts = model, chat, prompt, firsts
+        self._model, self._chat, self._told, self._firsts = model, chat, told, firsts
         self._config, self._max_length = config, max_length
 
     def fit(
@@ -80,6 +80,7 @@ class RewardModel:
                 self._max_length,
                 seed,
                 out,
+                "",
                 None,
                 progress,
             )
@@ -122,7 +123,7 @@ class RewardModel:
         turns = messages(self._firsts[prefix.task_id], prefix.steps)
         # What follows the action is not read; without an action, at the start, the first observation is.
         said = turns[:-1] if prefix.steps else turns
-        ids = self._chat.conversation([*self._prompt, *said]).ids
+        ids = self._chat.conversation([*self._told(prefix.task_id), *said]).ids
         # A last token that is not read, as of every row: where it is predicted from, the number is.
         row = torch.tensor([*ids, self._chat.end_id])
         where = torch.zeros(len(row))

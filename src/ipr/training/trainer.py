@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ipr import models, store
+from ipr import identity, models, store
 from ipr.config import TrainConfig
 from ipr.models import plug
 from ipr.tokens import ChatTokens
@@ -36,7 +36,6 @@ from ipr.training.batches import (
     Batch,
     Example,
     collate,
-    digest,
     example,
     micro_batches,
     pair_example,
@@ -48,6 +47,8 @@ from ipr.types import Demonstration, IprError, Message, PreferencePair, Progress
 Log = Callable[[int, dict[str, float]], None]
 """Called with (updates done, metrics) after every update, in the main process."""
 
+Told = Callable[[str], Sequence[Message]]
+"""Task id -> the prompt before its conversation (`EnvSpec.told`)."""
 CHECKPOINT = "checkpoint.pt"
 
 
@@ -79,7 +80,7 @@ def train(
     model: Any,
     chat: ChatTokens,
     rows: Sequence[Demonstration | PreferencePair],
-    prompt: Sequence[Message],
+    told: Told,
     loss: str,
     config: TrainConfig,
     *,
@@ -87,6 +88,7 @@ def train(
     max_length: int,
     seed: int,
     out: Path,
+    start: str = "",
     log: Log | None = None,
     progress: Progress | None = None,
 ) -> TrainResult:
@@ -94,7 +96,8 @@ def train(
 
     `reference` is what `reference_logps` gave for these pairs, where the loss needs it. Rows that the loss does not
     take under this config are left out. `model` is trained in place (its parameters that require gradients). `out`
-    holds the checkpoint while it lasts: the same call goes on from there. Raises IprError where nothing fits
+    holds the checkpoint while it lasts: the same call goes on from there; `start` names what the model is, so that
+    another one's checkpoint is refused. Raises IprError where nothing fits
     max_length, the checkpoint is of another training, or the loss is no longer finite.
     """
     chosen = losses.get(loss)
@@ -105,7 +108,7 @@ def train(
     if len(references) != len(rows):
         raise ValueError(f"{len(references)} reference log-probabilities for {len(rows)} pairs")
     examples = [
-        example(chat, prompt, row, logps, config.observation_weight)
+        example(chat, told(row.task_id), row, logps, config.observation_weight)
         for row, logps in zip(rows, references, strict=True)
         if chosen.takes(row, config)
     ]
@@ -118,14 +121,14 @@ def train(
         def objective(micro: list[Example], batch: list[Example]) -> tuple[Tensor, dict[str, Tensor]]:
             return chosen.of(_part(model, micro, share), _whole(batch), config)
 
-        return run_updates(model, examples, objective, share, loss, config, max_length, seed, out, log, progress)
+        return run_updates(model, examples, objective, share, loss, config, max_length, seed, out, start, log, progress)
 
 
 def reference_logps(
     model: Any,
     chat: ChatTokens,
     pairs: Sequence[PreferencePair],
-    prompt: Sequence[Message],
+    told: Told,
     config: TrainConfig,
     *,
     max_length: int,
@@ -136,7 +139,7 @@ def reference_logps(
     Load `model` as it is loaded for training and pass the same config: in another precision the policy would not
     start at a margin of 0.
     """
-    examples = [pair_example(chat, prompt, pair) for pair in pairs]
+    examples = [pair_example(chat, told(pair.task_id), pair) for pair in pairs]
 
     def logps(micro: list[Example], share: bool) -> Sequence[Tensor]:
         return torch.stack(_pair_logps(model, micro, share), 1).float().cpu().unbind()
@@ -213,6 +216,7 @@ def run_updates(
     max_length: int,
     seed: int,
     out: Path,
+    start: str,
     log: Log | None,
     progress: Progress | None,
 ) -> TrainResult:
@@ -240,9 +244,12 @@ def run_updates(
         agent_tokens=sum(e.agent_tokens for e in seen),
         seconds=0.0,
     )
-    checkpoint = _Checkpoint(Path(out), digest(kept, loss, config.model_dump(), seed), parameters, optimizers, result)
+    # The first values of every tensor tell another model from this one, where nobody says which it is.
+    of = [start, *((name, [*p.shape], p.detach().flatten()[:8].tolist()) for name, p in parameters.items())]
+    name = identity.of_training((e.content() for e in kept), loss, config, seed, of)
+    checkpoint = _Checkpoint(Path(out), name, parameters, optimizers, result)
     first = checkpoint.load()
-    start = time.monotonic() - result.seconds
+    begun = time.monotonic() - result.seconds
     model.train()
     for update in range(first, len(plan)):
         batch = [kept[i] for i in plan[update]]
@@ -272,7 +279,7 @@ def run_updates(
         for optimizer in optimizers:
             optimizer.step()
         result.history.append({**metrics, "learning_rate": rate, "grad_norm": norm})
-        result.seconds = time.monotonic() - start
+        result.seconds = time.monotonic() - begun
         done = update + 1
         if state.is_main_process:
             if done % config.checkpoint_every == 0 and done < len(plan):
@@ -396,10 +403,8 @@ class _Checkpoint:
         optimizers: list[torch.optim.Optimizer],
         result: TrainResult,
     ):
-        # The first values of every tensor tell another base model from this one.
-        starts = [(name, tuple(p.shape), p.detach().flatten()[:8].tolist()) for name, p in parameters.items()]
         self.path = out / CHECKPOINT
-        self._digest = f"{digest} {derive_seed(repr(starts))}"
+        self._digest = digest
         self._parameters, self._optimizers, self._result = parameters, optimizers, result
 
     def save(self, done: int) -> None:

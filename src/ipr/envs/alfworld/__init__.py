@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ipr import identity
 from ipr.envs.alfworld import expert, games
 from ipr.envs.alfworld.pack import EXPERT_STEPS, pack
 from ipr.envs.alfworld.prompt import PUT, prompt
@@ -24,11 +25,20 @@ def spec(data: Path | None = None, max_steps: int | None = None) -> EnvSpec:
     """The environment: the generated world, or the games of a folder in the layout of the real data set."""
     limit = MAX_STEPS if max_steps is None else max_steps
     source: Games = games if data is None else Folder(data)
-    put = PUT if data is None else _put(source)
+    put, more = PUT, {}
+    if isinstance(source, Folder):
+        put = source.wording(source.any())
+        more = {
+            "deciding": lambda: {"data": identity.contents(source.files())},
+            "prompts": lambda task_id: prompt(source.wording(task_id)),
+        }
     longest = limit if data is None else max(limit, REAL_EXPERT_STEPS)
 
     def play_expert(task_id: str) -> Trajectory:
         return expert.play(source.game(task_id), task_id, longest)
+
+    def worded(text: str, task_id: str | None) -> str:
+        return reword(text, source.wording(task_id) if task_id and isinstance(source, Folder) else put)
 
     def oracle(env: Environment) -> float:
         assert isinstance(env, Household)
@@ -44,11 +54,6 @@ def spec(data: Path | None = None, max_steps: int | None = None) -> EnvSpec:
         task_type=source.task_type,
         oracle=oracle,
         version="generated-2" if data is None else "real-2",
-        reword=lambda text: reword(text, put),
+        reword=worded,
+        **more,
     )
-
-
-def _put(source: Games) -> str:
-    """The folder's wording for putting something down; its games have all the same."""
-    first = next(ids[0] for split in ("train", "seen", "unseen", "dev") if (ids := source.task_ids(split)))
-    return source.game(first).wording.put

@@ -51,12 +51,13 @@ def pack(folder: Path, out: Path) -> dict[str, Any]:
     found: dict[str, int] = {split: len(games) for split, games in ids.items()}
     if not sum(found.values()):
         raise IprError(f"{folder}: none of its games can be read; fetch the data again: alfworld-download")
+    if len(wordings) > 1:
+        told = ", ".join(f"{n} {put!r}" for put, n in wordings.items())
+        messages.append(f"games of two wordings ({told}): each is told its own, but an agent learns that of its games")
     for split, official in OFFICIAL.items():
         games = found["train"] + found["dev"] if split == "train" else found[split]
         if games != official:
             messages.append(f"{DIRECTORIES[split]}: {games} games, the official data has {official}")
-    if len(wordings) > 1:
-        messages.append(f"games of two wordings, of which an agent is told one: {dict(wordings)}; keep them apart")
     experts = [expert.play(source.game(task_id), task_id, EXPERT_STEPS) for task_id in ids["train"]]
     messages += [f"{t.task_id}: not won by the expert in {EXPERT_STEPS} steps" for t in experts if not t.reward]
     experts = [t for t in experts if t.reward]

@@ -12,7 +12,7 @@ import json
 import re
 import time
 from collections.abc import Mapping
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -57,17 +57,36 @@ class Folder:
     @cached_property
     def _listed(self) -> frozenset[str]:
         """The task ids that IPR's index file names; none where there is no such file."""
-        for file in (self.folder / INDEX, self.folder.parent / INDEX):
-            if file.is_file():
-                try:
-                    return frozenset("/".join(path.split("/")[-4:-1]) for path in json.loads(file.read_text()))
-                except (ValueError, TypeError, AttributeError) as error:
-                    raise IprError(f"{file}: no index file ({error}); fetch it again, or remove it") from None
+        for file in self._index:
+            try:
+                return frozenset("/".join(path.split("/")[-4:-1]) for path in json.loads(file.read_text()))
+            except (ValueError, TypeError, AttributeError) as error:
+                raise IprError(f"{file}: no index file ({error}); fetch it again, or remove it") from None
         return frozenset()
+
+    @property
+    def _index(self) -> list[Path]:
+        """IPR's index file, where there is one."""
+        return [file for at in (self.folder, self.folder.parent) if (file := at / INDEX).is_file()][:1]
 
     @lru_cache(maxsize=1024)  # noqa: B019
     def game(self, task_id: str) -> Game:
         return read(self.folder / task_id / "game.tw-pddl")
+
+    @cache  # noqa: B019
+    def wording(self, task_id: str) -> str:
+        """The game's own template for putting something down: a folder may have games of several versions."""
+        return self.game(task_id).wording.put
+
+    def any(self) -> str:
+        """The first game that there is."""
+        return next(ids[0] for split in ("train", "seen", "unseen", "dev") if (ids := self.task_ids(split)))
+
+    def files(self) -> dict[str, Path]:
+        """What is read, by name: the games that are played, and the index file."""
+        ids = {task_id for split in DIRECTORIES for task_id in self.task_ids(split)}
+        found = {task_id: self.folder / task_id / "game.tw-pddl" for task_id in sorted(ids)}
+        return found | {file.name: file for file in self._index}
 
     def task_type(self, task_id: str) -> str:
         return task_id.split("/")[1].split("-")[0]

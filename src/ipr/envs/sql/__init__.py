@@ -10,7 +10,7 @@ from ipr.envs.react import compose
 from ipr.envs.sql import expert, questions
 from ipr.envs.sql.prompt import prompt
 from ipr.envs.sql.real import Folder
-from ipr.envs.sql.world import Console, Questions
+from ipr.envs.sql.world import Console, Questions, as_published
 from ipr.types import Environment, EnvSpec, IprError, Trajectory
 
 MAX_STEPS = 10
@@ -50,6 +50,8 @@ def spec(data: Path | None = None, max_steps: int | None = None, server: str | N
         task_type=source.task_type,
         oracle=oracle,
         version=("generated-2" if data is None else "real-2") + ("-server" if server else ""),
+        deciding=source.deciding,
+        published=as_published,
     )
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ipr.envs.sql.kinds import declared
+from ipr.envs.sql.quotes import Quotes
 from ipr.types import IprError
 
 _NAME = r"`((?:[^`]|``)+)`"
@@ -78,25 +79,16 @@ def convert(dump: Path, out: Path) -> dict[str, Any]:
 def statements(file: TextIO) -> Iterator[str]:
     """The statements of a dump, without their semicolons and without comments."""
     parts: list[str] = []
-    quote = ""
+    quotes = Quotes()
     for line in file:
-        if not quote and not parts and (line.startswith(("--", "#")) or not line.strip()):
+        if not quotes.open and not parts and (line.startswith(("--", "#")) or not line.strip()):
             continue
-        start = k = 0
-        while k < len(line):
-            letter = line[k]
-            if quote:
-                if letter == "\\" and quote != "`":
-                    k += 1
-                elif letter == quote:
-                    quote = ""
-            elif letter in "'\"`":
-                quote = letter
-            elif letter == ";":
+        start = 0
+        for k, mark in quotes.outside(line):
+            if mark == ";":
                 yield "".join([*parts, line[start:k]])
                 parts, start = [], k + 1
-            k += 1
-        if line[start:].strip() or quote:
+        if line[start:].strip() or quotes.open:
             parts.append(line[start:])
     if "".join(parts).strip():
         yield "".join(parts)
@@ -156,22 +148,13 @@ def _table(name: str, body: str) -> _Table:
 
 def _parts(body: str) -> Iterator[str]:
     """What commas part outside of quotes and parentheses."""
-    depth, quote, start, k = 0, "", 0, 0
-    while k < len(body):
-        letter = body[k]
-        if quote:
-            if letter == "\\" and quote != "`":
-                k += 1
-            elif letter == quote:
-                quote = ""
-        elif letter in "'\"`":
-            quote = letter
-        elif letter in "()":
-            depth += 1 if letter == "(" else -1
-        elif letter == "," and not depth:
+    depth = start = 0
+    for k, mark in Quotes().outside(body):
+        if mark in "()":
+            depth += 1 if mark == "(" else -1
+        elif mark == "," and not depth:
             yield body[start:k]
             start = k + 1
-        k += 1
     yield body[start:]
 
 

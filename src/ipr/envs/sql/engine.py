@@ -21,6 +21,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -97,6 +98,14 @@ def found(rows: Sequence[Row]) -> Result:
 
 def shown(text: str) -> str:
     return text if len(text) <= SHOWN else text[:SHOWN] + "..."
+
+
+def deciding() -> dict[str, Any]:
+    """What decides an answer beside the data (see `EnvSpec.deciding`): SQLite, what reads MySQL's language, limits."""
+    limits = {"shown": SHOWN, "rows": MAX_ROWS, "result": MAX_RESULT, "seconds": MAX_SECONDS, "opcodes": MAX_OPCODES}
+    limits |= {"heap": HEAP, "size": _SIZE, "most": _MOST, "planning": _PLANNING, "of_sqlite": sorted(_LIMITS.items())}
+    libraries = {"sqlite": sqlite3.sqlite_version, "sqlglot": version("sqlglot")}
+    return libraries | {f"limits.{name}": value for name, value in limits.items()}
 
 
 class Session(Protocol):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 from ipr.envs.sql import databases, engine
@@ -72,6 +72,10 @@ def small(name: str, rng: random.Random) -> Question:
 
 def database(question: Question) -> Database:
     return engine.database(databases.source(question.where, question.database))
+
+
+def deciding() -> Mapping[str, object]:
+    return engine.deciding()
 
 
 def session(question: Question) -> engine.Session:

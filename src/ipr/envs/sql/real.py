@@ -16,6 +16,9 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+from ipr import identity
+from ipr.envs.published import both
+from ipr.envs.sql import engine
 from ipr.envs.sql.dialect import hardness
 from ipr.envs.sql.engine import Database, Row, Session, Shared, Source, database, open_file
 from ipr.envs.sql.world import Question
@@ -40,7 +43,7 @@ class Folder:
         files = [name for name in OTHERS if (folder / name).is_file()][:1]
         if (folder / TRAIN).is_file():
             files = [TRAIN, *files]
-        if all((folder / name).is_file() for name in PUBLISHED):
+        if both(folder / name for name in PUBLISHED):
             files = list(PUBLISHED)
         if not files:
             raise IprError(f"{folder} holds no {', '.join((*OTHERS, TRAIN))}; {_FIX}")
@@ -108,6 +111,19 @@ class Folder:
 
     def database(self, question: Question) -> Database:
         return database(self._source(question.database))
+
+    def deciding(self) -> dict[str, Any]:
+        return {"data": identity.contents(self.files()), **engine.deciding()}
+
+    def files(self) -> dict[str, Path]:
+        """What is read, by name: the question files, the databases that are asked and what describes them."""
+        found = {f"{stem}.json": self.folder / f"{stem}.json" for stem in self._files}
+        for name in self.databases():
+            folder = self.folder / "database" / name
+            for file in (f"{name}.sqlite", f"{name}.sqlite-wal", "schema.json"):
+                if (folder / file).is_file():
+                    found[f"{name}/{file}"] = folder / file
+        return found
 
     def session(self, question: Question) -> Session:
         return Shared(self._source(question.database))

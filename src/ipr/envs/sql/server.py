@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from ipr import identity
 from ipr.envs.sql import engine
 from ipr.envs.sql.dialect import MAX_LENGTH
 from ipr.envs.sql.engine import MAX_ROWS, MAX_SECONDS, Result, Session
@@ -211,6 +212,13 @@ class ServedFolder(Folder):
     def __init__(self, folder: Path, url: str) -> None:
         super().__init__(folder, databases=False)
         self._at = address(url)
+
+    def deciding(self) -> dict[str, Any]:
+        """The questions, and which server has the databases: what is in them cannot be told cheaply."""
+        questions = {f"{stem}.json": self.folder / f"{stem}.json" for stem in self._files}
+        limits = {"rows": MAX_ROWS, "seconds": MAX_SECONDS, "shown": engine.SHOWN, "mode": MODE}
+        told = {"data": identity.contents(questions), "server": f"{self._at.host}:{self._at.port}"}
+        return told | {f"limits.{name}": value for name, value in limits.items()}
 
     def session(self, question: Question) -> Session:
         return Connection(self._at, question.database)

@@ -19,6 +19,7 @@ from sqlglot.tokenizer_core import Token
 
 from ipr.envs.sql import errors
 from ipr.envs.sql.errors import MySqlError
+from ipr.envs.sql.quotes import Quotes
 from ipr.envs.sql.words import RESERVED, TIGHT
 
 MAX_LENGTH = 4000
@@ -103,18 +104,10 @@ def _renamed(token: Token, text: str) -> Token:
 
 def _unclosed(statement: str) -> int:
     """Where the quote begins that is never closed."""
-    quote, start, k = "", 0, 0
-    while k < len(statement):
-        letter = statement[k]
-        if quote:
-            if letter == "\\" and quote != "`":
-                k += 1
-            elif letter == quote:
-                quote = ""
-        elif letter in "'\"`":
-            quote, start = letter, k
-        k += 1
-    return start if quote else 0
+    quotes = Quotes()
+    for _ in quotes.outside(statement):
+        pass
+    return quotes.start if quotes.open else 0
 
 
 def _place(statement: str, tokens: list[Token], error: ParseError) -> int:

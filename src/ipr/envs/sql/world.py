@@ -8,8 +8,9 @@ all of them, against the gold rows.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from ipr.envs.react import action_of, one_line
 from ipr.envs.sql.engine import Database, Result, Session
@@ -41,6 +42,10 @@ class Questions(Protocol):
 
     def database(self, question: Question) -> Database: ...
 
+    def deciding(self) -> Mapping[str, Any]:
+        """See `EnvSpec.deciding`."""
+        ...
+
     def session(self, question: Question) -> Session:
         """A connection of an episode's own, or what is as good."""
         ...
@@ -69,6 +74,18 @@ def read(turn: str) -> str | None:
     if one_line(action) == SUBMIT:
         return SUBMIT
     return action if _BARE.match(action) else None
+
+
+def as_published(turn: str) -> str:
+    """A turn as InterCode's published wrapper ran it: a block's first line alone, and "submit" wherever it stands."""
+    action = action_of(turn)
+    if action is None:
+        return turn
+    head, block = turn[: turn.rindex(action)], _BLOCK.search(action)
+    if SUBMIT in action.lower():
+        return head + SUBMIT
+    lines = block[1].strip().splitlines() if block else []
+    return f"{head}```sql\n{lines[0]}\n```" if len(lines) > 1 else turn
 
 
 class Console:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ipr import identity
 from ipr.envs.webshop import expert, generate
 from ipr.envs.webshop.prompt import prompt
 from ipr.envs.webshop.real import Folder, check_data, unpriced
@@ -20,6 +21,14 @@ def spec(data: Path | None = None, max_steps: int | None = None) -> EnvSpec:
     """The environment: the generated shop, or the catalogue in a folder of published files."""
     limit = MAX_STEPS if max_steps is None else max_steps
     source: Goals = generate if data is None else Folder(data)
+
+    more = {}
+    if isinstance(source, Folder):
+        more = {
+            "deciding": lambda: {"data": identity.contents(source.read())},
+            "reword": lambda text, task_id: unpriced(text),
+            "adopted": source.adopted,
+        }
 
     def play_expert(task_id: str) -> Trajectory:
         if isinstance(source, Folder):
@@ -41,5 +50,5 @@ def spec(data: Path | None = None, max_steps: int | None = None) -> EnvSpec:
         task_type=source.task_type,
         oracle=oracle,
         version=f"real-1-{source.key}" if isinstance(source, Folder) else "generated-1",
-        **({"reword": unpriced, "adopted": source.adopted} if isinstance(source, Folder) else {}),
+        **more,
     )

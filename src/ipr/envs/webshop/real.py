@@ -31,8 +31,9 @@ from typing import Any
 
 import numpy as np
 
-from ipr import store
+from ipr import identity, store
 from ipr.envs.checker import Difference, differences
+from ipr.envs.published import both
 from ipr.envs.webshop import nouns
 from ipr.envs.webshop.catalogue import BUILDER, Catalogue, Lines, Writer, on_disk
 from ipr.envs.webshop.expert import play, reader
@@ -61,16 +62,21 @@ class Folder:
     def __init__(self, folder: Path, cache: Path | None = None, tagger: nouns.Tagger | None = None) -> None:
         """`cache`: where built catalogues lie, else ~/.cache/ipr/webshop. `tagger`: else the default (see `nouns`)."""
         self.files = files(folder)
-        self._folder = folder
+        self._named = {split: folder / f"{split}_indices.json" for split in ("train", "test")}
+        self._published = both(self._named.values())
         self._tagger = tagger or nouns.default()
         self._cache = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ipr" / "webshop"
-        parts = [str(BUILDER), nouns.name(self._tagger), *(_digest(file, self._cache) for file in self.files)]
+        parts = [str(BUILDER), nouns.name(self._tagger), *(identity.file(file) for file in self.files)]
         self.key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:20]
         """Names the built catalogue."""
 
     @cached_property
     def _catalogue(self) -> Catalogue:
         return on_disk(self._cache / self.key, lambda aside: _products(self.files, self._tagger, aside))
+
+    def read(self) -> dict[str, Path]:
+        """What is read, by name: the published files, and the index files where both are there."""
+        return {file.name: file for file in (*self.files, *(self._named.values() if self._published else ()))}
 
     def catalogue(self) -> Catalogue:
         return self._catalogue
@@ -100,10 +106,8 @@ class Folder:
         lines, ends, order = self._entries
         test, dev = min(TEST, len(order) // 4), min(DEV, len(order) // 4)
         found: dict[str, list[int]] = {"train": [*range(test + dev, len(order))], "dev": [], "test": [*range(test)]}
-        named = {split: self._folder / f"{split}_indices.json" for split in ("train", "test")}
-        published = all(file.is_file() for file in named.values())
-        if published:
-            found |= {split: _numbers(file, len(order)) for split, file in named.items()}
+        if published := self._published:
+            found |= {split: _numbers(file, len(order)) for split, file in self._named.items()}
         taken = {*found["train"], *found["test"]}
         found["dev"] = (
             [k for k in range(test, len(order)) if k not in taken][:dev] if published else [*range(test, test + dev)]
@@ -245,20 +249,6 @@ def _numbers(file: Path, goals: int) -> list[int]:
             " instructions (items_shuffle.json, items_ins_v2.json, items_human_ins.json); fetch them, or remove it"
         )
     return found
-
-
-def _digest(file: Path, cache: Path) -> str:
-    """A file's contents as a hash; remembered with size and time of the last change, for the files are large."""
-    memo = cache / "digests.json"
-    known = store.read_json(memo) if memo.is_file() else {}
-    about = file.stat()
-    mark = [about.st_size, about.st_mtime_ns]
-    if known.get(str(file.resolve()), {}).get("mark") != mark:
-        with file.open("rb") as opened:
-            digest = hashlib.file_digest(opened, "sha256").hexdigest()
-        store.write_json(memo, {**known, str(file.resolve()): {"mark": mark, "digest": digest}})
-        return digest
-    return known[str(file.resolve())]["digest"]
 
 
 def _products(found: list[Path], tagger: nouns.Tagger, aside: Path) -> Iterator[Product]:
