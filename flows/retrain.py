@@ -17,10 +17,10 @@ from uuid import UUID
 from prefect import flow, serve
 from prefect.client.orchestration import get_client
 from prefect.client.schemas import filters
-from prefect.client.schemas.objects import ConcurrencyLimitConfig, StateType
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, State, StateType
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.runtime import deployment, flow_run
-from prefect.states import Cancelled, Completed, State
+from prefect.states import Cancelled, Completed
 
 from flows import automations, launch
 from flows.killed import note_process
@@ -98,7 +98,7 @@ def collapse() -> list[str]:
     waiting = filters.FlowRunFilter(
         deployment_id=filters.FlowRunFilterDeploymentId(any_=[UUID(str(deployment.id))]),
         state=filters.FlowRunFilterState(type=filters.FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
-        expected_start_time=filters.FlowRunFilterExpectedStartTime(before_=datetime.now(UTC)),
+        expected_start_time=filters.FlowRunFilterExpectedStartTime.model_validate({"before_": datetime.now(UTC)}),
     )
     missed = []
     try:
