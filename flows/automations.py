@@ -1,7 +1,7 @@
-"""What Prefect's server does by itself: it tells of late and crashed runs where no process of ours is alive to do it,
-and ends flow runs whose process sends no sign of life any more (another machine's, a pod that is gone).
+"""What Prefect's server does by itself: it tells of late runs, of crashed ones, where no process of ours is alive to do
+it, and ends flow runs whose process sends no sign of life any more (another machine's, a pod that is gone).
 
-Decided here: one set of automations for the flow `retrain`, whatever deployments it has. They call the webhook of
+Decided here: one set of automations for the flow `retrain`, whatever deployments it has. The first two call the webhook of
 `alerts`, whose address the server keeps in a block of its own; without one they only leave an event on Prefect's pages.
 """
 
@@ -59,7 +59,8 @@ def _wanted(config: AlertsConfig) -> list[Any]:
         after={"prefect.flow-run.heartbeat"},
         expect={"prefect.flow-run.heartbeat", *over},
         match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"}),
-        match_related=ours,
+        # By their tag: what retrain has started is to end, too.
+        match_related=ResourceSpecification({"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.ipr"}),
         for_each={"prefect.resource.id"},
         posture=Posture.Proactive,
         threshold=1,
