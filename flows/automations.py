@@ -1,8 +1,8 @@
 """What Prefect's server does by itself: it tells of late runs, of crashed ones, where no process of ours is alive to do
 it, and ends flow runs whose process sends no sign of life any more (another machine's, a pod that is gone).
 
-Decided here: one set of automations for the flow `retrain`, whatever deployments it has. The first two call the webhook of
-`alerts`, whose address the server keeps in a block of its own; without one they only leave an event on Prefect's pages.
+Decided here: one set of automations for the flow `retrain`, whatever deployments it has. The first two call the webhook
+of `alerts`, whose address the server keeps in a block of its own; without one they only leave an event on its pages.
 """
 
 from __future__ import annotations
