@@ -181,13 +181,27 @@ def test_flows_of_a_killed_process_do_not_stay_running(settings: dict[str, str])
     assert task_run["state"]["type"] == "CRASHED"
 
 
-COLLAPSE = "import json; from flows.retrain import collapse; print(json.dumps(collapse()))"
+@pytest.fixture
+def sink() -> Iterator[Sink]:
+    yield from serving(Sink())
 
 
-def test_missed_runs_of_a_schedule_are_one(settings: dict[str, str]) -> None:
+ON_TIME = """
+import json, os
+from pathlib import Path
+from flows.retrain import _on_time
+from ipr import config
+for _ in range(2):
+    _on_time(config.load(None, ["alerts.webhook=" + os.environ["SINK"]]), Path(os.environ["IPR_ROOT"]) / "runs")
+print("null")
+"""
+
+
+def test_missed_runs_of_a_schedule_are_one_and_told(settings: dict[str, str], sink: Sink) -> None:
     nightly = asked(settings, "/deployments/name/retrain/nightly")["id"]
-    past = datetime.now(UTC) - timedelta(days=3)
-    asked(settings, f"/deployments/{nightly}/schedule", {"start_time": past, "end_time": datetime.now(UTC)})
+    now = datetime.now(UTC)
+    span = {"start_time": now - timedelta(days=3), "end_time": now}
+    asked(settings, f"/deployments/{nightly}/schedule", span)
     by_hand = asked(settings, f"/deployments/{nightly}/create_flow_run", {})["id"]
     wanted = {
         "deployments": {"id": {"any_": [nightly]}},
@@ -195,17 +209,20 @@ def test_missed_runs_of_a_schedule_are_one(settings: dict[str, str]) -> None:
     }
     due = [f for f in asked(settings, "/flow_runs/filter", wanted) if f["auto_scheduled"]]
     assert len(due) == 3
-    mine = {"PREFECT__RUNTIME__DEPLOYMENT__ID": nightly, "PREFECT__RUNTIME__FLOW_RUN__ID": due[0]["id"]}
-    mine["PREFECT__RUNTIME__FLOW_RUN__NAME"] = "retrain-quick-4"
-    assert len(inside(settings, COLLAPSE, **mine)) == 2
+    mine = {
+        "PREFECT__RUNTIME__DEPLOYMENT__ID": nightly,
+        "PREFECT__RUNTIME__FLOW_RUN__ID": due[0]["id"],
+        "PREFECT__RUNTIME__FLOW_RUN__NAME": "retrain-quick-4",
+        "PREFECT__RUNTIME__FLOW_RUN__SCHEDULED_START_TIME": due[0]["expected_start_time"],
+    }
+    inside(settings, ON_TIME, SINK=sink.url, **mine)
     states = {f["id"]: f["state"]["type"] for f in asked(settings, "/flow_runs/filter", wanted)}
     assert states[due[0]["id"]] == states[by_hand] == "SCHEDULED"
     assert [states[f["id"]] for f in due[1:]] == ["CANCELLED"] * 2
-
-
-@pytest.fixture
-def sink() -> Iterator[Sink]:
-    yield from serving(Sink())
+    told = {body["event"]: body["text"] for body, _ in sink.got}
+    assert len(sink.got) == 2
+    assert re.search(r"started \d+ min later", told["late"])
+    assert told["skipped"].startswith("2 missed runs of the schedule are this one")
 
 
 def test_the_server_itself_tells_of_late_and_crashed_runs(settings: dict[str, str], sink: Sink) -> None:
