@@ -189,10 +189,10 @@ def sink() -> Iterator[Sink]:
 ON_TIME = """
 import json, os
 from pathlib import Path
-from flows.retrain import _on_time
+from flows.clock import on_time
 from ipr import config
 for _ in range(2):
-    _on_time(config.load(None, ["alerts.webhook=" + os.environ["SINK"]]), Path(os.environ["IPR_ROOT"]) / "runs")
+    on_time(config.load(None, ["alerts.webhook=" + os.environ["SINK"]]), Path(os.environ["IPR_ROOT"]) / "runs")
 print("null")
 """
 
