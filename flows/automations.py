@@ -1,8 +1,8 @@
-"""What Prefect's server does by itself: it tells of late and crashed runs where no process of ours is alive to do it,
-and ends flow runs whose process sends no sign of life any more (another machine's, a pod that is gone).
+"""What Prefect's server does by itself: it tells of late runs, of crashed ones, where no process of ours is alive to do
+it, and ends flow runs whose process sends no sign of life any more (another machine's, a pod that is gone).
 
-Decided here: one set of automations for the flow `retrain`, whatever deployments it has. They call the webhook of
-`alerts`, whose address the server keeps in a block of its own; without one they only leave an event on Prefect's pages.
+Decided here: one set of automations for the flow `retrain`, whatever deployments it has. The first two call the webhook
+of `alerts`, whose address the server keeps in a block of its own; without one they only leave an event on its pages.
 """
 
 from __future__ import annotations
@@ -43,11 +43,13 @@ def make(config: AlertsConfig) -> list[str]:
 
 def _wanted(config: AlertsConfig) -> list[Any]:
     from prefect.events.actions import ChangeFlowRunState
-    from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture, ResourceSpecification
+    from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+    from prefect.events.schemas.events import ResourceSpecification
 
     ours = ResourceSpecification({"prefect.resource.role": "flow", "prefect.resource.name": "retrain"})
+    states: dict[Told, str] = {"late": "Late", "crashed": "Crashed"}
     found = []
-    for event, state in (("late", "Late"), ("crashed", "Crashed")):
+    for event, state in states.items():
         trigger = EventTrigger(
             expect={f"prefect.flow-run.{state}"}, match_related=ours, posture=Posture.Reactive, threshold=1
         )
@@ -57,13 +59,14 @@ def _wanted(config: AlertsConfig) -> list[Any]:
         after={"prefect.flow-run.heartbeat"},
         expect={"prefect.flow-run.heartbeat", *over},
         match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"}),
-        match_related=ours,
+        # By their tag: what retrain has started is to end, too.
+        match_related=ResourceSpecification({"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.ipr"}),
         for_each={"prefect.resource.id"},
         posture=Posture.Proactive,
         threshold=1,
         within=SILENCE,
     )
-    crash = ChangeFlowRunState(state="CRASHED", message="no sign of life of its process")
+    crash = ChangeFlowRunState.model_validate({"state": "CRASHED", "message": "no sign of life of its process"})
     return [*found, AutomationCore(name=NAMES["gone"], trigger=silent, actions=[crash])]
 
 
@@ -78,7 +81,8 @@ def _call(config: AlertsConfig, event: Told) -> Any:
     headers = {"Content-Type": "application/json"}
     if token := os.environ.get(alerts.TOKEN):
         headers["Authorization"] = f"Bearer {token}"
-    block = Webhook(method="POST", url=url, headers=headers).save("ipr-alerts", overwrite=True)  # type: ignore[arg-type]
+    block: Any = Webhook.model_validate({"method": "POST", "url": url, "headers": headers})
+    block_id = block.save("ipr-alerts", overwrite=True)
     run = "{{ flow_run.name }}"
     alert = {
         "id": "{{ flow_run.id }}/" + event,
@@ -88,4 +92,4 @@ def _call(config: AlertsConfig, event: Told) -> Any:
         "text": "told by Prefect's server: {{ flow_run.state.name }}",
         "link": "{{ flow_run|ui_url }}",
     }
-    return CallWebhook(block_document_id=block, payload=json.dumps(alerts.posted(config, alert)))
+    return CallWebhook(block_document_id=block_id, payload=json.dumps(alerts.posted(config, alert)))

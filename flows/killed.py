@@ -65,20 +65,27 @@ def note_process() -> None:
 
 
 def mend_flows() -> list[UUID]:
-    """Flow runs that are "Running" in Prefect, by a process of this machine that is gone, and what is below them:
-    Crashed. Returns them. Never raises: a flow that looks alive is no reason not to start."""
+    """Flow runs that are "Running" in Prefect, by a process of this machine that is gone, and what is below them (flows
+    and tasks): Crashed. Returns the flow runs. Never raises: one that looks alive is no reason not to start."""
     from prefect.client.orchestration import get_client
+    from prefect.client.schemas import filters
+    from prefect.client.schemas.objects import StateType
     from prefect.states import Crashed
 
+    state = Crashed(message="its process is gone; found by the next start of ipr")
     found: list[UUID] = []
     try:
         with get_client(sync_client=True) as client:
             for flow_run in _running(client):
                 if _plays(flow_run.infrastructure_pid, flow_run.start_time):
                     continue
-                state = Crashed(message="its process is gone; found by the next start of ipr")
                 client.set_flow_run_state(flow_run.id, state, force=True)
                 found.append(flow_run.id)
+            running = filters.TaskRunFilterState(type=filters.TaskRunFilterStateType(any_=[StateType.RUNNING]))
+            theirs = filters.FlowRunFilter(id=filters.FlowRunFilterId(any_=found))
+            tasks = filters.TaskRunFilter(state=running)
+            for task_run in client.read_task_runs(flow_run_filter=theirs, task_run_filter=tasks) if found else ():
+                client.set_task_run_state(task_run.id, state, force=True)
     except Exception as error:  # whatever Prefect's client or server raise
         log.warning("flow runs of killed processes stay Running in Prefect: %s", " ".join(str(error).split())[:200])
     return found

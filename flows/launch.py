@@ -5,6 +5,7 @@ Prefect is imported late: it reads the defaults then.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -83,17 +84,21 @@ def _play(run: Run) -> None:
 
 
 def _ended(run: Run, status: Literal["FAILED", "KILLED"]) -> None:
-    run.note(playing=False)
-    if run.keeper:
-        tracker = Tracker(run.folder, run.config.track, project_root())
-        tracker.end(status)
-        tracker.sync()
+    """Never raises: the disk may be full, and why the run ended is what is to be said."""
+    with contextlib.suppress(IprError):
+        run.note(playing=False)
+        if run.keeper:
+            tracker = Tracker(run.folder, run.config.track, project_root())
+            tracker.end(status)
+            tracker.sync()
 
 
 def _tell(run: Run, event: Told, words: str) -> None:
     if not run.keeper:
         return
-    shown = links(run.config.track, project_root(), run.folder)
+    shown: dict[str, str] = {}
+    with contextlib.suppress(IprError):  # a broken mlflow.json
+        shown = links(run.config.track, project_root(), run.folder)
     facts = {"env": run.config.env.name, "preset": run.manifest.get("preset"), "folder": str(run.folder.resolve())}
     link = shown.get("mlflow run") if "mlflow server" not in shown else None  # a page that nobody serves is no link
     alerts.tell(run.config.alerts, event, run.name, words, run.folder / alerts.BOOK, link=link, **facts)

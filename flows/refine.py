@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from prefect import flow
+from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
-from prefect.states import Completed, State
+from prefect.states import Completed
 
 from flows.killed import note_process
 from ipr.runs.run import Run

@@ -140,13 +140,18 @@ def test_prefect_deploy_and_a_worker_play_the_smoke_run(root: Path, settings: di
 
 FLOWS = """
 import time
-from prefect import flow
+from prefect import flow, task
 from flows.killed import note_process
+
+@task
+def play():
+    time.sleep(2)  # the server has recorded that it runs
+    print("playing", flush=True)
+    time.sleep(100)
 
 @flow
 def below():
-    print("playing", flush=True)
-    time.sleep(100)
+    play()
 
 @flow
 def above():
@@ -171,28 +176,9 @@ def test_flows_of_a_killed_process_do_not_stay_running(settings: dict[str, str])
     assert len(found) == 2
     states = {asked(settings, f"/flow_runs/{flow_run}")["state"]["type"] for flow_run in found}
     assert states == {"CRASHED"}
-
-
-COLLAPSE = "import json; from flows.retrain import collapse; print(json.dumps(collapse()))"
-
-
-def test_missed_runs_of_a_schedule_are_one(settings: dict[str, str]) -> None:
-    nightly = asked(settings, "/deployments/name/retrain/nightly")["id"]
-    past = datetime.now(UTC) - timedelta(days=3)
-    asked(settings, f"/deployments/{nightly}/schedule", {"start_time": past, "end_time": datetime.now(UTC)})
-    by_hand = asked(settings, f"/deployments/{nightly}/create_flow_run", {})["id"]
-    wanted = {
-        "deployments": {"id": {"any_": [nightly]}},
-        "flow_runs": {"expected_start_time": {"before_": str(datetime.now(UTC))}},
-    }
-    due = [f for f in asked(settings, "/flow_runs/filter", wanted) if f["auto_scheduled"]]
-    assert len(due) == 3
-    mine = {"PREFECT__RUNTIME__DEPLOYMENT__ID": nightly, "PREFECT__RUNTIME__FLOW_RUN__ID": due[0]["id"]}
-    mine["PREFECT__RUNTIME__FLOW_RUN__NAME"] = "retrain-quick-4"
-    assert len(inside(settings, COLLAPSE, **mine)) == 2
-    states = {f["id"]: f["state"]["type"] for f in asked(settings, "/flow_runs/filter", wanted)}
-    assert states[due[0]["id"]] == states[by_hand] == "SCHEDULED"
-    assert [states[f["id"]] for f in due[1:]] == ["CANCELLED"] * 2
+    wanted = {"flow_runs": {"id": {"any_": found}}}
+    (task_run,) = [t for t in asked(settings, "/task_runs/filter", wanted) if t["name"].startswith("play")]
+    assert task_run["state"]["type"] == "CRASHED"
 
 
 @pytest.fixture
@@ -200,12 +186,51 @@ def sink() -> Iterator[Sink]:
     yield from serving(Sink())
 
 
+ON_TIME = """
+import json, os
+from pathlib import Path
+from flows.clock import on_time
+from ipr import config
+for _ in range(2):
+    on_time(config.load(None, ["alerts.webhook=" + os.environ["SINK"]]), Path(os.environ["IPR_ROOT"]) / "runs")
+print("null")
+"""
+
+
+def test_missed_runs_of_a_schedule_are_one_and_told(settings: dict[str, str], sink: Sink) -> None:
+    nightly = asked(settings, "/deployments/name/retrain/nightly")["id"]
+    now = datetime.now(UTC)
+    span = {"start_time": now - timedelta(days=3), "end_time": now}
+    asked(settings, f"/deployments/{nightly}/schedule", span)
+    by_hand = asked(settings, f"/deployments/{nightly}/create_flow_run", {})["id"]
+    wanted = {
+        "deployments": {"id": {"any_": [nightly]}},
+        "flow_runs": {"expected_start_time": {"before_": str(datetime.now(UTC))}},
+    }
+    due = [f for f in asked(settings, "/flow_runs/filter", wanted) if f["auto_scheduled"]]
+    assert len(due) == 3
+    mine = {
+        "PREFECT__RUNTIME__DEPLOYMENT__ID": nightly,
+        "PREFECT__RUNTIME__FLOW_RUN__ID": due[0]["id"],
+        "PREFECT__RUNTIME__FLOW_RUN__NAME": "retrain-quick-4",
+        "PREFECT__RUNTIME__FLOW_RUN__SCHEDULED_START_TIME": due[0]["expected_start_time"],
+    }
+    inside(settings, ON_TIME, SINK=sink.url, **mine)
+    states = {f["id"]: f["state"]["type"] for f in asked(settings, "/flow_runs/filter", wanted)}
+    assert states[due[0]["id"]] == states[by_hand] == "SCHEDULED"
+    assert [states[f["id"]] for f in due[1:]] == ["CANCELLED"] * 2
+    told = {body["event"]: body["text"] for body, _ in sink.got}
+    assert len(sink.got) == 2
+    assert re.search(r"started \d+ min later", told["late"])
+    assert told["skipped"].startswith("2 missed runs of the schedule are this one")
+
+
 def test_the_server_itself_tells_of_late_and_crashed_runs(settings: dict[str, str], sink: Sink) -> None:
     config = AlertsConfig(webhook=sink.url)
     code = "import json, sys; from ipr.config import AlertsConfig; from flows import automations;"
     code += f"print(json.dumps(automations.make(AlertsConfig(**{config.model_dump()!r}))))"
-    for _ in range(2):  # again, with another config perhaps: still one of each
-        names = inside(settings, code)
+    inside(settings, code)
+    names = inside(settings, code)  # again, with another config perhaps: still one of each
     assert len(names) == 3
     assert sorted(a["name"] for a in asked(settings, "/automations/filter", {})) == sorted(names)
     smoke = asked(settings, "/deployments/name/retrain/smoke")["id"]

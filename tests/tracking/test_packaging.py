@@ -44,8 +44,8 @@ def weights_of(folder: Path) -> int:
 def test_versions_are_loaded_and_served_by_mlflow_and_weights_are_stored_once(chat, tmp_path: Path) -> None:
     import mlflow.models
     import mlflow.pyfunc
-    import mlflow.transformers
     from fastapi.testclient import TestClient
+    from mlflow import transformers as flavour
     from mlflow.pyfunc import scoring_server
 
     config = TrackConfig(uri=f"sqlite:///{tmp_path}/mlflow/mlflow.db")
@@ -78,7 +78,7 @@ def test_versions_are_loaded_and_served_by_mlflow_and_weights_are_stored_once(ch
 
     ids = torch.arange(5, 60)[None]
     for version, folder, settings in ((1, sft, FULL), (2, adapter, LORA)):
-        loaded: Any = mlflow.transformers.load_model(f"models:/ipr-agent/{version}", return_type="components")
+        loaded: Any = flavour.load_model(f"models:/ipr-agent/{version}", return_type="components")
         ours = models.load_model(folder, settings)
         with torch.no_grad():
             gap = (loaded["model"].eval()(ids).logits - ours.eval()(ids).logits).abs().max()

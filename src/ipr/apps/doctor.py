@@ -22,6 +22,7 @@ from packaging.requirements import Requirement
 from ipr import envs, models, policies
 from ipr.config import EMBEDDED, RunConfig, public, shipped
 from ipr.data import datasets
+from ipr.runs import alerts
 from ipr.runs.project import answers
 from ipr.tracking.client import tracking_uri
 from ipr.types import IprError
@@ -170,6 +171,9 @@ def _servers(root: Path, config: RunConfig) -> Iterator[Check]:
         fix = "start it, or: unset PREFECT_API_URL" if hidden else "leave the password out: PREFECT_API_AUTH_STRING"
         up = hidden and answers(f"{api.rstrip('/')}/health")
         yield Check("prefect", up, public(api), fix, True)
+
+    told = ", ".join(alerts.channels(config.alerts)) or "nobody is told (alerts.webhook, alerts.email, alerts.command)"
+    yield Check("alerts", True, told)
 
 
 def _models(config: RunConfig) -> Iterator[Check]:

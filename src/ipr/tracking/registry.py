@@ -86,7 +86,9 @@ def promote(config: TrackConfig, root: Path, version: str, reason: str) -> dict[
         except MlflowException as error:
             if not missing(error):
                 raise
-            raise IprError(f"MLflow has no version {version} of '{name}'; `ipr champion` says what there is") from None
+            there = sorted(int(v.version) for v in client.search_model_versions(f"name = '{name}'"))
+            known = f"there are {', '.join(map(str, there[-10:]))}" if there else "there is none yet: ipr run quick"
+            raise IprError(f"MLflow has no version {version} of '{name}'; {known}") from None
         present = _champion(client, name)
         if present is not None and str(present.version) == str(found.version):
             raise IprError(f"version {version} of '{name}' is the champion already")

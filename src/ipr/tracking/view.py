@@ -237,7 +237,10 @@ class _View:
             registry.register(self.client, self.sent.registered_model, run, model.model_id, tags, text)
 
     def _logged(self, path: Path, run: str, k: int, tags: dict[str, str], example: Sequence[dict[str, str]]) -> Any:
-        """The logged model of an event, or of before with the same weights: these are stored once."""
+        """The logged model of an event, or the run's own of before with the same weights: these are stored once.
+
+        Not another run's: each run's models go when the run goes.
+        """
         from mlflow.entities import LoggedModelStatus
 
         weights = model_hash(path) if packaging.is_model(path) else None
@@ -245,7 +248,8 @@ class _View:
         ask += [f"tags.`ipr.weights` = '{weights}'"] if weights else []
         for wanted in ask:
             known = self.client.search_logged_models([self.sent.experiment_id], wanted)
-            model = next((m for m in known if m.status == LoggedModelStatus.READY or wanted == ask[0]), None)
+            ours = [m for m in known if wanted == ask[0] or m.source_run_id in self.sent.runs.values()]
+            model = next((m for m in ours if m.status == LoggedModelStatus.READY or wanted == ask[0]), None)
             if model is not None:
                 break
         else:

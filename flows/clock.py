@@ -1,0 +1,67 @@
+"""A scheduled flow run and the clock: its name, a late start, and what its schedule missed.
+
+One run of a schedule is active at a time (its deployment's concurrency limit), and what was due meanwhile (a long run,
+a worker that was down) is one run, not one for each night.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas import filters
+from prefect.client.schemas.objects import StateType
+from prefect.runtime import deployment, flow_run
+from prefect.states import Cancelled
+
+from flows.killed import note_process
+from ipr.config import RunConfig
+from ipr.runs import alerts
+from ipr.runs.project import project_root
+from tasks.common import log
+
+
+def name() -> str:
+    """Of a scheduled flow run: preset, number and date."""
+    given = flow_run.parameters
+    at = flow_run.scheduled_start_time or datetime.now(UTC)
+    preset = Path(given["preset"]).stem
+    number = 1 + len(list((project_root() / given["runs"]).glob(f"{preset}-*")))
+    return f"retrain-{preset}-{number}-{at:%Y-%m-%d}"
+
+
+def on_time(config: RunConfig, runs: Path) -> None:
+    """Note who plays; a late start is told; other runs of the schedule that are due are cancelled: this is theirs."""
+    note_process()
+    run, book = str(flow_run.name), runs / alerts.BOOK
+    due = flow_run.scheduled_start_time
+    minutes = (datetime.now(UTC) - due).total_seconds() / 60 if due and deployment.id else 0.0
+    if minutes > config.alerts.late_minutes:
+        alerts.tell(config.alerts, "late", run, f"due {due:%Y-%m-%d %H:%M} UTC, started {minutes:.0f} min later", book)
+    if missed := collapse():
+        words = f"{len(missed)} missed runs of the schedule are this one: {', '.join(missed)}"
+        alerts.tell(config.alerts, "skipped", run, words, book)
+
+
+def collapse() -> list[str]:
+    """Cancel the other runs of this schedule that are due and wait; returns when they were due. Never raises."""
+    if not deployment.id:
+        return []
+    waiting = filters.FlowRunFilter(
+        deployment_id=filters.FlowRunFilterDeploymentId(any_=[UUID(str(deployment.id))]),
+        state=filters.FlowRunFilterState(type=filters.FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
+        expected_start_time=filters.FlowRunFilterExpectedStartTime.model_validate({"before_": datetime.now(UTC)}),
+    )
+    missed = []
+    try:
+        with get_client(sync_client=True) as client:
+            for other in client.read_flow_runs(flow_run_filter=waiting):
+                if str(other.id) == str(flow_run.id) or not other.auto_scheduled:  # a person's own start stays
+                    continue
+                client.set_flow_run_state(other.id, Cancelled(message=f"missed; {flow_run.name} is run instead"))
+                missed.append(f"{other.expected_start_time:%Y-%m-%d %H:%M}")
+    except Exception as error:  # they run one after another then
+        log.warning("missed runs of the schedule: %s", " ".join(str(error).split())[:200])
+    return missed
