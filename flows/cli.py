@@ -438,9 +438,12 @@ def _parser() -> argparse.ArgumentParser:
     kinds = sub.add_subparsers(metavar="WHAT", dest="what", required=True)
     for name, text in {
         "generate": "Make the published expert data set (deterministic).",
-        "publish": "dvc add and push data/.",
-        "pull": "Bring data/ to what data.dvc names.",
-        "verify": "Check data/ against data.dvc.",
+        "publish": "Make a new version of what was changed in data/ by hand, and push it.",
+        "pull": "Bring data/ to the newest version, or to another one.",
+        "log": "List the versions, the newest first.",
+        "diff": "Say which rows came and went between two versions.",
+        "commit": "Let data.dvc name the version that data/ is, and commit it.",
+        "verify": "Check that data/ is as it was pulled or published.",
         "games": "Write generated games in the real format.",
         "lineage": "From a model in MLflow to the exact data that made it.",
         "restore": "Fetch the data that made a model.",
@@ -452,6 +455,13 @@ def _parser() -> argparse.ArgumentParser:
         kind = kinds.add_parser(name, help=text, description=text)
         kind.add_argument("--json", action="store_true")
         kind.add_argument("--env", default=None if name == "generate" else "alfworld")
+        if name in ("publish", "commit", "import"):
+            kind.add_argument("-m", "--message", default="", help="what it is, for the list of versions or git's log")
+        if name == "pull":
+            kind.add_argument("--version", help="a number of ipr data log, or an md5 (default: the newest)")
+        if name == "diff":
+            kind.add_argument("a", help='a number or md5 of ipr data log, or "data.dvc"')
+            kind.add_argument("b")
         if name in ("lineage", "restore"):
             kind.add_argument(
                 "ref", nargs="?", default="champion", help="champion, a model version, or an MLflow run id"
@@ -461,6 +471,8 @@ def _parser() -> argparse.ArgumentParser:
             kind.add_argument("file", type=Path, help="file of trajectories; for alfworld the folder json_2.1.1")
             text = "leave out what differs by an article, a comma or the order of rows, too"
             kind.add_argument("--strict", action="store_true", help=text)
+            text = "add them to the published experts of the environment, as a new version"
+            kind.add_argument("--append", action="store_true", help=text)
         if name == "export":
             kind.add_argument("format", choices=("trl", "messages"))
             kind.add_argument(
@@ -478,7 +490,7 @@ def _parser() -> argparse.ArgumentParser:
         if name == "convert":
             kind.add_argument("dump", type=Path, help="what mysqldump wrote")
         if name in ("games", "restore", "experts", "import", "export", "convert"):
-            kind.add_argument("--out", type=Path, required=True)
+            kind.add_argument("--out", type=Path, required=name != "import")
         if name == "games":
             kind.add_argument("--split", default="train")
             kind.add_argument("--count", type=int, default=100)

@@ -13,8 +13,8 @@ import hashlib
 import os
 import platform
 import shutil
-import subprocess
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any
 
 from ipr import models, profiling, store
 from ipr.config import RunConfig, difference, read_yaml, validate
+from ipr.runs.project import code_state
 from ipr.types import IprError, Job, Trajectory
 
 
@@ -53,8 +54,8 @@ class Run:
             return cls(folder)
         store.write_text(folder / "config.yaml", config.to_yaml())
         run = cls(folder)
-        run.note(preset=preset, created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
-        run.note(config_hash=config.hash(), seed=config.seed, versions=_versions(), git=git_state(Path.cwd()))
+        run.note(id=uuid.uuid4().hex[:8], preset=preset, created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+        run.note(config_hash=config.hash(), seed=config.seed, versions=_versions(), git=code_state())
         return run
 
     @property
@@ -205,19 +206,6 @@ def cut(jobs: Sequence[Job], size: int) -> list[list[int]]:
 
 def stage_name(iteration: int) -> str:
     return {-1: "base", 0: "sft"}.get(iteration, f"iteration-{iteration}")
-
-
-def git_state(folder: Path) -> dict[str, Any]:
-    """Commit of the code that runs and whether it was changed; empty outside git."""
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
-    try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
-    except (OSError, subprocess.CalledProcessError):
-        return {}
 
 
 def check_space(folder: Path, needed: int) -> None:
