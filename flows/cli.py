@@ -156,7 +156,7 @@ def compare(options: argparse.Namespace) -> Any:
 
 def status(options: argparse.Namespace) -> Any:
     """Where a run stands."""
-    from ipr.runs import report
+    from ipr.runs import mirror, report
     from ipr.runs.run import Run
     from ipr.runs.summary import summarise
 
@@ -167,6 +167,9 @@ def status(options: argparse.Namespace) -> Any:
         from ipr.tracking import Tracker
 
         state["tracked"] = Tracker(run.folder, run.config.track, project_root()).sync()
+        if state["status"] != "running":
+            with run.lock(), mirror.kept(run.folder, run.config.run.store):
+                pass
     summary = summarise(run, state["status"])
     if not options.json:
         _print(state)
@@ -425,7 +428,9 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = add("status", status)
     sub.add_argument("dir", type=Path, help="a run's folder")
-    sub.add_argument("--sync", action="store_true", help="send to MLflow what could not be sent before")
+    sub.add_argument(
+        "--sync", action="store_true", help="send to MLflow, and to run.store, what could not be sent before"
+    )
 
     sub = add("deploy", deploy)
     sub.add_argument("preset", nargs="?", default="quick")

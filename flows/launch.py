@@ -15,7 +15,7 @@ from ipr import policies
 from ipr.apps import champion, start
 from ipr.apps.chosen_model import base_of
 from ipr.config import RunConfig
-from ipr.runs import ITERATION, workers
+from ipr.runs import ITERATION, mirror, workers
 from ipr.runs.project import defaults, project_root
 from ipr.runs.run import Run, check_space, stage_name
 from ipr.types import IprError
@@ -29,10 +29,16 @@ def run(folder: Path, config: RunConfig, preset: str, profile: bool = False) -> 
     start.check(config)
     policies.check(config)
     defaults(root)
+    try:
+        mirror.bring(folder, config.run.store, config.hash())
+    except mirror.Taken:
+        raise
+    except IprError as error:
+        print(f"note: run.store: {error}; the run goes on without it", file=sys.stderr)
     run = Run.open(folder, config, preset)
     if told := champion.of_other_games(config, root):
         print(f"note: {told}", file=sys.stderr)
-    with run.lock():
+    with run.lock(), mirror.kept(folder, config.run.store):
         run.note(base=base_of(run))
         if profile:
             run.note(profile=True)
@@ -59,7 +65,7 @@ def one_task(folder: Path, name: str, iteration: int) -> dict[str, Any]:
     if name == "explore" and run.record(iteration - 1, "train") is None:
         before = "sft" if iteration == 1 else f"train --iteration {iteration - 1}"
         raise IprError(f"no model of {stage_name(iteration - 1)} yet; first: ipr {before} --dir {folder}")
-    with run.lock(), workers.opened(run.config.rollout):
+    with run.lock(), mirror.kept(folder, run.config.run.store), workers.opened(run.config.rollout):
         if name == "sft":
             from tasks.common import wait_for_all
             from tasks.experts import experts

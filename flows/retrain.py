@@ -1,44 +1,37 @@
-"""Scheduled retraining: continue from the champion model on the newest data."""
+"""Scheduled retraining: on from the champion, on the newest data and problems that are new."""
 
 from __future__ import annotations
 
-import json
-import time
+import logging
 from pathlib import Path
 from typing import Any
 
 from prefect import flow, serve
 from prefect.client.schemas.schedules import CronSchedule
+from prefect.states import Completed
 
 from flows import launch
 from flows.refine import evaluate_stages
-from ipr.config import load
-from ipr.data import datasets
+from ipr.apps import schedule
 from ipr.runs.project import project_root
-from ipr.tracking import champion_info
+from ipr.runs.run import Run
 from ipr.types import IprError
+
+log = logging.getLogger("ipr")
 
 
 @flow(name="retrain", flow_run_name="retrain-{preset}")
-def retrain(preset: str, overrides: list[str], runs: str) -> dict[str, Any]:
-    """One scheduled run: an unfinished earlier one is continued, else a new one starts from the champion.
-
-    Without a champion the run starts from the preset's base model; its best agent then becomes the first champion.
-    The champion has been through SFT, so it is the new run's SFT agent (reference and scorer) as it is.
-    """
+def retrain(preset: str, overrides: list[str], runs: str) -> Any:
+    """One scheduled run: an unfinished earlier one is continued, else a new one starts from the champion on problems
+    that were not explored before; where nothing could be new it ends as skipped (`ipr.apps.schedule`)."""
     root = project_root()
-    datasets.pull_newest(root)
-    presets = Path(__file__).parent / "configs"
-    folder = _unfinished(Path(runs), preset)
-    if folder is not None:
-        config = load(folder / "config.yaml")
-    else:
-        config = load(preset, overrides, presets)
-        if champion_info(config.track, root) is not None:
-            config = load(preset, ["model.path=champion", "sft.epochs=0", *overrides], presets)
-        folder = Path(runs) / f"{preset}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
-    summary = launch.run(folder, config, preset)
-    return {"folder": str(folder), "reported": summary["reported"]}
+    found = schedule.next_run(preset, overrides, Path(runs), root, Path(__file__).parent / "configs")
+    if isinstance(found, schedule.Skipped):
+        log.info("skipped: %s", found.why)
+        return Completed(name="Skipped", message=found.why, data={"skipped": found.why})
+    summary = launch.run(found.folder, found.config, Path(preset).stem)
+    schedule.ended(Run(found.folder), root)
+    return {"folder": str(found.folder), "reported": summary["reported"]}
 
 
 def deploy(preset: str, overrides: list[str], cron: str, name: str, runs: Path) -> None:
@@ -55,12 +48,3 @@ def deploy(preset: str, overrides: list[str], cron: str, name: str, runs: Path) 
         evaluate_stages.to_deployment(name=name, tags=["ipr", "evaluate"]),
     ]
     serve(*deployments, limit=1)
-
-
-def _unfinished(runs: Path, preset: str) -> Path | None:
-    """The newest run of this schedule that was killed before it was complete."""
-    for folder in sorted(runs.glob(f"{preset}-*"), reverse=True):
-        manifest = folder / "manifest.json"
-        if manifest.is_file() and not json.loads(manifest.read_text()).get("complete"):
-            return folder
-    return None

@@ -165,14 +165,10 @@ class _S3:
                 request_checksum_calculation="when_required",  # stores that are not AWS may not know the newer ones
                 response_checksum_validation="when_required",
             )
+            rest = dict(self.settings)
             with self._told():
-                self._made = boto3.session.Session(
-                    **{k: v for k, v in self.settings.items() if k not in ("endpoint_url", "use_ssl", "verify")}
-                ).client(
-                    "s3",
-                    config=config,
-                    **{k: v for k, v in self.settings.items() if k in ("endpoint_url", "use_ssl", "verify")},
-                )
+                session = boto3.Session(profile_name=rest.pop("profile_name", None))
+                self._made = session.client("s3", config=config, **rest)
         return self._made
 
     def read(self, key: str) -> tuple[bytes, str] | None:

@@ -251,10 +251,17 @@ class DataConfig(_Section):
     """DVC remote to push to; null is the project's default remote."""
 
 
+class PlaceConfig(_Section):
+    store: str | None = None
+    """s3://bucket/prefix or a folder that keeps what is finished of the run's folder, for another machine to continue
+    from; null: the run's folder alone. The endpoint and keys are AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and so on."""
+
+
 _DECIDE_NOTHING: Any = {
     "endpoint": True,
     "track": True,
     "data": True,
+    "run": True,
     "rollout": {"endpoint", "workers", "scheduler"},
     "algorithm": {"cache"},
 }
@@ -273,6 +280,7 @@ class RunConfig(_Section):
     endpoint: EndpointConfig = EndpointConfig()
     track: TrackConfig = TrackConfig()
     data: DataConfig = DataConfig()
+    run: PlaceConfig = PlaceConfig()
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(), sort_keys=False)

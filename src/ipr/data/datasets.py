@@ -91,6 +91,7 @@ def publish(
                 objects.keep(repo, source, given.get(name) or more[name])
             at = _at(root, state, objects.md5_of_tree(here))
             base = _base(repo, at, here)
+            changed: dict[str, tuple[str | None, str | None]]
             if given or more:
                 changed = {name: (base.get(name), md5) for name, md5 in given.items()}
             else:
@@ -137,23 +138,23 @@ def _deliver(
     newest = None
     try:
         try:
-            shared = objects.shared(repo, remote)
+            place = objects.shared(repo, remote)
         except IprError:
             if not _plain(repo, remote):
                 raise
-            shared = None  # a remote of another kind: its data sets are known by data.dvc alone
-        if shared is not None and not state["waiting"]:
-            found, _ = versions.read(shared)
+            place = None  # a remote of another kind: its data sets are known by data.dvc alone
+        if place is not None and not state["waiting"]:
+            found, _ = versions.read(place)
             newest = found[-1] if found else None
             if not found:  # another remote than before: what is here is its first version
                 change = Change(_author(root), _now(), "what was here before", state["checkout"])
                 state["waiting"] = [{"md5": state["tip"], "base": state["at"], "change": asdict(change)}]
         while state["waiting"]:
             waits = state["waiting"][0]
-            if shared is None:
+            if place is None:
                 objects.push(repo, [waits["md5"]], remote)
             else:
-                newest, names = _add(repo, root, shared, _change(waits["change"]), waits["md5"], remote)
+                newest, names = _add(repo, root, place, _change(waits["change"]), waits["md5"], remote)
                 state["tip"] = newest.md5
                 moved |= {name: final for name, final in names.items() if name != final}
             state["waiting"].pop(0)
@@ -171,11 +172,11 @@ def _deliver(
 
 
 def _add(
-    repo: Any, root: Path, shared: bucket.Bucket, change: Change, known: str, remote: str | None
+    repo: Any, root: Path, place: bucket.Bucket, change: Change, known: str, remote: str | None
 ) -> tuple[Version, dict[str, str]]:
     """Make `change` a version on top of the newest, again while others are quicker."""
     while True:
-        found, tag = versions.read(shared)
+        found, tag = versions.read(place)
         newest = found[-1] if found else None
         before = objects.fetch(repo, newest.md5, remote) if newest else {}
         after, names = versions.apply(change, before, versions.owner_in(found), _appended(repo, remote))
@@ -188,7 +189,7 @@ def _add(
         objects.push(repo, dict.fromkeys([known, md5]), remote)
         made = replace(versions.following(newest, change, before, after, _counter(repo, remote)), md5=md5)
         try:
-            versions.append(shared, [*found, made], tag)
+            versions.append(place, [*found, made], tag)
         except bucket.Changed:
             continue
         return made, names
@@ -378,6 +379,11 @@ def restore(root: Path, md5: str, out: Path, remote: str | None = None) -> Path:
 
 
 # Looking -------------------------------------------------------------------------------------------------------------
+
+
+def shared(root: Path, remote: str | None = None) -> bucket.Bucket:
+    """The DVC remote as a place of small objects. Raises IprError where it is down, or of another kind."""
+    return objects.with_dvc(root, lambda repo: objects.shared(repo, remote), create=True)
 
 
 def history(root: Path, remote: str | None = None) -> list[Version]:

@@ -182,7 +182,7 @@ def difference(a: Mapping[str, Path], b: Mapping[str, Path]) -> Any:
 
     shown = ["task_id", "t", "level", "policy", "reward", "margin", "mean"]
     sides = [_rows(files) for files in (a, b)]
-    both = pd.concat([frame.assign(change=change) for frame, change in zip(sides, ("went", "came"), strict=True)])
+    both: Any = pd.concat([frame.assign(change=change) for frame, change in zip(sides, ("went", "came"), strict=True)])
     # The n-th copy of a row in one is that of the other.
     both["copy"] = both.groupby(["env", "table", "row", "change"]).cumcount()
     both = both[~both.duplicated(["env", "table", "row", "copy"], keep=False)]

@@ -86,6 +86,12 @@ class Run:
             manifest[key] = value
         store.write_json(self.folder / "manifest.json", manifest)
 
+    @property
+    def schedule(self) -> dict[str, Any] | None:
+        """What a scheduled run has taken for itself (`ipr.apps.schedule.Claim`); None for a run by hand."""
+        path = self.folder / "schedule.json"
+        return store.read_json(path) if path.exists() else None
+
     def record(self, iteration: int, task: str) -> dict[str, Any] | None:
         """What a completed task of a stage left on record; None where it is not complete."""
         path = self.stage(iteration) / f"{task}.json"
