@@ -179,7 +179,7 @@ def compare(options: argparse.Namespace) -> Any:
 
 def status(options: argparse.Namespace) -> Any:
     """Where a run stands."""
-    from ipr.runs import report
+    from ipr.runs import mirror, report
     from ipr.runs.run import Run
     from ipr.runs.summary import summarise
 
@@ -190,6 +190,9 @@ def status(options: argparse.Namespace) -> Any:
         from ipr.tracking import Tracker
 
         state["tracked"] = Tracker(run.folder, run.config.track, project_root()).sync()
+        if state["status"] != "running":
+            with run.lock(), mirror.kept(run.folder, run.config.run.store):
+                pass
     summary = summarise(run, state["status"])
     if not options.json:
         _print(state)
@@ -502,7 +505,9 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = add("status", status)
     sub.add_argument("dir", type=Path, help="a run's folder")
-    sub.add_argument("--sync", action="store_true", help="send to MLflow what could not be sent before")
+    sub.add_argument(
+        "--sync", action="store_true", help="send to MLflow, and to run.store, what could not be sent before"
+    )
 
     sub = add("champion", champion)
     sub.set_defaults(what=None)
@@ -537,9 +542,12 @@ def _parser() -> argparse.ArgumentParser:
     kinds = sub.add_subparsers(metavar="WHAT", dest="what", required=True)
     for name, text in {
         "generate": "Make the published expert data set (deterministic).",
-        "publish": "dvc add and push data/.",
-        "pull": "Bring data/ to what data.dvc names.",
-        "verify": "Check data/ against data.dvc.",
+        "publish": "Make a new version of what was changed in data/ by hand, and push it.",
+        "pull": "Bring data/ to the newest version, or to another one.",
+        "log": "List the versions, the newest first.",
+        "diff": "Say which rows came and went between two versions.",
+        "commit": "Let data.dvc name the version that data/ is, and commit it.",
+        "verify": "Check that data/ is as it was pulled or published.",
         "games": "Write generated games in the real format.",
         "lineage": "From a model in MLflow to the exact data that made it.",
         "restore": "Fetch the data that made a model.",
@@ -551,6 +559,13 @@ def _parser() -> argparse.ArgumentParser:
         kind = kinds.add_parser(name, help=text, description=text)
         kind.add_argument("--json", action="store_true")
         kind.add_argument("--env", default=None if name == "generate" else "alfworld")
+        if name in ("publish", "commit", "import"):
+            kind.add_argument("-m", "--message", default="", help="what it is, for the list of versions or git's log")
+        if name == "pull":
+            kind.add_argument("--version", help="a number of ipr data log, or an md5 (default: the newest)")
+        if name == "diff":
+            kind.add_argument("a", help='a number or md5 of ipr data log, or "data.dvc"')
+            kind.add_argument("b")
         if name in ("lineage", "restore"):
             kind.add_argument(
                 "ref", nargs="?", default="champion", help="champion, a model version, or an MLflow run id"
@@ -560,6 +575,8 @@ def _parser() -> argparse.ArgumentParser:
             kind.add_argument("file", type=Path, help="file of trajectories; for alfworld the folder json_2.1.1")
             text = "leave out what differs by an article, a comma or the order of rows, too"
             kind.add_argument("--strict", action="store_true", help=text)
+            text = "add them to the published experts of the environment, as a new version"
+            kind.add_argument("--append", action="store_true", help=text)
         if name == "export":
             kind.add_argument("format", choices=("trl", "messages"))
             kind.add_argument(
@@ -577,7 +594,7 @@ def _parser() -> argparse.ArgumentParser:
         if name == "convert":
             kind.add_argument("dump", type=Path, help="what mysqldump wrote")
         if name in ("games", "restore", "experts", "import", "export", "convert"):
-            kind.add_argument("--out", type=Path, required=True)
+            kind.add_argument("--out", type=Path, required=name != "import")
         if name == "games":
             kind.add_argument("--split", default="train")
             kind.add_argument("--count", type=int, default=100)

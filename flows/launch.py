@@ -12,11 +12,11 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from ipr import policies
+from ipr import identity, policies
 from ipr.apps import champion, start
 from ipr.apps.chosen_model import base_of
 from ipr.config import RunConfig, Told
-from ipr.runs import ITERATION, alerts, workers
+from ipr.runs import ITERATION, alerts, mirror, workers
 from ipr.runs.project import defaults, project_root
 from ipr.runs.run import Run, check_space, stage_name
 from ipr.runs.telling import may_fail
@@ -35,11 +35,17 @@ def run(folder: Path, config: RunConfig, preset: str, profile: bool = False) -> 
     start.check(config)
     policies.check(config)
     defaults(root)
+    try:
+        mirror.bring(folder, config.run.store, identity.of_config(config))
+    except mirror.Taken:
+        raise
+    except IprError as error:
+        print(f"note: run.store: {error}; the run goes on without it", file=sys.stderr)
     run = Run.open(folder, config, preset)
     with may_fail("looking at the champion"):
         if told := champion.of_other_games(config, root):
             print(f"note: {told}", file=sys.stderr)
-    with run.lock():
+    with run.lock(), mirror.kept(folder, config.run.store):
         run.note(base=base_of(run))
         run.identify()
         if profile:
@@ -119,7 +125,7 @@ def one_task(folder: Path, name: str, iteration: int, config: RunConfig | None =
     if name == "explore" and run.record(iteration - 1, "train") is None:
         before = "sft" if iteration == 1 else f"train --iteration {iteration - 1}"
         raise IprError(f"no model of {stage_name(iteration - 1)} yet; first: ipr {before} --dir {folder}")
-    with run.lock(), workers.opened(run.config.rollout):
+    with run.lock(), mirror.kept(folder, run.config.run.store), workers.opened(run.config.rollout):
         run.identify()
         if name == "report":
             from tasks.report import write

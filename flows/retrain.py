@@ -1,10 +1,8 @@
-"""Scheduled retraining: continue from the champion model on the newest data."""
+"""Scheduled retraining: on from the champion, on the newest data and problems that are new."""
 
 from __future__ import annotations
 
-import json
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,48 +14,40 @@ from prefect.states import Completed
 
 from flows import automations, clock, launch
 from flows.refine import evaluate_stages
+from ipr.apps import schedule
 from ipr.config import RunConfig, load
-from ipr.data import datasets
 from ipr.runs import alerts
 from ipr.runs.project import project_root
-from ipr.tracking import champion_info
+from ipr.runs.run import Run
 from ipr.types import IprError
+from tasks.common import log
 
 PRESETS = Path(__file__).parent / "configs"
 
 
 @flow(name="retrain", flow_run_name=clock.name)
 def retrain(preset: str, overrides: list[str], runs: str) -> State[dict[str, Any]]:
-    """One scheduled run: an unfinished earlier one is continued, else a new one starts from the champion.
-
-    Without a champion the run starts from the preset's base model; its best agent then becomes the first champion.
-    The champion has been through SFT, so it is the new run's SFT agent (reference and scorer) as it is.
-    """
+    """One scheduled run: an unfinished earlier one is continued, else a new one starts from the champion on problems
+    that were not explored before; where nothing could be new it ends as skipped (`ipr.apps.schedule`)."""
     root = project_root()
     config = load(preset, overrides, PRESETS)
     clock.on_time(config, root / runs)
+    name, book = str(flow_run.name), root / runs / alerts.BOOK
     try:
-        folder, config = _next(preset, overrides, root / runs, config)
-        summary = launch.run(folder, config, preset)
+        found = schedule.next_run(preset, overrides, root / runs, root, PRESETS)
+        if isinstance(found, schedule.Skipped):
+            log.info("skipped: %s", found.why)
+            alerts.tell(config.alerts, "skipped", name, found.why, book)
+            return Completed(name="Skipped", message=found.why, data={"skipped": found.why})
+        summary = launch.run(found.folder, found.config, Path(preset).stem)
     except Exception as error:  # of a run that has begun it is told already
-        book = root / runs / alerts.BOOK
         if not getattr(error, launch.TOLD, False):
-            alerts.tell(config.alerts, "failed", str(flow_run.name), " ".join(str(error).split())[:1000], book)
+            alerts.tell(config.alerts, "failed", name, " ".join(str(error).split())[:1000], book)
         raise
+    schedule.ended(Run(found.folder), root)
     decision = summary["champion"]
-    told = {"folder": str(folder), "reported": summary["reported"]}
-    return Completed(message=decision["verdict"] if decision else f"{folder.name} is complete", data=told)
-
-
-def _next(preset: str, overrides: list[str], runs: Path, config: RunConfig) -> tuple[Path, RunConfig]:
-    """The folder and config of the run that is to be played: an unfinished one, or a new one."""
-    root = project_root()
-    datasets.pull_newest(root)
-    if (folder := _unfinished(runs, preset)) is not None:
-        return folder, load(folder / "config.yaml")
-    if champion_info(config.track, root) is not None:
-        config = load(preset, ["model.path=champion", "sft.epochs=0", *overrides], PRESETS)
-    return runs / f"{preset}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}", config
+    told = {"folder": str(found.folder), "reported": summary["reported"]}
+    return Completed(message=decision["verdict"] if decision else f"{found.folder.name} is complete", data=told)
 
 
 def deploy(preset: str, overrides: list[str], cron: str, name: str, runs: Path, config: RunConfig) -> None:
@@ -79,17 +69,3 @@ def deploy(preset: str, overrides: list[str], cron: str, name: str, runs: Path, 
         evaluate_stages.to_deployment(name=name, tags=["ipr", "evaluate"]),
     ]
     serve(*deployments, limit=1)
-
-
-def _unfinished(runs: Path, preset: str) -> Path | None:
-    """The newest run of this schedule that was killed before it was complete."""
-    for folder in reversed(_folders(runs, preset)):
-        manifest = folder / "manifest.json"
-        if manifest.is_file() and not json.loads(manifest.read_text()).get("complete"):
-            return folder
-    return None
-
-
-def _folders(runs: Path, preset: str) -> list[Path]:
-    """The runs of this schedule, oldest first."""
-    return sorted(runs.glob(f"{preset}-*"))

@@ -23,10 +23,12 @@ def experts(run_dir: str, published: str | None, iteration: int = 0) -> str:
     def work() -> dict:
         spec = environment(run.config.env)
         check(run.config.env)
-        ids = spec.task_ids("train")[: run.config.env.tasks]
+        ids = _chosen(run, spec.task_ids("train"))
         known: dict[str, Trajectory] = {}
         if published and Path(published).is_file():
-            known = {t.task_id: t for t in store.load(Path(published), Trajectory)}
+            for t in store.load(Path(published), Trajectory):  # of several for a task the best, the first of equals
+                if t.task_id not in known or t.reward > known[t.task_id].reward:
+                    known[t.task_id] = t
             # A cheap look that the data set is of this environment (of experts that fit into an episode as it is here).
             for task_id in [i for i in ids if i in known and len(known[i].steps) <= spec.max_steps][:3]:
                 if problem := replay(spec, known[task_id]):
@@ -41,3 +43,12 @@ def experts(run_dir: str, published: str | None, iteration: int = 0) -> str:
 
     run.once(iteration, "experts", work)
     return str(target)
+
+
+def _chosen(run: Run, ids: list[str]) -> list[str]:
+    """The problems that have an expert in this run: the first `env.tasks`. In a scheduled run that explores from
+    experts they are those that it claimed, and the first ones too where SFT has yet to learn from them."""
+    first, claim = ids[: run.config.env.tasks], run.schedule
+    if not (claim and claim["with_experts"]):
+        return first
+    return list(dict.fromkeys([*claim["problems"], *(first if run.config.sft.epochs else ())]))

@@ -25,12 +25,16 @@ def explore(run_dir: str, iteration: int) -> str:
         method = algorithms.make(settings)
         chosen = every = experts(run)
         few = settings.explore_tasks
-        if few is not None and few < len(every):
+        new = _new_problems(run, iteration, every)
+        if run.schedule:
+            mine = share(run.schedule["problems"], few, iteration)
+            chosen, new = [expert for expert in every if expert.task_id in set(mine)], mine
+        elif few is not None and few < len(every):
             chosen = random.Random(derive_seed(run.config.seed, "explore", iteration)).sample(every, few)
         limit = environment(run.config.env).max_steps
         asked: Counter[Prefix] = Counter()
         jobs: list[Job] = []
-        for prefix in method.explore(chosen, _new_problems(run, iteration, every)):
+        for prefix in method.explore(chosen, new):
             if len(prefix.steps) < limit:  # an expert of a real game may be longer than an agent's episode
                 again = (asked[prefix],) if asked[prefix] else ()
                 jobs.append(Job(prefix, derive_seed(run.config.seed, "explore", iteration, prefix.key(), *again)))
@@ -57,6 +61,11 @@ def _new_problems(run: Run, iteration: int, known: Sequence[Trajectory]) -> list
     """As many train problems without an expert as are explored, others in each iteration while there are enough."""
     ids = without_expert(run.config.env, {expert.task_id for expert in known})
     random.Random(derive_seed(run.config.seed, "problems")).shuffle(ids)
-    few = min(run.config.algorithm.explore_tasks or len(ids), len(ids))
+    return share(ids, run.config.algorithm.explore_tasks, iteration)
+
+
+def share(ids: Sequence[str], few: int | None, iteration: int) -> list[str]:
+    """An iteration's `few` of the problems (None: all), others in each while there are enough."""
+    few = min(few or len(ids), len(ids))
     first = (iteration - 1) * few % max(len(ids), 1)
-    return (ids[first:] + ids[:first])[:few]
+    return [*ids[first:], *ids[:first]][:few]

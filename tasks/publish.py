@@ -1,17 +1,18 @@
 """The data sets under `data/`: brought here before a run, published after each iteration.
 
-This task is the only writer of data.dvc.
+Every stage becomes a version in the DVC remote (`ipr.data.datasets`); data.dvc is left to a person.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from ipr import store
+from ipr import identity, store
 from ipr.apps import data_commands
 from ipr.data import datasets
 from ipr.runs.project import project_root
-from ipr.runs.run import Run
+from ipr.runs.run import Run, stage_name
+from ipr.types import IprError
 from tasks.common import log, stage_task
 
 KINDS = ("explored", "step_rewards", "pairs", "demonstrations")
@@ -19,10 +20,8 @@ KINDS = ("explored", "step_rewards", "pairs", "demonstrations")
 
 @stage_task("ensure-data")
 def ensure_data(run_dir: str, iteration: int = 0) -> str | None:
-    """Bring `data/` to what `data.dvc` names (DVC's cache, its remote, or the generator); returns the experts' file.
-
-    What data.dvc names is brought whatever is played, because publishing adds to it. None where what is played (a real
-    data set, an environment of one's own) has no published experts.
+    """Where there is no `data/`, bring what `data.dvc` names (DVC's cache, its remote, or the generator); returns the
+    experts' file, or None where what is played (a real data set, an environment of one's own) has none published.
     """
     run = Run(run_dir)
     root = project_root()
@@ -35,7 +34,7 @@ def ensure_data(run_dir: str, iteration: int = 0) -> str | None:
 
 @stage_task("publish", timeout=3600, needed=False)
 def publish(run_dir: str, iteration: int) -> dict[str, str]:
-    """Copy the stage's data sets to `data/`, add and push them; returns file -> md5.
+    """Publish the stage's data sets as a new version; returns file -> md5.
 
     Iteration 0 has the run's experts where the published ones do not hold them all, else none.
     """
@@ -43,7 +42,9 @@ def publish(run_dir: str, iteration: int) -> dict[str, str]:
     if not run.config.data.publish:
         return {}
     root = project_root()
-    place = f"{run.config.env.name}/{run.name}"
+    own = f"{run.config.env.name}/{run.name}"
+    own_id = run.manifest.get("id") or identity.of_config(run.config)[:8]
+    place = run.manifest.get("data_place", own)
     files: dict[str, Path] = {}
     if iteration > 0:
         stage = run.stage(iteration)
@@ -51,7 +52,20 @@ def publish(run_dir: str, iteration: int) -> dict[str, str]:
         files = {f"{place}/iteration-{iteration}/{kind}.parquet": p for kind, p in found.items() if p.exists()}
     elif (made := run.record(0, "experts")) and made["published"] < made["experts"]:
         files = {f"{place}/experts.parquet": run.folder / "experts.parquet"}
-    published = datasets.publish(root, files, remote=run.config.data.remote)
+    try:
+        published = datasets.publish(
+            root,
+            files,
+            remote=run.config.data.remote,
+            message=f"{run.name}: {stage_name(iteration)}",
+            place=place,
+            aside=f"{own}-{own_id}",  # where another checkout has a run of this name
+        )
+    except IprError as error:  # a change by hand that clashes, a broken DVC project: the training goes on
+        log.warning("the data sets of %s are not published: %s", stage_name(iteration), error)
+        return {}
+    if published.files:
+        run.note(data_place="/".join(next(iter(published.files)).split("/")[:2]))
     if not published.pushed:
         log.warning("data sets are added to DVC but not pushed; the next publish tries again (see `ipr doctor`)")
     run.note(data={"md5": published.md5}, data_files=published.files)

@@ -133,7 +133,9 @@ def track(run: Run, iteration: int, summary: dict[str, Any]) -> None:
         if stage_name(k) in stages:
             tracker.metrics(_metrics(stages[stage_name(k)]), step=k)
     _profile(run, tracker)
-    tracker.iteration(iteration, {"prefect.flow_run_id": flow_run.get_id()})
+    behind = (run.schedule or {}).get("before", 0)  # iterations of the policy before this run
+    policy = {"ipr.policy_iteration": behind + iteration}
+    tracker.iteration(iteration, {"prefect.flow_run_id": flow_run.get_id()} | policy)
     history = (run.record(iteration, "train") or {}).get("history", [])
     for update, row in enumerate(history, start=1):
         tracker.metrics({f"train/{key}": v for key, v in row.items()}, step=update, iteration=iteration)

@@ -358,6 +358,12 @@ class DataConfig(_Section):
     """DVC remote to push to; null is the project's default remote."""
 
 
+class PlaceConfig(_Section):
+    store: str | None = None
+    """s3://bucket/prefix or a folder that keeps what is finished of the run's folder, for another machine to continue
+    from; null: the run's folder alone. The endpoint and keys are AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and so on."""
+
+
 class RunConfig(_Section):
     seed: int = 0
     env: EnvConfig = EnvConfig()
@@ -371,6 +377,7 @@ class RunConfig(_Section):
     track: TrackConfig = TrackConfig()
     data: DataConfig = DataConfig()
     alerts: AlertsConfig = AlertsConfig()
+    run: PlaceConfig = PlaceConfig()
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(), sort_keys=False)

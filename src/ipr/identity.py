@@ -34,6 +34,7 @@ _NOTHING: Any = {
     "track": True,
     "data": True,
     "alerts": True,
+    "run": True,
     "rollout": {"endpoint", "workers", "scheduler", "slots", "shard"},
     "algorithm": {"cache"},
     "model": {"device"},
@@ -235,6 +236,11 @@ def of_outcome(scorer: str, job: Job) -> bytes:
 def deciding(config: RunConfig) -> dict[str, Any]:
     """The keys of a config that decide results, and their values; what others stand for is in `run`."""
     return {key: value for key, value in flat(config, _NOTHING).items() if key not in MEANT}
+
+
+def of_config(config: RunConfig) -> str:
+    """Of the keys of a config that decide results, before anything is read that they name."""
+    return digest(deciding(config))[:16]
 
 
 def run(config: RunConfig, spec: EnvSpec, model: str) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def test_data_that_was_changed_is_told(root: Path, capsys: pytest.CaptureFixture
     (root / "data" / "x").write_text("x")
     assert doctor(capsys)[1]["data"]["detail"] == "data/ is not under DVC yet"
     (root / "data.dvc").write_text("outs:\n- md5: 0123.dir\n  path: data\n")
-    assert "data.dvc names 0123.dir" in doctor(capsys)[1]["data"]["detail"]
+    assert "was taken as 0123.dir" in doctor(capsys)[1]["data"]["detail"]
 
 
 def test_servers_that_stop_a_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,7 +106,7 @@ def test_a_package_that_stops_a_run(install: Install, capsys: pytest.CaptureFixt
 def test_a_broken_data_file_stops_a_run(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (root / "data.dvc").write_text("<<<<<<< HEAD\n")
     code, found = doctor(capsys)
-    assert (code, found["data"]["fix"]) == (1, "git checkout data.dvc")
+    assert (code, found["data"]["fix"]) == (1, "git checkout HEAD -- data.dvc")
 
 
 def test_what_is_to_run_is_looked_at(install: Install, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

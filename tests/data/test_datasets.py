@@ -15,8 +15,8 @@ import pytest
 
 from ipr import store
 from ipr.apps import data_commands
-from ipr.data import datasets
-from ipr.types import IprError
+from ipr.data import datasets, objects
+from ipr.types import IprError, Step, Trajectory
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +56,11 @@ def configure(root: Path, url: str, **settings: str) -> None:
     (root / ".dvc/config").write_text("\n".join(lines) + "\n")
 
 
+def dvc(folder: Path, *arguments: str) -> str:
+    asked = [sys.executable, "-m", "dvc", *arguments]
+    return subprocess.run(asked, cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
 def git(folder: Path, *arguments: str) -> str:
     identity = ("-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "init.defaultBranch=main")
     done = subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True, text=True)
@@ -91,7 +96,7 @@ def test_nothing_to_publish_and_missing_files_are_named(root: Path):
 
 
 def test_a_busy_project_is_waited_for_and_then_named(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(datasets, "LOCK_WAIT", 0.2)
+    monkeypatch.setattr(objects, "LOCK_WAIT", 0.2)
     with datasets.alone(root), pytest.raises(IprError, match="another process is publishing"):
         datasets.publish(root, {"a": make(tmp_path)})
 
@@ -125,14 +130,17 @@ def test_publish_in_a_folder_without_git(root: Path, tmp_path: Path):
     first = datasets.publish(root, {"toy/experts.parquet": make(tmp_path)})
     assert first.pushed
     assert first.files == {"toy/experts.parquet": datasets.md5_of(tmp_path / "some.parquet")}
-    before = (root / "data.dvc").stat().st_mtime_ns
-    assert datasets.publish(root, {"toy/experts.parquet": tmp_path / "some.parquet"}) == first
-    assert (root / "data.dvc").stat().st_mtime_ns == before, "publishing the same again writes nothing"
+    again = datasets.publish(root, {"toy/experts.parquet": tmp_path / "some.parquet"})
+    assert again == first, "publishing the same again makes no version"
+    assert datasets.recorded(root) == first.md5, "a new project's data.dvc"
 
     pairs = make(tmp_path / "é b", "pairs")
     second = datasets.publish(root, {"toy/run/iteration-1/pairs.parquet": pairs, "toy.x/ü": pairs, "toy/a": pairs})
     md5, files = datasets.hashes(root)
-    assert md5 == second.md5 == datasets.recorded(root), "our md5 of a folder is DVC's"
+    assert md5 == second.md5
+    assert datasets.recorded(root) == first.md5, "publishing leaves data.dvc to a person"
+    assert datasets.commit(root)["data.dvc"] == md5
+    assert "up to date" in dvc(root, "status"), "our md5 of a folder is DVC's"
     assert set(files) == {"toy/experts.parquet", "toy/run/iteration-1/pairs.parquet", "toy.x/ü", "toy/a"}
     assert datasets.verify(root) == []
 
@@ -140,7 +148,7 @@ def test_publish_in_a_folder_without_git(root: Path, tmp_path: Path):
     (root / "data/toy.x/ü").unlink()
     make(root / "data/new")
     assert datasets.verify(root) == [
-        "not in data.dvc: data/new/some.parquet",
+        "new: data/new/some.parquet",
         "missing: data/toy.x/ü",
         "changed: data/toy/a",
     ]
@@ -173,17 +181,38 @@ def test_published_data_reach_a_clone_through_a_shared_remote(root: Path, tmp_pa
     assert datasets.hashes(clone)[0] == published.md5
     assert git(clone, "status", "--porcelain") == ""
 
-    # A colleague publishes; the first pulls what the new data.dvc names.
+    # A colleague publishes: no commit is needed for the first to have it, and no checkout is changed.
     newer = datasets.publish(clone, {"toy/run/iteration-1/pairs.parquet": make(tmp_path / "b", "pairs")})
-    (root / "data.dvc").write_bytes((clone / "data.dvc").read_bytes())
     assert datasets.pull_newest(root)
     assert datasets.hashes(root)[0] == newer.md5
+    assert git(clone, "status", "--porcelain") == git(root, "status", "--porcelain") == ""
+    assert [v.number for v in datasets.history(root)] == [1, newer.version]
+    datasets.pull(root, "1")
+    assert datasets.hashes(root)[0] == published.md5
 
-    # The same project as an archive, without its history.
+    # data.dvc is committed by a person, also to end a merge conflict.
+    datasets.pull(root)
+    assert datasets.commit(root)["commit"] == git(root, "rev-parse", "HEAD").strip()
+    datasets.publish(clone, {"toy/run/iteration-2/pairs.parquet": make(tmp_path / "b", "more pairs")})
+    assert datasets.commit(clone, "mine")["commit"]
+    with pytest.raises(subprocess.CalledProcessError):
+        git(clone, "pull", "-q", "--no-rebase")
+    with pytest.raises(IprError, match=r"git checkout HEAD -- data\.dvc") as told:
+        datasets.verify(clone)
+    assert "ipr data pull, ipr data commit" in str(told.value)
+    datasets.pull(clone)
+    assert "git commit" in datasets.commit(clone)["note"]
+    git(clone, "commit", "-qm", "merged")
+    assert datasets.recorded(clone) == datasets.history(clone)[-1].md5
+
+    # The same project as an archive, without its history; the version that data.dvc names, and the newest.
     git(tmp_path, "clone", "-q", str(root), "archive")
-    (tmp_path / "archive/.git").rename(tmp_path / "git-aside")
-    datasets.pull(tmp_path / "archive")
-    assert datasets.hashes(tmp_path / "archive")[0] == published.md5
+    archive = tmp_path / "archive"
+    (archive / ".git").rename(tmp_path / "git-aside")
+    datasets.ensure(archive, generate("what is there is not made"))
+    assert datasets.hashes(archive)[0] == newer.md5 == datasets.recorded(archive)
+    datasets.pull(archive)
+    assert datasets.hashes(archive)[0] == datasets.history(root)[-1].md5
 
 
 @integration
@@ -257,6 +286,136 @@ def test_s3(root: Path, tmp_path: Path):
             datasets.reach_remote(clone)
     finally:
         server.stop()
+
+
+def rows(path: Path, *numbers: int, start: int = 0) -> Path:
+    episodes = [Trajectory(f"train-{n}", "first", (Step("a", "o"),), 1.0, "terminated", start=start) for n in numbers]
+    return store.save(path, episodes, Trajectory)
+
+
+@pytest.fixture(scope="module")
+def endpoint():
+    boto3, server = pytest.importorskip("boto3"), pytest.importorskip("moto.server").ThreadedMotoServer(port=0)
+    server.start()
+    where = "http://{}:{}".format(*server.get_host_and_port())
+    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-east-1"}
+    boto3.client("s3", endpoint_url=where, **keys).create_bucket(Bucket="shared")
+    yield where
+    server.stop()
+
+
+@pytest.fixture
+def two(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Path]:
+    """Two checkouts with one remote (a folder, or S3 where that is asked for), which has a first version."""
+    both = tmp_path / "a", tmp_path / "b"
+    for folder in both:
+        folder.mkdir()
+        if getattr(request, "param", "folder") == "s3":
+            where = request.getfixturevalue("endpoint")
+            configure(folder, f"s3://shared/{tmp_path.name}", endpointurl=where)
+        else:
+            configure(folder, str(tmp_path / "remote"))
+    datasets.publish(both[0], {"toy/experts.parquet": rows(tmp_path / "first", 1, 2)})
+    (both[1] / "data.dvc").write_bytes((both[0] / "data.dvc").read_bytes())
+    datasets.pull(both[1])
+    return both
+
+
+@integration
+@pytest.mark.parametrize("two", ["s3", "folder"], indirect=True)
+def test_two_publishers_lose_nothing(two: tuple[Path, Path], tmp_path: Path):
+    def run(folder: Path, seed: int) -> None:
+        file = rows(tmp_path / f"{folder.name}.parquet", seed, 1)
+        for place in ("toy/nightly", f"toy/{folder.name}"):
+            mine = {f"{place}/iteration-1/explored.parquet": file}
+            datasets.publish(folder, mine, place=place, aside=f"{place}-{folder.name}", message=place)
+
+    threads = [threading.Thread(target=run, args=(folder, seed)) for seed, folder in enumerate(two, 10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for folder in two:
+        datasets.pull(folder)
+        assert datasets.verify(folder) == []
+    md5, files = datasets.hashes(two[0])
+    assert md5 == datasets.hashes(two[1])[0]
+    # Each has its own folder, and the one that both wanted is the first's; the other's is beside it.
+    names = {name.removesuffix("/explored.parquet") for name in files} - {"toy/experts.parquet"}
+    beside = names & {"toy/nightly-a/iteration-1", "toy/nightly-b/iteration-1"}
+    assert len(beside) == 1
+    assert names - beside == {f"toy/{name}/iteration-1" for name in ("a", "b", "nightly")}
+    found = datasets.history(two[0])
+    assert [v.number for v in found] == list(range(1, 6))
+    assert found[-1].rows == {"toy": {"experts": 2, "explored": 8}}
+    assert len({v.checkout for v in found}) == 2
+    assert all(v.author and v.date.endswith("Z") for v in found)
+
+
+@integration
+def test_hand_made_changes_meet(two: tuple[Path, Path], tmp_path: Path):
+    """Another file is merged, rows are appended to the newest, and the same file is left to a person."""
+    a, b = two
+    datasets.publish(a, {}, rows={"toy/experts.parquet": rows(tmp_path / "traces", 2, 3)}, message="traces")
+    datasets.publish(b, {}, rows={"toy/experts.parquet": rows(tmp_path / "more", 4)})
+    ids = [t.task_id for t in store.load(b / "data/toy/experts.parquet", Trajectory)]
+    assert ids == ["train-1", "train-2", "train-3", "train-4"]
+    rows(b / "data/toy/notes.parquet", 1)
+    assert datasets.publish(b, {}, message="by hand").version == 4
+
+    rows(a / "data/toy/experts.parquet", 9)
+    with pytest.raises(IprError, match=r"data/toy/experts.parquet was changed here and, meanwhile, in the newest"):
+        datasets.publish(a, {})
+    with pytest.raises(IprError, match=r"changed by hand \(changed: data/toy/experts.parquet\)"):
+        datasets.pull(a)
+    assert [t.task_id for t in store.load(a / "data/toy/experts.parquet", Trajectory)] == ["train-9"]
+    # A run is not held up by that, and what was changed by hand stays.
+    assert datasets.publish(a, {"toy/run/pairs.parquet": rows(tmp_path / "run", 1)}).version == 5
+    assert [t.task_id for t in store.load(a / "data/toy/experts.parquet", Trajectory)] == ["train-9"]
+
+    frame = datasets.difference(b, "1", "5")
+    told = {(row.table, row.change, row.task_id) for row in frame.itertuples()}
+    assert told == {
+        ("experts", "came", "train-3"),
+        ("experts", "came", "train-4"),
+        ("notes", "came", "train-1"),
+        ("pairs", "came", "train-1"),
+    }
+    assert set(datasets.difference(b, "4", "1").change) == {"went"}
+    with pytest.raises(IprError, match="no version 77"):
+        datasets.difference(b, "77", "1")
+
+
+@integration
+def test_data_stay_where_a_version_cannot_be_had(two: tuple[Path, Path], tmp_path: Path):
+    a, b = two
+    before = datasets.hashes(b)
+    # A colleague has committed before his push.
+    objects_missing = f"outs:\n- md5: {'1' * 32}.dir\n  hash: md5\n  path: data\n"
+    (b / "data.dvc").write_text(objects_missing)
+    with pytest.raises(IprError, match="has yet to push it"):
+        datasets.pull(b)
+    with pytest.raises(IprError, match="has yet to push it"):
+        datasets.pull(b, "1" * 32)
+    assert datasets.hashes(b) == before
+    (b / "data.dvc").write_bytes((a / "data.dvc").read_bytes())
+
+    # An object of the cache is broken: nothing of it comes to data/.
+    file = rows(tmp_path / "new", 7)
+    newer = datasets.publish(a, {"toy/new.parquet": file})
+    md5 = datasets.md5_of(file)
+    broken = b / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
+    broken.parent.mkdir(parents=True)
+    broken.write_text("broken")
+    broken.chmod(0o444)  # as DVC has those that it has checked
+    with pytest.raises(IprError, match="is broken; remove it and pull again"):
+        datasets.pull(b)
+    assert datasets.hashes(b) == before
+    assert not list(b.glob(".ipr-*"))
+    broken.unlink()
+    assert datasets.pull(b) == datasets.history(a)[newer.version - 1]  # type: ignore[operator]
+    with pytest.raises(IprError, match="no version 99"):
+        datasets.pull(b, "99")
 
 
 @integration

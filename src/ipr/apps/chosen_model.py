@@ -26,14 +26,15 @@ def folder_of(model: str, config: RunConfig) -> str:
 def base_of(run: Run) -> str:
     """The model to start from, fixed when the run begins, so that a resumed run starts from the same."""
     if run.config.model.path != "champion":
-        return run.config.model.path
-    if "base" in run.manifest:
-        return run.manifest["base"]
+        return run.manifest.get("base", run.config.model.path)
+    copy = run.folder / "base" / "model"
+    if copy.is_dir():  # wherever the run's folder is now
+        return str(copy)
     folder = _champion(run.config)
     if folder is None:
         raise IprError("model.path=champion, but there is no champion yet; train one first: ipr run quick")
     # A copy inside the run: the champion may move while this run is stopped.
-    return str(models.copy_model(folder, run.folder / "base" / "model"))
+    return str(models.copy_model(folder, copy))
 
 
 def check_room(spec: EnvSpec, split: str, path: str, config: RunConfig) -> None:

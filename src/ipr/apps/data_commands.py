@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -38,29 +39,87 @@ def generate(options: Namespace) -> dict[str, Any]:
 
 
 def publish(options: Namespace) -> dict[str, Any]:
+    """What was changed in `data/` by hand, as a new version."""
     defaults(project_root())
-    published = datasets.publish(project_root(), {})
-    return {"md5": published.md5, "pushed": published.pushed}
+    published = datasets.publish(project_root(), {}, message=options.message)
+    return {"md5": published.md5, "version": published.version, "pushed": published.pushed}
 
 
 def pull(options: Namespace) -> dict[str, Any]:
-    """`data/` as data.dvc names it: from DVC's cache or remote, else generated."""
+    """`data/` as the newest version has it, or the one that is asked for. In a fresh clone that reaches no remote it is
+    made, where it can be."""
     root = project_root()
     defaults(root)
     try:
-        datasets.pull(root)
+        version = datasets.pull(root, options.version)
     except IprError:
+        if options.version or (root / "data").is_dir():
+            raise
         datasets.ensure(root, generate_published)
-    return {"data": str(root / "data"), "md5": datasets.hashes(root)[0]}
+        version = None
+    return {
+        "data": str(root / "data"),
+        "md5": datasets.hashes(root)[0],
+        "version": version.number if version else None,
+        "message": version.message if version else "",
+    }
+
+
+def log(options: Namespace) -> dict[str, Any]:
+    """The versions, the newest first; `here` is the one that data/ is."""
+    root = project_root()
+    defaults(root)
+    found = datasets.history(root)
+    here = datasets.hashes(root)[0] if (root / "data").is_dir() else None
+    return {
+        "versions": [
+            {
+                "version": v.number,
+                "here": v.md5 == here,
+                "md5": v.md5,
+                "date": v.date,
+                "author": v.author,
+                "message": v.message,
+                "rows": v.rows,
+                "changed": {name: rows for name, (_, rows) in v.changed.items()},
+            }
+            for v in reversed(found)
+        ]
+    }
+
+
+def diff(options: Namespace) -> dict[str, Any]:
+    """Which rows came and went between two versions, by environment and table."""
+    root = project_root()
+    defaults(root)
+    frame = datasets.difference(root, options.a, options.b)
+    counts = frame.groupby(["env", "table", "change"]).size()
+    tables: dict[str, dict[str, dict[str, int]]] = {}
+    for (env, table, change), rows in counts.items():
+        tables.setdefault(env, {}).setdefault(table, {})[change] = int(rows)
+    if not options.json and len(frame):
+        print(frame.head(SHOWN).to_string(index=False))
+        if len(frame) > SHOWN:
+            print(f"... {len(frame) - SHOWN} more; --json prints all")
+    rows = [{k: v for k, v in row.items() if v == v} for row in frame.to_dict("records")]  # without NaN
+    return {"a": options.a, "b": options.b, "tables": tables} | ({"rows": rows} if options.json else {})
+
+
+def commit(options: Namespace) -> dict[str, Any]:
+    """data.dvc names the version that `data/` is, and is committed."""
+    defaults(project_root())
+    return datasets.commit(project_root(), options.message)
 
 
 def verify(options: Namespace) -> dict[str, Any]:
     problems = datasets.verify(project_root())
     if problems:
         raise IprError(
-            f"data/ is not what data.dvc names: {'; '.join(problems[:3])}; ipr data pull, or ipr data publish"
+            f"data/ was changed by hand: {'; '.join(problems[:3])}; ipr data publish, or move data/ away and pull again"
         )
-    return {"data": "is what data.dvc names"}
+    md5 = datasets.hashes(project_root())[0]
+    named = datasets.recorded(project_root())
+    return {"data": "is as it was pulled or published", "md5": md5, "data.dvc": "names it" if md5 == named else named}
 
 
 def write_games(options: Namespace) -> dict[str, Any]:
@@ -130,6 +189,13 @@ SHOWN = 10
 
 def import_(options: Namespace) -> dict[str, Any]:
     """Trajectories that the environment gives back, as a Parquet file; the others in a report beside it."""
+    if options.append and (options.format == "alfworld" or options.data):
+        raise IprError(
+            "--append adds to the published experts, which are of the generated world; give those of a real data set to"
+            " a run as they are: env.experts=FILE.parquet"
+        )
+    if not (options.append or options.out):
+        raise IprError("where to? --out FILE.parquet, or --append to the published experts")
     if options.format == "alfworld":
         from ipr.envs.alfworld import pack
 
@@ -137,20 +203,37 @@ def import_(options: Namespace) -> dict[str, Any]:
         _tell(found["report"], found.pop("messages"))
         return found
     played, differences = imports.load(options.format, options.file, options.env, options.data, options.strict)
-    report = store.write_text(options.out.with_suffix(".report.txt"), "".join(f"{d}\n" for d in differences))
+    out: Path = options.out or options.file.with_suffix(".parquet")
+    report = store.write_text(out.with_suffix(".report.txt"), "".join(f"{d}\n" for d in differences))
     _tell(report, [str(d) for d in differences])
     if not played:
         raise IprError(f"{options.file}: none of {len(differences)} trajectories is given back; see {report}")
-    store.save(options.out, played, Trajectory)
+    found: dict[str, Any] = {}
+    if options.out:
+        found["file"] = str(store.save(out, played, Trajectory))
+    if options.append:
+        found |= _append(options, played)
     rewards = sum(t.reward for t in played) / len(played)
-    return {
-        "file": str(options.out),
+    return found | {
         "trajectories": len(played),
         "tasks": len({t.task_id for t in played}),
         "mean_reward": rewards,
         "left_out": len(differences),
         "report": str(report),
     }
+
+
+def _append(options: Namespace, played: list[Trajectory]) -> dict[str, Any]:
+    """Trajectories join the published experts of their environment, as a new version."""
+    root = project_root()
+    defaults(root)
+    datasets.ensure(root, generate_published)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = store.save(Path(folder) / "rows.parquet", played, Trajectory)
+        name = f"{options.env}/experts.parquet"
+        message = options.message or f"{len(played)} trajectories of {options.file.name}"
+        published = datasets.publish(root, {}, rows={name: rows}, message=message)
+    return {"appended_to": f"data/{name}", "version": published.version, "pushed": published.pushed}
 
 
 def export(options: Namespace) -> dict[str, Any]:
@@ -199,6 +282,9 @@ COMMANDS: dict[str, Callable[[Namespace], dict[str, Any]]] = {
     "generate": generate,
     "publish": publish,
     "pull": pull,
+    "log": log,
+    "diff": diff,
+    "commit": commit,
     "verify": verify,
     "games": write_games,
     "lineage": lineage,

@@ -130,7 +130,7 @@ def _project(root: Path) -> Iterator[Check]:
     try:
         named = datasets.recorded(root)
     except IprError as error:
-        yield Check("data", False, str(error), "git checkout data.dvc", True)
+        yield Check("data", False, str(error), datasets.CONFLICT, True)
         return
     if not (root / "data").is_dir():
         yield Check("data", named is None, "no data/; the first run pulls or makes it", "ipr data pull")
@@ -138,7 +138,7 @@ def _project(root: Path) -> Iterator[Check]:
         yield Check("data", False, "data/ is not under DVC yet", "ipr data publish")
     else:
         problems = datasets.verify(root)
-        detail = problems[0] if problems else "data/ is what data.dvc names"
+        detail = problems[0] if problems else "data/ is as it was pulled or published"
         yield Check("data", not problems, detail, "ipr data publish (keeps data/), or ipr data pull (brings it back)")
     if not (root / ".dvc").is_dir():
         yield Check("dvc remote", True, "no DVC project yet; the first publish makes one with a local remote")

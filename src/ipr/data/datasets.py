@@ -3,88 +3,424 @@
     data/<env>/experts.parquet
     data/<env>/<run>/iteration-K/{explored,step_rewards,pairs,demonstrations}.parquet
 
-Decided here: one folder, one `data.dvc`, one writer (`publish`); files are only added or replaced, so any earlier
-md5 of `data/` can be fetched again from the cache or the remote. A remote that cannot be reached costs a warning: what
-could not be pushed is remembered and goes with the next publish. Hashes are computed here (md5 of the bytes; of the
-sorted listing for a folder, as DVC does), so what needs no DVC does not pay for its import.
-Left out on purpose: git. `data.dvc` is committed by a person or by CI; the md5 alone is enough to fetch the data.
+Decided here: what is published becomes a version in the DVC remote (`ipr.data.versions`), and every version stays, so
+that any earlier md5 of `data/` can be fetched again. `data/` is a copy of one version: what is new is prepared aside,
+verified and then swapped in by renaming, and never over what was changed by hand. Publishing leaves `data.dvc` alone:
+that is a person's word on which version the code goes with (`commit`). A remote that cannot be reached costs a warning:
+what waits is kept on disk and delivered by the next publish.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import hashlib
-import json
+import getpass
 import logging
-import os
+import platform
 import shutil
+import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
-from ipr import store
-from ipr.config import public
-from ipr.runs.project import answers
-from ipr.types import IprError
+from ipr import bucket, store
+from ipr.data import objects, versions
+from ipr.data.objects import Tree, alone, check_remote, md5_of, reach_remote
+from ipr.data.versions import Change, Version
+from ipr.types import IprError, Trajectory
+
+__all__ = ["alone", "check_remote", "md5_of", "reach_remote"]
 
 log = logging.getLogger("ipr")
 
-LOCK_WAIT = 1800.0
-"""Seconds to wait for another process that publishes or runs DVC, e.g. pushes much."""
-
-T = TypeVar("T")
+CONFLICT = "git checkout HEAD -- data.dvc"
+"""Takes the committed data.dvc, in a merge conflict as well (without HEAD git refuses it there)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
     md5: str
-    """Of the whole `data/`, as in data.dvc ("<32 digits>.dir")."""
+    """Of the whole data set with these files ("<32 digits>.dir")."""
     files: dict[str, str]
-    """The given files (paths under `data/`) with their md5."""
+    """The given files (paths under `data/`, where they came to be) with their md5."""
     pushed: bool
     """Whether everything published so far is in the remote."""
+    version: int | None = None
+    """Its number; None where it waits for the remote."""
 
 
-def publish(root: Path, files: Mapping[str, Path], *, push: bool = True, remote: str | None = None) -> Published:
-    """Copy `files` (path under `data/` -> source) into `data/`, `dvc add data`, and push to `remote`.
+# Publishing ----------------------------------------------------------------------------------------------------------
 
-    Does nothing where nothing is new. Raises IprError for bad paths and a broken DVC project, never for a remote.
+
+def publish(
+    root: Path,
+    files: Mapping[str, Path],
+    *,
+    rows: Mapping[str, Path] | None = None,
+    push: bool = True,
+    remote: str | None = None,
+    message: str = "",
+    place: str | None = None,
+    aside: str | None = None,
+) -> Published:
+    """Publish `files` (path under `data/` -> source) as a new version on top of the newest, and bring `data/` to it.
+
+    `rows` are appended to what is there (path -> Parquet file of trajectories). Without either: what was changed in
+    `data/` by hand. `place` and `aside`: the folder that the files are in, and the one that they take where another
+    checkout has other files there. Nothing new makes no version. Raises IprError for bad paths, a broken DVC project
+    and changes by hand that another's stand against; never for a remote.
+    """
+    given = {_inside(name): _hash(source) for name, source in files.items()}
+    more = {_inside(name): _hash(source) for name, source in (rows or {}).items()}
+    data = root / "data"
+    with alone(root):
+        if not (given or more or data.is_dir()):
+            raise IprError(f"{data}: nothing to publish; make the experts first: ipr data generate")
+
+        def act(repo: Any) -> Published:
+            state = _state(root)
+            here = objects.tree_of(data)
+            for name, md5 in here.items():
+                objects.keep(repo, data / name, md5)
+            objects.keep_tree(repo, here)
+            for name, source in [*files.items(), *(rows or {}).items()]:
+                objects.keep(repo, source, given.get(name) or more[name])
+            at = _at(root, state, objects.md5_of_tree(here))
+            base = _base(repo, at, here)
+            changed: dict[str, tuple[str | None, str | None]]
+            if given or more:
+                changed = {name: (base.get(name), md5) for name, md5 in given.items()}
+            else:
+                names = here.keys() | base.keys()
+                changed = {n: (base.get(n), here.get(n)) for n in sorted(names) if base.get(n) != here.get(n)}
+            change = Change(_author(root), _now(), message, state["checkout"], changed, more, place, aside)
+            tip = objects.fetch(repo, state["tip"]) if state["waiting"] else base
+            # A clash with what is known here is one with what others published, for which the newest is asked below.
+            after, names = versions.apply(replace(change, aside=None), tip, lambda _: change.checkout, _appended(repo))
+            if after != tip or not state["tip"]:
+                md5 = objects.keep_tree(repo, after)
+                state["waiting"].append({"md5": md5, "base": at, "change": asdict(change)})
+                state["tip"] = md5
+                _keep(root, state)
+            told = _deliver(repo, root, state, remote) if push else None
+            newest, moved = told or (None, {})
+            md5 = newest.md5 if newest else state["tip"]
+            names = {name: moved.get(name, final) for name, final in names.items()}
+            _advance(repo, root, state, here, md5)
+            tree = objects.fetch(repo, md5)
+            came = {names[n]: tree[names[n]] for n in (*given, *more)}
+            return Published(md5, came, told is not None, newest.number if newest else None)
+
+        published = objects.with_dvc(root, act, create=True)
+        if recorded(root) is None:  # a new project; from here on it is a person's
+            objects.with_dvc(root, lambda repo: repo.add([str(data)]))
+        return published
+
+
+def _base(repo: Any, at: str | None, here: Tree) -> Tree:
+    """What `data/` was taken as; where that cannot be had any more, what it is."""
+    try:
+        return objects.fetch(repo, at) if at else {}
+    except IprError:
+        return here
+
+
+def _deliver(
+    repo: Any, root: Path, state: dict[str, Any], remote: str | None
+) -> tuple[Version | None, dict[str, str]] | None:
+    """Push what waits, each change on top of the newest version. Returns the newest, and where files came to be that
+    are not where they were meant to; None, with a warning, where the remote did not take everything."""
+    moved: dict[str, str] = {}
+    newest = None
+    try:
+        try:
+            place = objects.shared(repo, remote)
+        except IprError:
+            if not _plain(repo, remote):
+                raise
+            place = None  # a remote of another kind: its data sets are known by data.dvc alone
+        if place is not None and not state["waiting"]:
+            found, _ = versions.read(place)
+            newest = found[-1] if found else None
+            if not found:  # another remote than before: what is here is its first version
+                change = Change(_author(root), _now(), "what was here before", state["checkout"])
+                state["waiting"] = [{"md5": state["tip"], "base": state["at"], "change": asdict(change)}]
+        while state["waiting"]:
+            waits = state["waiting"][0]
+            if place is None:
+                objects.push(repo, [waits["md5"]], remote)
+            else:
+                newest, names = _add(repo, root, place, _change(waits["change"]), waits["md5"], remote)
+                state["tip"] = newest.md5
+                moved |= {name: final for name, final in names.items() if name != final}
+            state["waiting"].pop(0)
+            _keep(root, state)
+    except versions.Clash:
+        state["at"] = state["tip"] = state["waiting"].pop(0)[
+            "base"
+        ]  # so data/ counts as changed by hand: a person decides
+        _keep(root, state)
+        raise
+    except Exception as error:  # DVC hands through what its file systems raise; none of it may stop a training
+        log.warning("data/ is not pushed (%s); the next publish tries again", objects.line(error))
+        return None
+    return newest, moved
+
+
+def _add(
+    repo: Any, root: Path, place: bucket.Bucket, change: Change, known: str, remote: str | None
+) -> tuple[Version, dict[str, str]]:
+    """Make `change` a version on top of the newest, again while others are quicker."""
+    while True:
+        found, tag = versions.read(place)
+        newest = found[-1] if found else None
+        before = objects.fetch(repo, newest.md5, remote) if newest else {}
+        after, names = versions.apply(change, before, versions.owner_in(found), _appended(repo, remote))
+        if newest and after == before:
+            return newest, names
+        if not newest:  # the first version has what was there before, too
+            at = _at(root, _state(root))
+            after = _base(repo, at, {}) | after
+        md5 = objects.keep_tree(repo, after)
+        objects.push(repo, dict.fromkeys([known, md5]), remote)
+        made = replace(versions.following(newest, change, before, after, _counter(repo, remote)), md5=md5)
+        try:
+            versions.append(place, [*found, made], tag)
+        except bucket.Changed:
+            continue
+        return made, names
+
+
+def _plain(repo: Any, remote: str | None) -> bool:
+    """Whether the remote is of a kind that can keep no list of versions."""
+    url = objects.url_of(repo, remote)
+    return "://" in url and not url.startswith("s3:")
+
+
+def _appended(repo: Any, remote: str | None = None) -> Callable[[str, str | None, str], str]:
+    """`appended` of `versions.apply`: rows that are there already are not there twice."""
+
+    def appended(name: str, md5: str | None, rows: str) -> str:
+        files = [m for m in (md5, rows) if m]
+        for wanted in files:
+            objects.fetch(repo, wanted, remote)
+        kept = list(dict.fromkeys(store.rows_of([objects.path_in_cache(repo, m) for m in files], Trajectory)))
+        with tempfile.TemporaryDirectory(dir=repo.root_dir, prefix=".ipr-") as folder:
+            made = store.save(Path(folder) / "rows.parquet", kept, Trajectory)
+            objects.keep(repo, made, found := md5_of(made))
+        return found
+
+    return appended
+
+
+def _counter(repo: Any, remote: str | None) -> Callable[[str], int]:
+    def count(md5: str) -> int:
+        objects.fetch(repo, md5, remote)
+        return versions.rows_of(objects.path_in_cache(repo, md5))
+
+    return count
+
+
+def _advance(repo: Any, root: Path, state: dict[str, Any], here: Tree, md5: str) -> None:
+    """`data/` (now `here`) becomes the version, unless it was changed by hand or the version cannot be brought."""
+    present = objects.md5_of_tree(here)
+    if present != md5:
+        if here and present not in (state["at"], _named(root)):
+            log.info("data/ was changed by hand and stays as it is; publish that: ipr data publish")
+            return
+        try:
+            _swap(repo, root, objects.fetch(repo, md5))
+        except IprError as error:
+            log.warning("data/ stays as it was: %s", error)
+            return
+    state["at"] = md5
+    _keep(root, state)
+
+
+def _swap(repo: Any, root: Path, tree: Tree) -> None:
+    """`data/` becomes the tree: prepared aside, verified, then renamed."""
+    data = root / "data"
+    with tempfile.TemporaryDirectory(dir=root, prefix=".ipr-") as folder:
+        aside, old = Path(folder) / "data", Path(folder) / "old"
+        objects.lay(repo, tree, aside, data)
+        if data.is_dir():
+            data.rename(old)
+        aside.rename(data)
+
+
+# Taking --------------------------------------------------------------------------------------------------------------
+
+
+def pull(root: Path, version: str | None = None, remote: str | None = None) -> Version | None:
+    """Bring `data/` to the newest version, or to one by its number or md5; None where it is none of the list.
+
+    Where the remote has no list yet, the newest is what data.dvc names. Raises IprError, and leaves `data/` untouched,
+    where that fails, where data.dvc names what nobody has pushed yet, and where `data/` was changed by hand.
     """
     with alone(root):
-        given = {_inside(name): _copy(source, root / "data" / name) for name, source in files.items()}
-        if not (root / "data").is_dir():
-            raise IprError(f"{root / 'data'}: nothing to publish; make the experts first: ipr data generate")
-        md5, _ = hashes(root)
-        state = _state(root)
-        # A data/ that was generated here may be what data.dvc names and yet not be in DVC's cache.
-        if md5 != recorded(root) or md5 != state["added"]:
-            _dvc(root, lambda repo: repo.add([str(root / "data")]), create=True)
-            if md5 != recorded(root):
-                raise IprError(f"{root / 'data'} changed while it was added to DVC; publish again")
-            state["added"] = md5
-            state["waiting"] = [m for m in state["waiting"] if m != md5] + [md5]
-            _keep(root, state)
-        return Published(md5, given, push and _push(root, md5, remote))
+        return objects.with_dvc(root, lambda repo: _take(repo, root, version, remote, strict=version is None))
 
 
-def hashes(root: Path) -> tuple[str, dict[str, str]]:
+def pull_newest(root: Path) -> bool:
+    """`pull` for those who can go on with what is there: a failure is a warning."""
+    try:
+        with alone(root):
+            objects.with_dvc(root, lambda repo: _take(repo, root, None, None, strict=False))
+    except IprError as error:
+        log.warning("data/ stays as it is: %s", error)
+        return False
+    return True
+
+
+def _take(repo: Any, root: Path, ref: str | None, remote: str | None, strict: bool) -> Version | None:
+    data, state, named = root / "data", _state(root), _named(root)
+    if state["waiting"]:  # ours first, else the newest would not have it
+        _deliver(repo, root, state, remote)
+    try:
+        found, _ = versions.read(objects.shared(repo, remote))
+    except IprError:
+        if ref is None and not _plain(repo, remote):
+            raise
+        found = []  # by md5 it may be in the cache
+    chosen = versions.find(found, ref) if ref else (found[-1] if found else None)
+    md5 = chosen.md5 if chosen else f"{ref.removesuffix('.dir')}.dir" if ref else named
+    if md5 is None:
+        raise IprError(f"nothing is published yet, and there is no data.dvc in {root}; ipr data generate, then publish")
+    if ref and not chosen and len(md5) != 36:
+        raise IprError(f"no version {ref}; the versions: ipr data log")
+    here = objects.tree_of(data) if data.is_dir() else {}
+    present = objects.md5_of_tree(here)
+    known = {v.md5 for v in found} | {named, state["at"], state["tip"]}
+    if strict and named not in known - {named}:
+        _check_named(repo, root, named, remote)
+    if here and present != md5 and present not in known:
+        raise IprError(
+            f"data/ was changed by hand ({'; '.join(verify(root)[:3])}); publish that: ipr data publish, or move data/"
+            " away, then pull again"
+        )
+    if not here or present != md5:
+        _swap(repo, root, objects.fetch(repo, md5, remote))
+    _keep(root, state | {"at": md5})
+    return chosen or next((v for v in found if v.md5 == md5), None)
+
+
+def _check_named(repo: Any, root: Path, named: str | None, remote: str | None) -> None:
+    """Raise IprError where data.dvc names a version that nobody has pushed yet: what is newest cannot be known then."""
+    if named is None or ((root / "data").is_dir() and hashes(root)[0] == named):
+        return
+    try:
+        objects.fetch(repo, named, remote)
+    except IprError as error:
+        raise IprError(f"data.dvc names {named}: {error}; take what is there: ipr data pull --version N") from None
+
+
+def ensure(root: Path, generate: Callable[[Path], object]) -> None:
+    """Make sure that there is a `data/`: what data.dvc names, brought or else made by `generate(folder)` and checked.
+
+    A `data/` that is there is kept; `ipr data publish` makes a version of what was changed.
+    """
+    data, wanted = root / "data", recorded(root)
+    if data.is_dir():
+        if problems := verify(root) if wanted or _state(root)["at"] else []:
+            log.warning("data/ was changed by hand (%d differences, e.g. %s)", len(problems), problems[0])
+        return
+    if wanted is not None:
+        try:
+            return _pull_named(root, wanted)
+        except IprError as error:
+            log.info("data/ is made here: %s", error)
+
+    with tempfile.TemporaryDirectory(dir=root, prefix=".ipr-") as folder:
+        # Made aside and hashed there, so that a data set that differs never becomes data/.
+        aside = Path(folder) / "data"
+        generate(aside)
+        made = objects.md5_of_tree(objects.tree_of(aside))
+        if wanted not in (None, made):
+            raise IprError(
+                f"data.dvc names {wanted}, which neither the cache nor the remote has; what can be generated here is"
+                f" {made}: reach the remote (dvc remote list), or start from the committed one: {CONFLICT}"
+            )
+        with alone(root):
+            if not data.is_dir():  # another process may have been quicker
+                aside.rename(data)
+
+
+def _pull_named(root: Path, md5: str) -> None:
+    def act(repo: Any) -> None:
+        _swap(repo, root, objects.fetch(repo, md5))
+        _keep(root, _state(root) | {"at": md5})
+
+    with alone(root):
+        objects.with_dvc(root, act)
+
+
+def restore(root: Path, md5: str, out: Path, remote: str | None = None) -> Path:
+    """Fetch the data set (a folder if `md5` ends with .dir, else a file) into `out`; `data/` is not touched."""
+    if out.exists() and (out.is_file() or any(out.iterdir())):
+        raise IprError(f"{out} is not empty; give a new folder")
+
+    def act(repo: Any) -> None:
+        tree = objects.fetch(repo, md5, remote)
+        with tempfile.TemporaryDirectory(dir=root, prefix=".ipr-") as folder:
+            aside = Path(folder) / "out"
+            objects.lay(repo, tree if md5.endswith(".dir") else {"file": md5}, aside)
+            out.parent.mkdir(parents=True, exist_ok=True)
+            if out.is_dir():
+                out.rmdir()
+            shutil.move(aside if md5.endswith(".dir") else aside / "file", out)
+
+    with alone(root):
+        objects.with_dvc(root, act)
+    return out
+
+
+# Looking -------------------------------------------------------------------------------------------------------------
+
+
+def shared(root: Path, remote: str | None = None) -> bucket.Bucket:
+    """The DVC remote as a place of small objects. Raises IprError where it is down, or of another kind."""
+    return objects.with_dvc(root, lambda repo: objects.shared(repo, remote), create=True)
+
+
+def history(root: Path, remote: str | None = None) -> list[Version]:
+    """The versions in the remote, the oldest first. Raises IprError where it is down."""
+    return objects.with_dvc(root, lambda repo: versions.read(objects.shared(repo, remote))[0])
+
+
+def difference(root: Path, a: str, b: str, remote: str | None = None) -> Any:
+    """Which rows came and went from version `a` to `b` (numbers, md5s, or "data.dvc"), a frame of
+    `versions.difference`. Raises IprError where one cannot be had."""
+
+    def act(repo: Any) -> Any:
+        found, _ = versions.read(objects.shared(repo, remote))
+        trees = []
+        for ref in (a, b):
+            version = versions.find(found, ref)
+            md5 = recorded(root) if ref == "data.dvc" else version.md5 if version else f"{ref.removesuffix('.dir')}.dir"
+            if md5 is None or len(md5) != 36:
+                raise IprError(f"no version {ref}; the versions: ipr data log")
+            trees.append(objects.fetch(repo, md5, remote))
+        differ = [n for n in trees[0].keys() | trees[1].keys() if trees[0].get(n) != trees[1].get(n)]
+        sides = []
+        for tree in trees:
+            side = {name: tree[name] for name in sorted(differ) if name in tree}
+            for md5 in side.values():
+                objects.fetch(repo, md5, remote)
+            sides.append({name: objects.path_in_cache(repo, md5) for name, md5 in side.items()})
+        return versions.difference(*sides)
+
+    with alone(root):
+        return objects.with_dvc(root, act)
+
+
+def hashes(root: Path) -> tuple[str, Tree]:
     """The md5 of `data/` as DVC computes it, and of each file by its path under `data/`."""
-    data = root / "data"
-    paths = sorted(p for p in data.rglob("*") if p.is_file() and p.suffix != ".part")
-    files = {p.relative_to(data).as_posix(): md5_of(p) for p in paths}
-    listing = [{"md5": files[name], "relpath": name} for name in sorted(files)]
-    return hashlib.md5(json.dumps(listing, sort_keys=True).encode()).hexdigest() + ".dir", files
-
-
-def md5_of(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
+    files = objects.tree_of(root / "data")
+    return objects.md5_of_tree(files), files
 
 
 def recorded(root: Path) -> str | None:
@@ -95,123 +431,64 @@ def recorded(root: Path) -> str | None:
     try:
         return yaml.safe_load(path.read_text())["outs"][0]["md5"]
     except (OSError, yaml.YAMLError, LookupError, TypeError):
-        raise IprError(f"{path} is not a DVC file (merge conflict?); restore it: git checkout data.dvc") from None
+        raise IprError(
+            f"{path} is not a DVC file (merge conflict?); take the committed one: {CONFLICT}, then: ipr data pull,"
+            " ipr data commit"
+        ) from None
 
 
 def verify(root: Path) -> list[str]:
-    """What keeps `data/` from being what data.dvc names, one line each; nothing when it is."""
-    wanted = recorded(root)
-    if wanted is None:
+    """What was changed in `data/` by hand, one line each; nothing where it is a version (or what data.dvc names)."""
+    named, at = recorded(root), _at(root, _state(root))
+    if at is None:
         return [f"no data.dvc in {root}; make one: ipr data generate, ipr data publish"]
     if not (root / "data").is_dir():
         return ["data/ is missing; bring it here: ipr data pull"]
     md5, files = hashes(root)
-    if md5 == wanted:
+    if md5 in (at, named):
         return []
-    listing = root / ".dvc/cache/files/md5" / wanted[:2] / wanted[2:]
+    listing = root / ".dvc/cache/files/md5" / at[:2] / at[2:]
     if not listing.is_file():
-        return [f"data/ is {md5}, data.dvc names {wanted}"]
-    named = {entry["relpath"]: entry["md5"] for entry in json.loads(listing.read_text())}
+        return [f"data/ is {md5}, and was taken as {at}"]
+    taken = {entry["relpath"]: entry["md5"] for entry in store.read_json(listing)}
     return [
-        f"{'missing' if name not in files else 'not in data.dvc' if name not in named else 'changed'}: data/{name}"
-        for name in sorted(named.keys() | files.keys())
-        if files.get(name) != named.get(name)
+        f"{'missing' if name not in files else 'new' if name not in taken else 'changed'}: data/{name}"
+        for name in sorted(taken.keys() | files.keys())
+        if files.get(name) != taken.get(name)
     ]
 
 
-def pull(root: Path, remote: str | None = None) -> None:
-    """Bring `data/` to what data.dvc names, from the cache or the remote. Raises IprError where that fails."""
-    if recorded(root) is None:
-        raise IprError(f"no data.dvc in {root}; make one: ipr data generate, ipr data publish")
-    if (root / "data").is_dir() and not verify(root):
-        return
-    with alone(root):
-        _pull(root, str(root / "data.dvc"), remote)
-
-
-def pull_newest(root: Path) -> bool:
-    """`pull` for those who can go on with what is there: a failure is a warning."""
+def commit(root: Path, message: str | None = None) -> dict[str, Any]:
+    """data.dvc names what `data/` is, and is committed to git (outside git: written). Raises IprError where `data/` is
+    no published version, so that nobody can be sent to data that are not there."""
+    state = _state(root)
+    md5, files = hashes(root)
+    if md5 != _at(root, state, md5) or state["waiting"]:
+        raise IprError("data/ is no published version; first: ipr data publish")
+    out = {
+        "md5": md5,
+        "size": sum((root / "data" / name).stat().st_size for name in files),
+        "nfiles": len(files),
+        "hash": "md5",
+        "path": "data",
+    }
+    if _named(root) != md5:
+        store.write_text(root / "data.dvc", yaml.safe_dump({"outs": [out]}, sort_keys=False))
+    told: dict[str, Any] = {"data.dvc": md5, "commit": None}
     try:
-        pull(root)
-    except IprError as error:
-        log.warning("data/ stays as it is: %s", error)
-        return False
-    return True
-
-
-def ensure(root: Path, generate: Callable[[Path], object]) -> None:
-    """Make sure that there is a `data/`: it is pulled, or else made by `generate(folder)` and checked against data.dvc.
-
-    A `data/` that is there is kept; the next publish records what differs from data.dvc.
-    """
-    data, wanted = root / "data", recorded(root)
-    if data.is_dir():
-        if wanted is not None and (problems := verify(root)):
-            log.warning("data/ is not what data.dvc names (%d differences, e.g. %s)", len(problems), problems[0])
-        return
-    if wanted is not None:
-        try:
-            return pull(root)
-        except IprError as error:
-            log.info("data/ is made here: %s", error)
-
-    with tempfile.TemporaryDirectory(dir=root, prefix=".ipr-") as folder:
-        # Made aside and hashed there, so that a data set that differs never becomes data/.
-        aside = Path(folder)
-        generate(aside / "data")
-        made, _ = hashes(aside)
-        if wanted not in (None, made):
-            raise IprError(
-                f"data.dvc names {wanted}, which neither the cache nor the remote has; what can be generated here is"
-                f" {made}: reach the remote (dvc remote list), or start from the committed one: git checkout data.dvc"
-            )
-        with alone(root):
-            if not data.is_dir():  # another process may have been quicker
-                (aside / "data").rename(data)
-
-
-def restore(root: Path, md5: str, out: Path, remote: str | None = None) -> Path:
-    """Fetch the data set (a folder if `md5` ends with .dir, else a file) into `out`; `data/` is not touched."""
-    if out.exists() and (out.is_file() or any(out.iterdir())):
-        raise IprError(f"{out} is not empty; give a new folder")
-    with alone(root), _named(root, [md5]) as (file,):
-        _pull(root, file, remote)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if out.is_dir():
-            out.rmdir()
-        shutil.move(Path(file).with_suffix(""), out)
-    return out
-
-
-def check_remote(root: Path, remote: str) -> None:
-    """Raise IprError where the DVC project has no remote of this name; whether it answers is not asked."""
-    _dvc(root, lambda repo: _known(repo, remote))
-
-
-def reach_remote(root: Path, remote: str | None = None) -> str:
-    """Name and url of the remote, which answered. Raises IprError where it does not."""
-
-    def act(repo: Any) -> str:
-        name, url = _remote(repo, remote)
-        objects = repo.cloud.get_remote_odb(name)
-        if objects.fs.protocol == "local":
-            above = next(p for p in (Path(objects.path), *Path(objects.path).parents) if p.exists())
-            if not os.access(above, os.W_OK):
-                raise IprError(f"DVC remote {name}: {above} cannot be written")
-        elif url.startswith("s3:"):
-            bucket = objects.path.split("/", 1)[0]  # what is under it may not be there before the first push
-            if not objects.fs.exists(bucket):
-                raise IprError(f"DVC remote {name}: no bucket {bucket}, or no right to see it")
-        else:
-            objects.fs.exists(objects.path)  # raises what its file system raises
-        return f"{name}: {public(url)}"
-
-    try:
-        return _dvc(root, act)
-    except IprError:
-        raise
-    except Exception as error:  # as in _push
-        raise IprError(f"DVC remote: {_line(error)}") from None
+        if not _git(root, "status", "--porcelain", "--", "data.dvc"):
+            return told | {"note": "data.dvc is committed already"}
+        _git(root, "add", "--", "data.dvc")
+        if (Path(_git(root, "rev-parse", "--absolute-git-dir")) / "MERGE_HEAD").exists():
+            return told | {"note": "added; a merge is under way, so end it: git commit"}
+        _git(root, "commit", "-m", message or f"data.dvc names {md5}", "--", "data.dvc")
+        return told | {"commit": _git(root, "rev-parse", "HEAD")}
+    except FileNotFoundError:
+        return told | {"note": "no git here"}
+    except subprocess.CalledProcessError as error:
+        if "not a git repository" in error.stderr:
+            return told | {"note": "no git repository here"}
+        raise IprError(f"git: {' '.join((error.stderr or error.stdout).split())}") from None
 
 
 # Helpers -------------------------------------------------------------------------------------------------------------
@@ -223,162 +500,58 @@ def _inside(name: str) -> str:
     return name
 
 
-def _copy(source: Path, target: Path) -> str:
-    """A copy (never a link: DVC may make its own read-only), unless the same bytes are there; returns the md5."""
+def _hash(source: Path) -> str:
     if not source.is_file():
         raise IprError(f"no file {source} to publish")
-    md5 = md5_of(source)
-    if not target.is_file() or md5_of(target) != md5:
-        store.replace(target, lambda aside: shutil.copyfile(source, aside))
-    return md5
-
-
-def _dvc(root: Path, act: Callable[[Any], T], *, create: bool = False) -> T:
-    """`act` on the DVC project of `root`, again while another process holds its lock. Raises IprError."""
-    from dvc.exceptions import DvcException
-    from dvc.lock import LockError
-
-    for name in ("dvc", "dvc_data"):
-        logging.getLogger(name).setLevel(logging.ERROR)  # what matters of it is in our own line
-    if create and not (root / ".dvc").is_dir():
-        _init(root)
-    limit = time.monotonic() + LOCK_WAIT
-    while True:
-        try:
-            with _open(root) as repo:
-                return act(repo)
-        except LockError as error:
-            if time.monotonic() > limit:
-                raise IprError(f"DVC is locked by another process ({_line(error)}); try again later") from None
-            time.sleep(0.5)
-        except DvcException as error:
-            raise IprError(f"DVC: {_line(error)}") from error
-
-
-def _open(root: Path) -> Any:
-    from dvc.repo import Repo
-
-    if not (root / ".dvc").is_dir():
-        raise IprError(f"{root} is no DVC project (no .dvc); publish something first: ipr data publish")
-    # A copy of the project without its git history is still a DVC project.
-    git = any((folder / ".git").exists() for folder in (root, *root.parents))
-    return Repo(str(root), config=None if git else {"core": {"no_scm": True}})
-
-
-def _init(root: Path) -> None:
-    from dvc.repo import Repo
-
-    git = (root / ".git").exists()
-    Repo.init(str(root), no_scm=not git).close()
-    core = "analytics = false\n    check_update = false\n    remote = local" + ("" if git else "\n    no_scm = true")
-    # Written by hand: DVC's own edit takes a relative url as relative to the working directory.
-    store.write_text(root / ".dvc/config", f"[core]\n    {core}\n['remote \"local\"']\n    url = ../.dvc-remote\n")
-    store.write_text(root / ".dvcignore", "*.part\n")
-
-
-def _push(root: Path, md5: str, remote: str | None) -> bool:
-    """Push data set `md5` and those that could not be pushed before. A failure is a warning."""
-
-    def act(repo: Any) -> None:
-        name, url = _remote(repo, remote)
-        state = _state(root)
-        waiting = state["waiting"] or [md5] * (state["pushed"].get(url) != md5)
-        if waiting:
-            with _named(root, waiting) as files:
-                repo.push(targets=files, remote=name)
-            _keep(root, state | {"waiting": [], "pushed": state["pushed"] | {url: md5}})
-
-    try:
-        _dvc(root, act)
-    except Exception as error:  # DVC hands through what its file systems raise; none of it may stop a training
-        log.warning("data/ is not pushed (%s); the next publish tries again", _line(error))
-        return False
-    return True
+    return md5_of(source)
 
 
 def _state(root: Path) -> dict[str, Any]:
-    """What this machine added last, what waits to be pushed, and what was pushed last by url."""
+    """Of this project folder: its random name, the version that `data/` is (at), the last that is known with what waits
+    to be delivered (tip), and that itself."""
     path = root / ".dvc" / "tmp" / "ipr.json"
-    return store.read_json(path) if path.is_file() else {"added": None, "waiting": [], "pushed": {}}
+    fresh = {"checkout": uuid.uuid4().hex[:12], "at": None, "tip": None, "waiting": []}
+    return fresh | store.read_json(path) if path.is_file() else fresh
 
 
 def _keep(root: Path, state: dict[str, Any]) -> None:
     store.write_json(root / ".dvc" / "tmp" / "ipr.json", state)
 
 
-def _pull(root: Path, file: str, remote: str | None) -> None:
-    def act(repo: Any) -> None:
-        name = _remote(repo, remote)[0] if remote or repo.config["core"].get("remote") else None
-        repo.pull(targets=[file], remote=name)
+def _at(root: Path, state: dict[str, Any], present: str | None = None) -> str | None:
+    """The version that `data/` was taken as; what data.dvc names where nothing else is known, or where `data/` is that
+    (`present`, its md5: somebody used DVC itself)."""
+    named = _named(root)
+    return named if named and present == named else state["at"] or named
 
+
+def _named(root: Path) -> str | None:
+    """`recorded`, and None in a merge conflict."""
     try:
-        _dvc(root, act)
-    except Exception as error:  # as in _push
-        raise IprError(
-            f"DVC cannot bring {Path(file).name}: {_line(error)}; check the remote: dvc remote list"
-        ) from None
+        return recorded(root)
+    except IprError:
+        return None
 
 
-def _remote(repo: Any, name: str | None) -> tuple[str, str]:
-    """Name and url of the remote; one that is down is noticed in seconds (its client tries for up to half an hour)."""
-    name = _known(repo, name)
-    settings = repo.config["remote"][name]
-    if settings["url"].startswith("s3:"):
-        settings.setdefault("connect_timeout", 10)
-        settings.setdefault("read_timeout", 20)
-        endpoint = settings.get("endpointurl")
-        if endpoint and not answers(endpoint):
-            raise IprError(f"DVC remote {name}: no answer from {endpoint}")
-    return name, settings["url"]
+def _change(kept: dict[str, Any]) -> Change:
+    """Of its JSON, where pairs are lists."""
+    files: dict[str, tuple[str | None, str | None]] = {n: (old, new) for n, (old, new) in kept["files"].items()}
+    return replace(Change(**kept), files=files)
 
 
-def _known(repo: Any, name: str | None) -> str:
-    remotes = repo.config["remote"]
-    name = name or repo.config["core"].get("remote")
-    if not name or name not in remotes:
-        raise IprError(
-            f"no DVC remote {name or '(no default)'}; known: {', '.join(remotes) or 'none'};"
-            f" add it: dvc remote add {name or '-d NAME'} URL"
-        )
-    return name
-
-
-@contextlib.contextmanager
-def _named(root: Path, md5s: Sequence[str]) -> Iterator[list[str]]:
-    """DVC files that name data sets by md5 alone, which is all that push and pull need."""
-    with tempfile.TemporaryDirectory(dir=root, prefix=".ipr-") as folder:
-        files = []
-        for md5 in md5s:
-            path = Path(folder) / f"{md5.removesuffix('.dir')}.dvc"
-            path.write_text(yaml.safe_dump({"outs": [{"md5": md5, "hash": "md5", "path": path.stem}]}))
-            files.append(str(path))
-        yield files
-
-
-@contextlib.contextmanager
-def alone(root: Path) -> Iterator[None]:
-    """One publish or pull at a time in a project: copying and adding belong together."""
-    folder = os.open(root, os.O_RDONLY)  # the folder itself is locked, so no file is left behind
-    limit = time.monotonic() + LOCK_WAIT
+def _author(root: Path) -> str:
+    """Name by git, else by the system, and the machine."""
     try:
-        while True:
-            try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if time.monotonic() > limit:
-                    raise IprError(
-                        f"another process is publishing or pulling {root / 'data'}; try again later"
-                    ) from None
-                time.sleep(0.1)
-        yield
-    finally:
-        os.close(folder)
+        name = _git(root, "config", "user.name")
+    except (OSError, subprocess.CalledProcessError):
+        name = ""
+    return f"{name or getpass.getuser()} @ {platform.node()}"
 
 
-def _line(error: BaseException) -> str:
-    """The error in one line, with its cause: DVC's own text often only counts files."""
-    text, cause = str(error) or type(error).__name__, error.__cause__
-    if cause is not None and str(cause) not in text:
-        text += f": {type(cause).__name__}: {cause}"
-    return " ".join(text.split())[:300]
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True)
+    return done.stdout.strip()

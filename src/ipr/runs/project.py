@@ -8,9 +8,11 @@ be a name on the hub.
 from __future__ import annotations
 
 import os
+import subprocess
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 
 def project_root() -> Path:
@@ -27,6 +29,23 @@ def project_root() -> Path:
             return folder
     checkout = Path(__file__).resolve().parents[3]
     return checkout if (checkout / "pyproject.toml").is_file() else here
+
+
+def code_state(file: Path = Path(__file__)) -> dict[str, Any]:
+    """Commit of the checkout that this package's code is of, and whether that was changed; empty where it is of none.
+
+    Not of the working directory, which may be in another repository, nor of one that an environment lies in.
+    """
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=file.parent, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", file.name)
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {}
 
 
 def defaults(root: Path) -> None:

@@ -12,8 +12,8 @@ import fcntl
 import os
 import platform
 import shutil
-import subprocess
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any
 from ipr import envs, identity, models, profiling, store
 from ipr.config import RunConfig, flat, read_yaml, validate
 from ipr.runs import DECIDED_BY, ITERATION
+from ipr.runs.project import code_state
 from ipr.types import IprError, Job, Sampling, Trajectory
 
 
@@ -59,14 +60,14 @@ class Run:
             if changed:
                 with run.lock():
                     run._undo([line.partition(":")[0] for line in changed])
-                    run.note(identity=None, seed=config.seed)
+                    run.note(identity=None, keys=identity.of_config(config), seed=config.seed)
             if config != run.config:  # what decides nothing, or where something lies
                 cls._keep(folder, config)
             return cls(folder)
         cls._keep(folder, config)
         run = cls(folder)
-        run.note(preset=preset, created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
-        run.note(seed=config.seed, versions=_versions(), git=git_state(Path.cwd()))
+        run.note(id=uuid.uuid4().hex[:8], preset=preset, created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+        run.note(keys=identity.of_config(config), seed=config.seed, versions=_versions(), git=code_state())
         if by_stage:
             run.note(by_stage=True)
         return run
@@ -128,6 +129,12 @@ class Run:
                 value = manifest[key] | value
             manifest[key] = value
         store.write_json(self.folder / "manifest.json", manifest)
+
+    @property
+    def schedule(self) -> dict[str, Any] | None:
+        """What a scheduled run has taken for itself (`ipr.apps.schedule.Claim`); None for a run by hand."""
+        path = self.folder / "schedule.json"
+        return store.read_json(path) if path.exists() else None
 
     def record(self, iteration: int, task: str) -> dict[str, Any] | None:
         """What a completed task of a stage left on record; None where it is not complete."""
@@ -277,19 +284,6 @@ def cut(jobs: Sequence[Job], size: int) -> list[list[int]]:
 
 def stage_name(iteration: int) -> str:
     return {-1: "base", 0: "sft"}.get(iteration, f"iteration-{iteration}")
-
-
-def git_state(folder: Path) -> dict[str, Any]:
-    """Commit of the code that runs and whether it was changed; empty outside git."""
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
-    try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
-    except (OSError, subprocess.CalledProcessError):
-        return {}
 
 
 def check_space(folder: Path, needed: int) -> None:

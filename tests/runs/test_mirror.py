@@ -1,0 +1,156 @@
+"""A run's folder kept in a store: what is there is whole, and another machine goes on from it (S3 is moto's server)."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import time
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from ipr import bucket, identity, store
+from ipr.config import load
+from ipr.runs import mirror
+from ipr.runs.run import Run
+from ipr.types import IprError
+
+
+@pytest.fixture(scope="module")
+def s3():
+    boto3, server = pytest.importorskip("boto3"), pytest.importorskip("moto.server").ThreadedMotoServer(port=0)
+    server.start()
+    settings = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+    settings["AWS_ENDPOINT_URL"] = "http://{}:{}".format(*server.get_host_and_port())
+    with mock.patch.dict(os.environ, settings):
+        boto3.client("s3").create_bucket(Bucket="runs")
+        yield "s3://runs/team"
+    server.stop()
+
+
+@pytest.fixture(params=["s3", "folder"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    where = request.getfixturevalue("s3") if request.param == "s3" else str(tmp_path / "store")
+    return f"{where}/{tmp_path.name}"
+
+
+@pytest.fixture(autouse=True)
+def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirror, "EVERY", 0.05)
+
+
+def begin(folder: Path, url: str, **more: str) -> Run:
+    return Run.open(folder, load(None, [f"run.store={url}", *(f"{k}={v}" for k, v in more.items())]), "smoke")
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    found = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    found.pop(".lock", None)
+    return found
+
+
+def until(holds, seconds: float = 20) -> None:
+    limit = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+
+
+def test_another_machine_goes_on_from_what_was_finished(url: str, tmp_path: Path) -> None:
+    run = begin(tmp_path / "one" / "run", url)
+    large = os.urandom(12 << 20)  # in several parts
+    with mirror.kept(run.folder, url):
+        run.once(0, "experts", lambda: {"experts": 1})
+        place = bucket.at(f"{url}/run")
+        until(lambda: (found := mirror._index(place)) and "sft/experts.json" in found["files"])  # while it goes on
+        (run.folder / "sft" / "model.part").write_text("half written")
+        store.replace(run.folder / "sft/model/weights", lambda aside: aside.write_bytes(large))
+        store.replace(run.folder / "base/model/weights", lambda aside: aside.write_bytes(large))
+    whole = files(run.folder)
+    del whole["sft/model.part"]
+    assert len(place.keys("files/")) == len({hash(content) for content in whole.values()}), "equal contents are once"
+    shutil.rmtree(run.folder)
+
+    other = tmp_path / "two" / "run"
+    assert mirror.bring(other, url, identity.of_config(run.config))
+    assert files(other) == whole
+    assert not mirror.bring(other, url, identity.of_config(run.config)), "nothing more to bring"
+    (other / "sft/experts.json").unlink()
+    assert mirror.bring(other, url)
+    assert files(other) == whole
+
+
+def test_what_the_run_drops_goes_from_the_store(url: str, tmp_path: Path) -> None:
+    run = begin(tmp_path / "run", url)
+    with mirror.kept(run.folder, url):
+        store.write_text(run.folder / "sft/shards/a.parquet", "shard")
+    place = bucket.at(f"{url}/run")
+    before = place.keys("files/")
+    run.drop_shards(0)
+    with mirror.kept(run.folder, url):
+        pass
+    assert len(before) - len(place.keys("files/")) == 1
+    assert place.read("lease.json") is None
+
+
+def test_another_run_and_another_machine_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = str(tmp_path / "store")
+    run = begin(tmp_path / "a" / "run", url)
+    with mirror.kept(run.folder, url):
+        pass
+    with pytest.raises(IprError, match="holds a run with another config"):
+        mirror.bring(tmp_path / "b" / "run", url, identity.of_config(load(None, ["seed=1"])))
+    other = begin(tmp_path / "b" / "run", url, seed="1")
+    with pytest.raises(IprError, match="holds a run with another config"), mirror.kept(other.folder, url):
+        pass
+    monkeypatch.setattr(mirror, "LEASE", 0.3)
+    place = bucket.at(f"{url}/run")
+    lease = {"id": "x", "host": "elsewhere", "pid": 1, "time": time.time() + 60}
+    place.write("lease.json", json.dumps(lease).encode())
+    with pytest.raises(IprError, match=r"elsewhere is at this run \(process 1\)"), mirror.kept(run.folder, url):
+        pass
+    place.write("lease.json", json.dumps(lease | {"time": time.time() - 1}).encode())
+    with mirror.kept(run.folder, url):  # its machine is gone
+        pass
+
+
+def test_a_broken_file_never_takes_its_place(tmp_path: Path) -> None:
+    url = str(tmp_path / "store")
+    run = begin(tmp_path / "run", url)
+    with mirror.kept(run.folder, url):
+        run.once(0, "experts", lambda: {"experts": 1})
+    for file in (tmp_path / "store/run/files").iterdir():
+        file.write_bytes(b"broken")
+    with pytest.raises(IprError, match="is broken: its SHA-256"):
+        mirror.bring(tmp_path / "again" / "run", url)
+    assert not files(tmp_path / "again" / "run")
+
+
+def test_a_store_that_is_down_stops_nothing_and_is_caught_up(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, s3: str
+) -> None:
+    run = begin(tmp_path / "run", f"{s3}/down")
+    with mock.patch.dict(os.environ, {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}), caplog.at_level(logging.INFO):
+        with mirror.kept(run.folder, f"{s3}/down"):
+            run.once(0, "experts", lambda: {"experts": 1})
+        with pytest.raises(IprError, match="Could not connect"):
+            mirror.bring(tmp_path / "other" / "run", f"{s3}/down")
+    assert "the run goes on, and it is tried again" in caplog.text
+    assert "lacks what was finished since" in caplog.text
+    with mirror.kept(run.folder, f"{s3}/down"):
+        pass
+    assert mirror.bring(tmp_path / "other" / "run", f"{s3}/down")
+    assert files(tmp_path / "other" / "run") == files(run.folder)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [("gs://x/y", "neither an S3 bucket"), ("s3:///x", "which bucket"), ("s3://key:secret@bucket/x", "AWS_ACCESS_KEY")],
+)
+def test_a_store_that_cannot_be_is_named(url: str, said: str) -> None:
+    with pytest.raises(IprError, match=said) as told:
+        bucket.at(url)
+    assert "secret" not in str(told.value).replace("AWS_SECRET", "")
