@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,22 @@ from ipr.config import RunConfig
 from ipr.runs import ITERATION, workers
 from ipr.runs.project import defaults, project_root
 from ipr.runs.run import Run, check_space, stage_name
+from ipr.runs.seeds import member
+from ipr.tracking import Tracker
 from ipr.types import IprError
 
 
-def run(folder: Path, config: RunConfig, preset: str, profile: bool = False) -> dict[str, Any]:
-    """Run or resume the whole job in `folder`; returns its summary. With `profile` it also says where the time went."""
+def run(
+    folder: Path,
+    config: RunConfig,
+    preset: str,
+    profile: bool = False,
+    opened: Callable[[Run], None] | None = None,
+) -> dict[str, Any]:
+    """Run or resume the whole job in `folder`; returns its summary. With `profile` it also says where the time went.
+
+    `opened` is told the run as soon as it has its folder.
+    """
     root = project_root()
     check_space(folder, 200 << 20)
     start.check_servers(config, root)
@@ -33,6 +45,8 @@ def run(folder: Path, config: RunConfig, preset: str, profile: bool = False) -> 
     if told := champion.of_other_games(config, root):
         print(f"note: {told}", file=sys.stderr)
     with run.lock():
+        if opened is not None and run.keeper:
+            opened(run)
         run.note(base=base_of(run))
         if profile:
             run.note(profile=True)
@@ -47,6 +61,31 @@ def run(folder: Path, config: RunConfig, preset: str, profile: bool = False) -> 
         from tasks.report import finish
 
         return finish(run)
+
+
+def run_seeds(folder: Path, config: RunConfig, preset: str, count: int, profile: bool = False) -> dict[str, Any]:
+    """Run or resume `count` runs in `folder`, of the config's seed and the next ones; returns what they say together.
+
+    Each is a run as any other, in a folder named after its seed; they are played one after the other.
+    """
+    if count < 1:
+        raise IprError(f"--seeds {count}: give 1 or more")
+    if (folder / "config.yaml").exists():
+        raise IprError(f"{folder} holds a single run; use another --dir for --seeds")
+    from tasks import seeds
+
+    tracker = Tracker(folder, config.track, project_root())
+    try:
+        for seed in range(config.seed, config.seed + count):
+            print(f"seed {seed}", file=sys.stderr)
+            mine = config.model_copy(update={"seed": seed})
+            run(member(folder, seed), mine, preset, profile, lambda one: seeds.begin(folder, one, tracker))
+    except BaseException as error:
+        if tracker.events:
+            tracker.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            tracker.sync()
+        raise
+    return seeds.finish(folder, tracker)
 
 
 def one_task(folder: Path, name: str, iteration: int) -> dict[str, Any]:
