@@ -64,18 +64,28 @@ def run(options: argparse.Namespace) -> Any:
         from ipr.apps import start
 
         plan = start.dry_run(config)
+        if options.seeds:
+            plan["seeds"] = f"{options.seeds}, each of which costs that"
         if not options.json:
             for key, value in plan.items():
                 print(f"{key.replace('_', ' ')}: {value}")
         return plan
     from flows import launch
 
-    folder = options.dir or Path("runs") / Path(options.preset).stem
-    summary = launch.run(folder, config, Path(options.preset).stem, options.profile)
-    if not options.json:
+    preset = Path(options.preset).stem
+    if options.seeds is not None:
+        from ipr.runs import seeds
+
+        folder = options.dir or Path("runs") / f"{preset}-seeds"
+        summary = launch.run_seeds(folder, config, preset, options.seeds, options.profile)
+        show = seeds.table
+    else:
         from ipr.runs import report
 
-        print(report.table(summary))
+        summary = launch.run(options.dir or Path("runs") / preset, config, preset, options.profile)
+        show = report.table
+    if not options.json:
+        print(show(summary))
         for what, command in summary["links"].items():
             print(f"{what}: {command}")
     return summary
@@ -162,27 +172,27 @@ def serve(options: argparse.Namespace) -> Any:
 
 
 def compare(options: argparse.Namespace) -> Any:
-    """Compare two models on the same games, pair by pair."""
-    from ipr import evaluate
+    """Compare two models on the same games, pair by pair, or two groups of runs over seeds and games."""
+    from ipr.apps import comparison
 
-    a, b = (_episodes(place, options.split) for place in (options.a, options.b))
-    found = {"a": options.a, "b": options.b} | evaluate.compare(a, b, options.resamples, 0)
+    found = comparison.compare(options.a, options.b, options.split, options.resamples)
     if not options.json:
-        low, high = found["interval"]
-        print(
-            f"{options.b} - {options.a}: {found['difference']:+.3f} [{low:+.3f}, {high:+.3f}] mean reward on"
-            f" {found['games']} games; wins {found['win']}, ties {found['tie']}, losses {found['lose']};"
-            f" p = {found['p']:.3f}"
-        )
+        print(comparison.sentence(found))
     return found
 
 
 def status(options: argparse.Namespace) -> Any:
     """Where a run stands."""
-    from ipr.runs import mirror, report
+    from ipr.runs import mirror, report, seeds
     from ipr.runs.run import Run
     from ipr.runs.summary import summarise
 
+    if seeds.is_group(options.dir):
+        group = seeds.Seeds(options.dir)
+        summary = group.summary()
+        if not options.json:
+            print(seeds.table(summary))
+        return summary
     run = Run(options.dir)
     state = run.status()
     if options.sync:
@@ -372,23 +382,6 @@ def _config(options: argparse.Namespace) -> tuple[Any, str]:
     return load(options.config, [], _presets()), Path(options.config).stem
 
 
-def _episodes(place: str, split: str | None) -> list[Any]:
-    """Trajectories of a Parquet file, or of a stage's folder in a run (its test splits, or `split`)."""
-    from ipr import store
-    from ipr.types import Trajectory
-
-    path = Path(place)
-    if path.is_file():
-        return store.load(path, Trajectory)
-    files = sorted((path / "eval").glob("*.parquet"))
-    wanted = [f for f in files if (f.stem == split if split else f.stem not in ("dev", "step_rewards"))]
-    if not wanted:
-        raise IprError(
-            f"{place} is neither a Parquet file of trajectories nor an evaluated stage such as runs/quick/sft"
-        )
-    return store.rows_of(wanted, Trajectory)
-
-
 def _listed(kind: type) -> Any:
     """Reads "1,2,3"."""
 
@@ -436,6 +429,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. train.learning_rate=1e-5")
     sub.add_argument("--dir", type=Path, help="the run's folder (default runs/PRESET); an unfinished run continues")
+    text = "play N runs, of the config's seed and the next ones, as one experiment (default folder runs/PRESET-seeds)"
+    sub.add_argument("--seeds", type=int, metavar="N", help=text)
     sub.add_argument("--dry-run", action="store_true", help="print what the run will cost, and start nothing")
     sub.add_argument("--profile", action="store_true", help="write where the time went: profile.json, report, MLflow")
     sub.add_argument("--help-config", action="store_true", help="print every configuration key")
@@ -498,7 +493,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. model.dtype=bfloat16 rollout.slots=32")
 
     sub = add("compare", compare)
-    sub.add_argument("a", help="Parquet of trajectories, or a stage such as runs/quick/sft")
+    text = "Parquet of trajectories, a stage such as runs/quick/sft, a run (its reported stage), or a folder of runs of"
+    text += " several seeds (--seeds), with /STAGE for a stage of all"
+    sub.add_argument("a", help=text)
     sub.add_argument("b")
     sub.add_argument("--split", help="one split instead of all test splits")
     sub.add_argument("--resamples", type=int, default=2000)

@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from ipr.config import RunConfig, Told
 from ipr.runs import ITERATION, alerts, mirror, workers
 from ipr.runs.project import defaults, project_root
 from ipr.runs.run import Run, check_space, stage_name
+from ipr.runs.seeds import member
 from ipr.runs.telling import may_fail
 from ipr.tracking import Tracker, links
 from ipr.types import IprError
@@ -27,8 +29,17 @@ TOLD = "ipr_told"
 """Attribute of an error that an alert was sent of."""
 
 
-def run(folder: Path, config: RunConfig, preset: str, profile: bool = False) -> dict[str, Any]:
-    """Run or resume the whole job in `folder`; returns its summary. With `profile` it also says where the time went."""
+def run(
+    folder: Path,
+    config: RunConfig,
+    preset: str,
+    profile: bool = False,
+    opened: Callable[[Run], None] | None = None,
+) -> dict[str, Any]:
+    """Run or resume the whole job in `folder`; returns its summary. With `profile` it also says where the time went.
+
+    `opened` is told the run as soon as it has its folder.
+    """
     root = project_root()
     check_space(folder, 200 << 20)
     start.check_servers(config, root)
@@ -46,6 +57,8 @@ def run(folder: Path, config: RunConfig, preset: str, profile: bool = False) -> 
         if told := champion.of_other_games(config, root):
             print(f"note: {told}", file=sys.stderr)
     with run.lock(), mirror.kept(folder, config.run.store):
+        if opened is not None and run.keeper:
+            opened(run)
         run.note(base=base_of(run))
         run.identify()
         if profile:
@@ -108,6 +121,31 @@ def _tell(run: Run, event: Told, words: str) -> None:
     facts = {"env": run.config.env.name, "preset": run.manifest.get("preset"), "folder": str(run.folder.resolve())}
     link = shown.get("mlflow run") if "mlflow server" not in shown else None  # a page that nobody serves is no link
     alerts.tell(run.config.alerts, event, run.name, words, run.folder / alerts.BOOK, link=link, **facts)
+
+
+def run_seeds(folder: Path, config: RunConfig, preset: str, count: int, profile: bool = False) -> dict[str, Any]:
+    """Run or resume `count` runs in `folder`, of the config's seed and the next ones; returns what they say together.
+
+    Each is a run as any other, in a folder named after its seed; they are played one after the other.
+    """
+    if count < 1:
+        raise IprError(f"--seeds {count}: give 1 or more")
+    if (folder / "config.yaml").exists():
+        raise IprError(f"{folder} holds a single run; use another --dir for --seeds")
+    from tasks import seeds
+
+    tracker = Tracker(folder, config.track, project_root())
+    try:
+        for seed in range(config.seed, config.seed + count):
+            print(f"seed {seed}", file=sys.stderr)
+            mine = config.model_copy(update={"seed": seed})
+            run(member(folder, seed), mine, preset, profile, lambda one: seeds.begin(folder, one, tracker))
+    except BaseException as error:
+        if tracker.events:
+            tracker.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            tracker.sync()
+        raise
+    return seeds.finish(folder, tracker)
 
 
 def one_task(folder: Path, name: str, iteration: int, config: RunConfig | None = None, source: str = "") -> dict:

@@ -13,6 +13,7 @@ from ipr import store
 from ipr.config import flat
 from ipr.data import datasets
 from ipr.data.experts import environment
+from ipr.runs.episodes import Episodes
 from ipr.runs.plots import STEP_REWARDS
 from ipr.runs.project import project_root
 from ipr.runs.report import markdown, write_html
@@ -20,6 +21,7 @@ from ipr.runs.run import Run, stage_name
 from ipr.runs.summary import profile, summarise
 from ipr.runs.telling import may_fail, slug
 from ipr.tracking import Tracker, links
+from ipr.tracking.traces import write_sample
 from ipr.types import Trajectory
 from tasks.common import eval_file, stage_task
 
@@ -140,6 +142,7 @@ def track(run: Run, iteration: int, summary: dict[str, Any]) -> None:
     for update, row in enumerate(history, start=1):
         tracker.metrics({f"train/{key}": v for key, v in row.items()}, step=update, iteration=iteration)
     _plots(run, tracker)
+    _episodes(run, iteration, tracker)
     _data_sets(run, iteration, tracker)
     tracker.artifact(eval_file(run, iteration, "dev"), iteration)
     dev = {f"dev/{key}": stages[stage_name(iteration)]["dev"][key] for key in ("reward", "success", "steps")}
@@ -157,6 +160,20 @@ def _plots(run: Run, tracker: Tracker) -> None:
             tracker.artifact(folder / name)
     if (folder / STEP_REWARDS).is_file():
         tracker.tags({"mlflow.loggedArtifacts": json.dumps([{"path": f"plots/{STEP_REWARDS}", "type": "table"}])})
+
+
+def _episodes(run: Run, iteration: int, tracker: Tracker) -> None:
+    """A sample of the stage's episodes, and what it earned on each game; with SFT the base model's, too."""
+    config, episodes = run.config, Episodes(run)
+    for k, of in ((-1, None), (0, 0)) if iteration == 0 else ((iteration, iteration),):
+        if run.record(k, "evaluate") is None:
+            continue
+        stage = stage_name(k)
+        if config.track.enabled and config.track.traces:
+            sample = run.stage(k) / "traces.json"
+            tracker.traces(write_sample(episodes, stage, config.track.traces, sample), of)
+        splits = {split: eval_file(run, k, split) for split in ("dev", *config.eval.splits)}
+        tracker.games(stage, splits, config.algorithm.success, of)
 
 
 def _data_sets(run: Run, iteration: int, tracker: Tracker) -> None:

@@ -300,6 +300,8 @@ class TrackConfig(_Section):
     """Name in the model registry; alias `champion` is moved only when a model is better on dev. Agents of different
     environments, and of generated and real data, are different models: the default is "ipr-agent" for ALFWorld's
     generated games, "ipr-agent-sql", "ipr-agent-sql-real" and the like for the others."""
+    traces: int = Field(default=20, ge=0)
+    """Episodes of a stage, drawn with the run's seed, that go to MLflow as traces with their rewards; 0 sends none."""
     enabled: bool = True
     promote: bool = True
     """Whether the run's agent may become champion. The preset `smoke` says false."""

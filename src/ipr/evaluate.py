@@ -111,6 +111,75 @@ def compare(a: Sequence[Trajectory], b: Sequence[Trajectory], resamples: int = 2
     }
 
 
+def compare_seeds(
+    a: Mapping[int, Sequence[Trajectory]],
+    b: Mapping[int, Sequence[Trajectory]],
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """b against a, each played by the agents of several seeds on the same games (see `hierarchical`).
+
+    Equal seeds on both sides are compared seed by seed, else the two groups. Raises IprError where the games differ.
+    """
+    mine = {frozenset(t.task_id for t in played) for side in (a, b) for played in side.values()}
+    if len(mine) != 1 or not next(iter(mine)):
+        sizes = ", ".join(str(len(ids)) for ids in sorted(mine, key=len))
+        raise IprError(
+            f"the agents did not play the same games ({sizes} games); evaluate all on the same ones (same split,"
+            " eval.games and data)"
+        )
+    first, second = (rewards_by_seed(side) for side in (a, b))
+    paired = sorted(a) == sorted(b)
+    found = {
+        "games": first.shape[1],
+        "seeds": [sorted(a), sorted(b)],
+        "paired": paired,
+        "difference": float(second.mean() - first.mean()),
+        "interval": hierarchical(second, first, paired=paired, resamples=resamples, seed=seed),
+    }
+    if paired:
+        gaps = (second - first).mean(axis=1)
+        found |= {"by_seed": dict(zip(sorted(a), gaps.tolist(), strict=True)), "better": int((gaps > 0).sum())}
+    return found
+
+
+def rewards_by_seed(played: Mapping[int, Sequence[Trajectory]]) -> np.ndarray:
+    """Rewards [seeds, games], both in sorted order; the seeds played the same games."""
+    return np.array([[t.reward for t in sorted(played[s], key=lambda t: t.task_id)] for s in sorted(played)])
+
+
+def hierarchical(
+    values: np.ndarray,
+    minus: np.ndarray | None = None,
+    *,
+    paired: bool = True,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> list[float]:
+    """95 % interval of the mean over seeds and games, of values [S, G] or of their difference to `minus` [T, G].
+
+    Seeds are drawn, then games: one draw of games for all seeds, since the seeds played the same ones and a game is as
+    hard for each. `paired`: rows of the two are of the same seed and drawn together. Of n seeds (games) n - 1 are
+    drawn, which makes the variance that they add unbiased (Rao and Wu 1988); it matters, as seeds are few. What neither
+    the seed nor the game explains counts up to three times, so the interval is on the safe side (Owen 2007, "The
+    pigeonhole bootstrap"). One seed: of that seed, over games.
+    """
+    random = np.random.default_rng(seed)
+    if minus is not None and paired:
+        values, minus = values - minus, None
+    games_ = _drawn(random, values.shape[1], resamples)
+    means = np.einsum("rs,sg,rg->r", _drawn(random, len(values), resamples), values, games_, optimize=True)
+    if minus is not None:
+        means -= np.einsum("rs,sg,rg->r", _drawn(random, len(minus), resamples), minus, games_, optimize=True)
+    return [float(x) for x in np.quantile(means, [0.025, 0.975])]
+
+
+def _drawn(random: np.random.Generator, n: int, resamples: int) -> np.ndarray:
+    """Weights [resamples, n] of n things, of which n - 1 are drawn with replacement."""
+    draws = max(n - 1, 1)
+    return random.multinomial(draws, [1 / n] * n, size=resamples) / draws
+
+
 def games(task_ids: Sequence[str], split: str, size: int) -> list[str]:
     """The games that are played of a split: a seeded choice, the same for every model, so that models compare."""
     return sorted(Random(split).sample(task_ids, min(size, len(task_ids))))

@@ -125,7 +125,7 @@ def test_the_plot_of_step_rewards_has_all_iterations_with_n_and_intervals(run: R
         assert [text.get_text() for text in axes.texts] == ["6"] * 5
         bars = {c.get_label(): c for c in axes.containers}
         assert list(bars) == ["expert", "agent"]
-        assert all(bar.has_yerr for bar in bars.values())
+        assert all(bar.has_yerr for bar in bars.values())  # pyright: ignore[reportAttributeAccessIssue]
     markers = [line.get_marker() for line in first.lines if line.get_marker() in ("D", "^")]
     assert markers == ["D", "^"]  # not by colour alone
 
@@ -138,7 +138,7 @@ def test_a_method_without_pairs_shows_its_own_successes(run: Run) -> None:
         stage["step_reward"] = None
     axes = plots.learning(summary).axes[1]
     assert axes.get_title() == "Own successes that were imitated"
-    assert [patch.get_height() for patch in axes.patches] == [3, 5]
+    assert [patch.get_height() for patch in axes.patches] == [3, 5]  # pyright: ignore[reportAttributeAccessIssue]
     assert [c.get_label() for c in axes.containers] == ["own successes"]
     assert plots.step_rewards(summary) is None
 

@@ -45,6 +45,28 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
+EPISODE: dict[str, Any] = {
+    "stage": "sft",
+    "kind": "explored",
+    "split": "train",
+    "task_id": "train/1",
+    "task_type": "look",
+    "policy": "sft",
+    "reward": 0.0,
+    "solved": False,
+    "ending": "truncated",
+    "start": 1,
+    "seed": 2**62,
+    "invalid": 1,
+    "first_observation": "A room.\nYour task is to: look.",
+    "steps": [
+        {"action": "go", "observation": "A lamp."},
+        {"action": "wait", "observation": "", "mean": 0.4, "n": 5, "samples": [1, 1, 0, 0, 0], "source": "monte_carlo"},
+    ],
+    "pairs": [{"level": "step", "margin": 0.6, "winner": "expert"}],
+}
+
+
 def fill(tracker: Tracker, reward: float = 0.5, iterations: int = 1) -> None:
     """What a run tells: called again after a resume, with the same figures."""
     folder = tracker.folder
@@ -61,6 +83,8 @@ def fill(tracker: Tracker, reward: float = 0.5, iterations: int = 1) -> None:
         tracker.dataset("data", tracker.root / "data", MD5 + ".dir", "output", k)
         tracker.artifact(stage / "eval" / "dev.parquet", k)
         tracker.model(stage / "model", k, {"dev/reward": reward + k / 10}, {"extra": 1})
+        tracker.traces(store.write_json(stage / "traces.json", [EPISODE | {"stage": stage.name}]), k)
+        tracker.games(stage.name, {"dev": stage / "eval" / "dev.parquet"}, 1.0, k)
     store.write_text(folder / "report.html", "report")
     tracker.artifact(folder / "report.html")
 
@@ -85,6 +109,14 @@ def dump(client: Any, name: str = "toy") -> dict[str, Any]:
     versions = client.search_model_versions("name = 'ipr-agent'")
     found["versions"] = [{k: v for k, v in version.tags.items() if k != "ipr.event"} for version in versions]
     assert len([r for r in found if r == name]) == 1
+    found["traces"] = sorted(
+        (t.info.request_preview, t.info.tags["ipr.stage"], sorted((a.name, str(a.value)) for a in t.info.assessments))
+        for t in client.search_traces(locations=[experiment])
+    )
+    found["games"] = [
+        (data.name, sorted((r.inputs["stage"], r.inputs["game"], r.outputs["reward"]) for r in data.records))
+        for data in client.search_datasets([experiment])
+    ]
     return found
 
 
@@ -271,6 +303,61 @@ def test_the_view(root: Path, config: TrackConfig):
     assert view["orderByKey"] in view["selectedColumns"]
 
 
+@integration
+def test_a_trace_has_the_step_rewards_at_its_steps(root: Path, config: TrackConfig):
+    tracker = told(root, config)
+    client = connect(config, root)
+    experiment = client.get_experiment_by_name("ipr").experiment_id
+    (trace,) = client.search_traces(
+        locations=[experiment],
+        filter_string="feedback.step_reward = '0.4' AND tags.`ipr.stage` = 'iteration-1'",
+    )
+    child = next(r for r in client.search_runs([experiment]) if r.info.run_name == "iteration-1")
+    assert trace.info.trace_metadata["mlflow.sourceRun"] == child.info.run_id
+    assert trace.info.trace_metadata["mlflow.trace.session"] == "train/1"
+    episode, given, own = trace.data.spans
+    assert (episode.name, given.name, own.name) == ("iteration-1 explored", "step 1 (given)", "step 2")
+    assert given.parent_id == own.parent_id == episode.span_id
+    assert (own.inputs, own.outputs) == ({"action": "wait"}, {"observation": ""})
+    assert episode.outputs == {"reward": 0.0, "outcome": "failed", "ending": "step limit"}
+    told_of = {a.name: (a.value, a.span_id, a.rationale) for a in trace.info.assessments}
+    assert told_of == {
+        "outcome_reward": (0.0, None, "environment"),
+        "solved": (False, None, "environment"),
+        "invalid_actions": (1, None, "environment"),
+        "pair_margin": (0.6, None, "step pair, margin 0.60, expert chosen"),
+        "step_reward": (0.4, own.span_id, "n = 5, monte_carlo: 1, 1, 0, 0, 0"),
+        "mean_step_reward": (0.4, None, "of 1 actions of the agent"),
+    }
+    (games,) = client.search_datasets([experiment])
+    assert games.name == "toy games"
+    assert {r.inputs["stage"]: r.outputs["reward"] for r in games.records} == {"sft": 0.5, "iteration-1": 0.6}
+    (root / "run/mlflow.json").unlink()  # told again, nothing is added
+    before = dump(client)
+    assert tracker.sync()
+    assert dump(client) == before
+
+
+@integration
+def test_runs_of_several_seeds_have_one_parent(root: Path, config: TrackConfig):
+    parent = Tracker(root / "seeds", config, root)
+    parent.start("seeds", {}, {})
+    for seed in (0, 1):  # sent before their parent is
+        one = Tracker(root / f"seeds/seeds-{seed}", config, root)
+        one.group(parent)
+        one.start(f"seeds-{seed}", {"seed": seed}, {})
+        assert one.sync()
+    parent.end("FINISHED")
+    assert parent.sync()
+    client = connect(config, root)
+    runs = {r.info.run_name: r for r in client.search_runs([client.get_experiment_by_name("ipr").experiment_id])}
+    assert set(runs) == {"seeds", "seeds-0", "seeds-1"}
+    assert runs["seeds"].info.status == "FINISHED"
+    for seed in (0, 1):
+        assert runs[f"seeds-{seed}"].data.tags["mlflow.parentRunId"] == runs["seeds"].info.run_id
+        assert runs[f"seeds-{seed}"].data.params == {"seed": str(seed)}
+
+
 class Kill(BaseException):
     """As sudden as SIGKILL: nothing catches it."""
 
@@ -282,6 +369,9 @@ def test_killed_after_every_event_the_view_is_the_same(
     """Between sending and marking is the worst moment: every event is sent twice."""
     tracker = Tracker(root / "run", config, root)
     fill(tracker)
+    parent = Tracker(root / "seeds", config, root)
+    parent.start("seeds", {}, {})
+    tracker.group(parent)
     tracker.champion({"iteration": 1, "promote": True, "why": "first champion"})
     tracker.end("FINISHED")
     assert {e["kind"] for e in events(root / "run")} == set(get_args(Kind))

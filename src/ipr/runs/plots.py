@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import itertools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -45,18 +46,18 @@ def draw(run: Run, summary: dict[str, Any]) -> list[tuple[str, str]]:
     found = []
     for name, title, make in wanted:
         if (figure := make()) is not None:
-            found.append((title, written(run, name, figure)))
+            found.append((title, written(run.folder, name, figure)))
     if (table := step_reward_table(summary))["data"]:
         store.write_json(run.folder / "plots" / STEP_REWARDS, table)
     return found
 
 
-def written(run: Run, name: str, figure: Figure) -> str:
-    """Writes plots/NAME.{png,svg} of a run; returns the SVG element."""
+def written(folder: Path, name: str, figure: Figure) -> str:
+    """Writes plots/NAME.{png,svg} in a folder; returns the SVG element."""
     drawing = io.StringIO()
     figure.savefig(drawing, format="svg", metadata={"Date": None})
-    store.replace(run.folder / "plots" / f"{name}.png", lambda p: figure.savefig(p, format="png", dpi=110))
-    store.write_text(run.folder / "plots" / f"{name}.svg", drawing.getvalue())
+    store.replace(folder / "plots" / f"{name}.png", lambda p: figure.savefig(p, format="png", dpi=110))
+    store.write_text(folder / "plots" / f"{name}.svg", drawing.getvalue())
     return "<svg" + drawing.getvalue().partition("<svg")[2]
 
 
@@ -77,7 +78,7 @@ def learning(summary: dict[str, Any]) -> Figure:
         result.errorbar(
             [i + 0.06 * (2 * j - 1) for i, _ in shown],
             values,
-            yerr=_around(values, bounds),
+            yerr=around(values, bounds),
             marker=marker,
             linestyle=line,
             capsize=3,
@@ -142,7 +143,7 @@ def step_rewards(summary: dict[str, Any]) -> Figure | None:
             axes.errorbar(
                 at,
                 values,
-                yerr=_around(values, bounds),
+                yerr=around(values, bounds),
                 marker=marker,
                 linestyle=line,
                 markersize=5,
@@ -237,7 +238,7 @@ def _thinned(values: Sequence[float]) -> tuple[list[float], list[float]]:
     return [(a + 1 + b) / 2 for a, b in spans], [fmean(values[a:b]) for a, b in spans]
 
 
-def _around(values: Sequence[float], bounds: Sequence[Sequence[float]]) -> list[list[float]]:
+def around(values: Sequence[float], bounds: Sequence[Sequence[float]]) -> list[list[float]]:
     """Bounds as matplotlib wants them: distances below and above."""
     return [
         [max(v - low, 0.0) for v, (low, _) in zip(values, bounds, strict=True)],

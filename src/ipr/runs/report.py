@@ -38,15 +38,26 @@ def rows(summary: dict[str, Any]) -> list[list[str]]:
 
 def table(summary: dict[str, Any]) -> str:
     """For a terminal, with the paired comparisons in words below."""
-    cells = [columns(summary), *rows(summary)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
-    lines.insert(1, "  ".join("-" * width for width in widths))
+    lines = aligned([columns(summary), *rows(summary)])
     return "\n".join([*lines, "", NOTE, *sentences(summary), *warnings(summary)])
 
 
 def markdown(summary: dict[str, Any]) -> str:
-    return "\n".join([_markdown([columns(summary), *rows(summary)]), "", *sentences(summary), *warnings(summary)])
+    lines = piped([columns(summary), *rows(summary)])
+    return "\n".join([*lines, "", *sentences(summary), *warnings(summary)])
+
+
+def aligned(cells: list[list[str]]) -> list[str]:
+    """Lines of a table for a terminal; the first row is its head."""
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    return [lines[0], "  ".join("-" * width for width in widths), *lines[1:]]
+
+
+def piped(cells: list[list[str]]) -> list[str]:
+    """The same in Markdown."""
+    lines = ["| " + " | ".join(row) + " |" for row in cells]
+    return [lines[0], "|" + "---|" * len(cells[0]), *lines[1:]]
 
 
 def warnings(summary: dict[str, Any]) -> list[str]:
@@ -171,9 +182,3 @@ def _with_interval(metrics: dict[str, Any]) -> str:
 
 def _interval(bounds: Sequence[float]) -> str:
     return f"[{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]"
-
-
-def _markdown(cells: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(row) + " |" for row in cells]
-    lines.insert(1, "|" + "---|" * len(cells[0]))
-    return "\n".join(lines)

@@ -22,7 +22,21 @@ from ipr.data import datasets
 from ipr.runs.run import stage_name
 from ipr.types import IprError
 
-Kind = Literal["start", "params", "tags", "iteration", "metrics", "dataset", "artifact", "model", "champion", "status"]
+Kind = Literal[
+    "start",
+    "params",
+    "tags",
+    "iteration",
+    "metrics",
+    "dataset",
+    "artifact",
+    "model",
+    "champion",
+    "traces",
+    "games",
+    "group",
+    "status",
+]
 
 CARRIED = ("git.", "dvc.", "prefect.", "ipr.", "scorer.", "mlflow.source.")
 """Tags with these beginnings go from the run to its iterations, models and versions."""
@@ -144,6 +158,22 @@ class Events:
         """
         k = decision["iteration"]
         self._append("champion", f"champion/{k}/{decision.get('champion')}", {"decision": dict(decision)}, k)
+
+    def traces(self, path: Path, iteration: int | None = None) -> None:
+        """The episodes of a file that `traces.write_sample` wrote, once."""
+        data = {"path": self._inside(path)}
+        self._append("traces", f"traces/{data['path']}", data, iteration)
+
+    def games(self, stage: str, splits: Mapping[str, Path], success: float, iteration: int | None = None) -> None:
+        """What a stage earned on each game; `splits`: name -> Parquet of trajectories; solved from `success` on."""
+        files = {split: self._inside(path) for split, path in splits.items()}
+        self._append("games", f"games/{stage}", {"stage": stage, "success": success, "splits": files}, iteration)
+
+    def group(self, of: Events) -> None:
+        """The run is one of several that belong together: `of` is their own queue, which has started."""
+        start = next(e for e in of.events if e.kind == "start")
+        data = {"name": start.data["name"], "run_key": start.data["run_key"]}
+        self._append("group", f"group/{data['run_key']}", data)
 
     def end(self, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
         for iteration in [i for i, s in self._status.items() if i is not None and s == "RUNNING"]:

@@ -6,7 +6,7 @@ ignores a metric of the same key, step, time and value.
 
 In MLflow: a parent run (curves over the iterations), a child run for each iteration (0 is SFT; curves over the
 updates), a logged model and a registered version for each checkpoint, and the alias `champion`.
-Left out on purpose: traces (hundreds of thousands of episodes; they are in `data/`, as Parquet).
+Several seeds are such runs below one more run. A drawn sample of the episodes are traces (`traces`).
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from ipr.runs.run import stage_name
 from ipr.tracking import packaging, registry
 from ipr.tracking.client import Refused, connect, cut, final, first_words, tracking_uri
 from ipr.tracking.events import Event, Kind
+from ipr.tracking.traces import send_games, send_sample
 from ipr.types import IprError
 
 log = logging.getLogger("ipr")
@@ -286,6 +287,20 @@ class _View:
             raise Refused(f"{stage_name(k)} is no registered model")
         registry.decide(self.client, self.sent.registered_model, mine, event.data["decision"], event.id, event.time)
 
+    def traces(self, event: Event) -> None:
+        path, experiment = self.folder / event.data["path"], str(self.sent.experiment_id)
+        send_sample(self.sent.uri, experiment, self._run(event), self.run_key, path, event.time)
+
+    def games(self, event: Event) -> None:
+        run, experiment = self.sent.runs[None], str(self.sent.experiment_id)
+        name = self.client.get_run(run).info.run_name
+        send_games(self.client, experiment, run, name, self.run_key, event.data, self.folder)
+
+    def group(self, event: Event) -> None:
+        """The parent may not have been sent yet; it is then found by its key."""
+        parent = self._found_run(event.data["run_key"]) or self._new_run(event, event.data["run_key"], {})
+        self.client.set_tag(self._run(event), "mlflow.parentRunId", parent)
+
     def status(self, event: Event) -> None:
         if event.data["status"] == "RUNNING":
             self.client.update_run(self._run(event), status="RUNNING")
@@ -293,14 +308,15 @@ class _View:
             self.client.set_terminated(self._run(event), event.data["status"], event.time)
 
     def _make_run(self, event: Event, key: str, tags: dict[str, str]) -> None:
-        experiment = self.sent.experiment_id
-        found = self.client.search_runs([experiment], f"tags.`ipr.run_key` = '{key}'", max_results=1)
-        if found:
-            run = found[0].info.run_id
-        else:
-            tags = cut(tags) | {"ipr.run_key": key}
-            run = self.client.create_run(experiment, event.time, tags, event.data["name"][:250]).info.run_id
-        self.sent.runs[event.iteration] = run
+        self.sent.runs[event.iteration] = self._found_run(key) or self._new_run(event, key, tags)
+
+    def _found_run(self, key: str) -> str | None:
+        found = self.client.search_runs([self.sent.experiment_id], f"tags.`ipr.run_key` = '{key}'", max_results=1)
+        return found[0].info.run_id if found else None
+
+    def _new_run(self, event: Event, key: str, tags: dict[str, str]) -> str:
+        tags = cut(tags) | {"ipr.run_key": key}
+        return self.client.create_run(self.sent.experiment_id, event.time, tags, event.data["name"][:250]).info.run_id
 
     def _run(self, event: Event) -> str:
         return self.sent.runs[event.iteration]
@@ -326,6 +342,9 @@ _SHOWN_BY: Mapping[Kind, Callable[[_View, Event], None]] = {
     "artifact": _View.artifact,
     "model": _View.model,
     "champion": _View.champion,
+    "traces": _View.traces,
+    "games": _View.games,
+    "group": _View.group,
     "status": _View.status,
 }
 """What shows an event of each kind but "metrics", of which many are shown at once."""

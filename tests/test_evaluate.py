@@ -1,0 +1,63 @@
+"""Intervals over seeds and games, on cases whose variance is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ipr.evaluate import compare_seeds, hierarchical
+from ipr.types import IprError, Trajectory
+
+
+def drawn(random: np.random.Generator, seeds: int, games: int, of_seed: float, of_game: float) -> np.ndarray:
+    """Rewards [seeds, games] around 0.5: what a seed adds, and what a game adds for every seed."""
+    return 0.5 + of_seed * random.normal(size=(seeds, 1)) + of_game * random.normal(size=(1, games))
+
+
+def spread(bounds: list[float]) -> float:
+    """The variance of a normal distribution with this 95 % interval."""
+    return ((bounds[1] - bounds[0]) / 3.92) ** 2
+
+
+@pytest.mark.parametrize(("of_seed", "of_game"), [(0.1, 0.3), (0.0, 0.3), (0.2, 0.0)])
+def test_seeds_and_games_both_widen_the_interval(of_seed: float, of_game: float) -> None:
+    seeds, games = 6, 40
+    random = np.random.default_rng(0)
+    found = [
+        spread(hierarchical(drawn(random, seeds, games, of_seed, of_game), resamples=300, seed=k)) for k in range(150)
+    ]
+    assert np.mean(found) == pytest.approx(of_seed**2 / seeds + of_game**2 / games, rel=0.15)
+
+
+def test_what_two_agents_have_in_common_does_not_widen_their_difference() -> None:
+    random = np.random.default_rng(1)
+    paired, apart = [], []
+    for k in range(60):
+        a = drawn(random, 6, 40, 0.1, 0.3)  # the same game, and the same seed, is as hard for both
+        b = a + 0.05 + 0.02 * random.normal(size=(6, 1))
+        paired.append(spread(hierarchical(b, a, resamples=300, seed=k)))
+        apart.append(spread(hierarchical(b, a, paired=False, resamples=300, seed=k)))
+    assert np.mean(paired) == pytest.approx(0.02**2 / 6, rel=0.25)
+    # Groups of other seeds: the games still cancel out, the seeds do not.
+    assert np.mean(apart) == pytest.approx((2 * 0.1**2 + 0.02**2) / 6, rel=0.25)
+
+
+def test_one_seed_is_an_interval_over_its_games() -> None:
+    low, high = hierarchical(np.array([[0.0, 1.0] * 50]))
+    assert (low, high) == pytest.approx((0.4, 0.6), abs=0.02)
+
+
+def test_groups_of_runs_are_compared_seed_by_seed() -> None:
+    def played(rewards: list[float]) -> list[Trajectory]:
+        return [Trajectory(f"g{k}", "", (), r, "terminated") for k, r in enumerate(rewards)]
+
+    a = {0: played([0, 0, 1, 1]), 1: played([0, 1, 1, 1])}
+    b = {0: played([0, 1, 1, 1]), 1: list(reversed(played([0, 1, 1, 1])))}
+    found = compare_seeds(a, b)
+    assert (found["difference"], found["games"], found["paired"]) == (0.125, 4, True)
+    assert (found["by_seed"], found["better"]) == ({0: 0.25, 1: 0.0}, 1)
+    assert found["interval"][0] <= 0.125 <= found["interval"][1]
+    other = compare_seeds(a, {7: b[0]})
+    assert (other["paired"], other["seeds"]) == (False, [[0, 1], [7]])
+    with pytest.raises(IprError, match=r"did not play the same games \(3, 4 games\)"):
+        compare_seeds(a, {0: played([1, 1, 1]), 1: b[1]})
