@@ -206,6 +206,13 @@ def test_a_tag_in_mlflow_keeps_a_run(root: Path) -> None:
     assert set(found["runs"]) == {"older"}
 
 
+def test_a_run_that_has_more_to_tell_stays(root: Path) -> None:
+    Tracker(root / "runs/old", config().track, root).metrics({"late": 1.0}, step=9)
+    found = clean(root, root / "runs", 2, yes=False, remote=False)
+    assert "has more to tell MLflow" in found["stay"]["old"]
+    assert set(found["runs"]) == {"older"}
+
+
 def test_the_champion_before_stays_for_a_rollback(root: Path) -> None:
     client = connect(config().track, root)
     versions = {v.run_id: v.version for v in client.search_model_versions("name = 'ipr-agent'")}
