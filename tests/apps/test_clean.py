@@ -177,6 +177,15 @@ def test_what_mlflow_names_stays_also_where_no_run_is_left(root: Path) -> None:
     assert champion in objects(root, ".dvc/cache") & objects(root, ".dvc-remote")
 
 
+def test_a_published_version_stays_in_the_remote(root: Path) -> None:
+    old = Run(root / "runs/old").manifest["data"]["md5"]
+    store.write_json(root / ".dvc-remote/ipr/versions.json", {"versions": [{"number": 1, "md5": old}]})
+    clean(root, root / "runs", 2, yes=True, remote=True)
+    listed = json.loads((root / f".dvc-remote/files/md5/{old[:2]}/{old[2:]}").read_text())
+    assert {old, *(entry["md5"] for entry in listed)} <= objects(root, ".dvc-remote")
+    assert old not in objects(root, ".dvc/cache")
+
+
 def test_the_remote_is_left_alone_unless_asked(root: Path) -> None:
     before = objects(root, ".dvc-remote")
     found = clean(root, root / "runs", 2, yes=True, remote=False)
@@ -194,6 +203,13 @@ def test_a_tag_in_mlflow_keeps_a_run(root: Path) -> None:
     client.set_tag(run.info.run_id, "keep", "the paper's figure")
     found = clean(root, root / "runs", 2, yes=True, remote=False)
     assert found["stay"]["old"] == "is tagged keep in MLflow"
+    assert set(found["runs"]) == {"older"}
+
+
+def test_a_run_that_has_more_to_tell_stays(root: Path) -> None:
+    Tracker(root / "runs/old", config().track, root).metrics({"late": 1.0}, step=9)
+    found = clean(root, root / "runs", 2, yes=False, remote=False)
+    assert "has more to tell MLflow" in found["stay"]["old"]
     assert set(found["runs"]) == {"older"}
 
 

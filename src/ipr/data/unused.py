@@ -7,6 +7,7 @@ to be pushed, and by runs that have not told MLflow yet: the caller gives those,
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -33,26 +34,31 @@ def drop_files(root: Path, names: Iterable[str], yes: bool) -> int:
 def collect(root: Path, named: Iterable[str], yes: bool, remote: bool = False) -> dict[str, int]:
     """Bytes of unused objects in "cache" and, where asked for, in "remote"; with `yes` they are removed.
 
-    Kept is what any branch, tag, experiment and the work tree name, what waits to be pushed, and the md5s `named`.
+    Kept is what any branch, tag, experiment and the work tree name, what waits to be pushed, and the md5s `named`; in
+    the remote also what its list of versions names.
     """
     if not (root / ".dvc").is_dir():
         return {}
-    state = datasets._state(root)
-    keep = {*named, *state["waiting"], *state["pushed"].values(), *([state["added"]] if state["added"] else [])}
+    state = root / ".dvc/tmp/ipr.json"
+    keep = {*named, *_md5s(state.read_text() if state.is_file() else "")}
 
     def act(repo: Any) -> dict[str, int]:
         git = not repo.config["core"].get("no_scm")
         used = repo.used_objs(all_branches=git, all_tags=git, all_experiments=git)
         wanted = {info.value for infos in used.values() for info in infos}
-        stores = {"cache": repo.cache.local}
+        stores, more = {"cache": repo.cache.local}, set()
         if remote:
             name, _ = datasets._remote(repo, None)
             stores["remote"] = repo.cloud.get_remote_odb(name)
+            more = _versions(repo.cloud.get_remote(name))
         for md5 in keep:
             wanted |= _with_files(stores.values(), md5)
+        for md5 in more:
+            more = more | _with_files(stores.values(), md5)
         found = {}
         for place, store in stores.items():
-            paths = [store.oid_to_path(oid) for oid in store.all() if oid not in wanted]
+            stay = wanted | more if place == "remote" else wanted
+            paths = [store.oid_to_path(oid) for oid in store.all() if oid not in stay]
             found[place] = sum(store.fs.size(path) for path in paths)
             if yes and paths:
                 store.fs.remove(paths)
@@ -60,6 +66,19 @@ def collect(root: Path, named: Iterable[str], yes: bool, remote: bool = False) -
 
     with datasets.alone(root):
         return datasets._dvc(root, act)
+
+
+def _md5s(text: str) -> set[str]:
+    return set(re.findall(r"\b[0-9a-f]{32}(?:\.dir)?", text))
+
+
+def _versions(remote: Any) -> set[str]:
+    """What the list of published versions names (`ipr/versions.json` in the remote), where there is one."""
+    path = remote.fs.join(remote.path, "ipr", "versions.json")
+    if not remote.fs.exists(path):
+        return set()
+    with remote.fs.open(path) as file:
+        return _md5s(file.read())
 
 
 def _with_files(stores: Iterable[Any], md5: str) -> set[str]:

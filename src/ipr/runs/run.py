@@ -42,8 +42,8 @@ class Run:
     def open(cls, folder: str | Path, config: RunConfig, preset: str = "", by_stage: bool = False) -> Run:
         """Start a run in `folder`, or continue the one that is there if its config decides the same results.
 
-        One that is made stage by stage (`ipr experts FILE --dir DIR`, as in dvc.yaml) may be given another config
-        `by_stage`: what the change decides is undone, and made again when its turn comes.
+        One that is made stage by stage (`ipr experts --config FILE --dir DIR`, as in dvc.yaml) may be given another
+        config `by_stage`: what the change decides is undone, and made again when its turn comes.
         """
         folder = Path(folder)
         if (folder / "config.yaml").is_file():

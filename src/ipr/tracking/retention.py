@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 from ipr.config import TrackConfig
 from ipr.runs.run import Run
 from ipr.tracking.client import asking, missing, tracking_uri
+from ipr.tracking.events import read
 from ipr.tracking.view import Sent
 
 KEEP = "keep"
@@ -38,7 +39,11 @@ def sent_ids(run: Run, root: Path) -> list[str]:
 
 
 def needed(run: Run, root: Path) -> str:
-    """Why MLflow needs the run: a version has an alias, was champion before the present one, or is tagged; else ""."""
+    """Why MLflow needs the run: it has not been told all, a version has an alias or was champion before the present
+    one, something is tagged; else ""."""
+    told = Sent(run.folder / "mlflow.json", run.config.track, root).count
+    if run.config.track.enabled and sum(1 for _ in read(run.folder / "events.jsonl")) > told:
+        return f"has more to tell MLflow: ipr status {run.folder} --sync"
     ids = sent_ids(run, root)
     if not ids:
         return ""
