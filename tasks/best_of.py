@@ -27,8 +27,9 @@ def best_of(run: Run, iteration: int, n: int, temperature: float) -> dict[str, A
     spec, stage = environment(run.config.env), run.stage(iteration)
     ids = list(dict.fromkeys(i for split, ids in heldout(run, spec).items() if split != "dev" for i in ids))
     jobs = [Job(Prefix(i), derive_seed(run.config.seed, "best of", i, k)) for i in ids for k in range(n)]
+    name = f"{n}-at-{temperature:g}"
     start = profiling.now()
-    played = play(run, iteration, f"best-of-{temperature:g}", iteration, temperature)(jobs)
+    played = play(run, iteration, f"best-of-{name}", iteration, temperature)(jobs)
     spent = profiling.since(start)
     groups = [played[k : k + n] for k in range(0, len(played), n)]
 
@@ -47,7 +48,7 @@ def best_of(run: Run, iteration: int, n: int, temperature: float) -> dict[str, A
         values = reward_model(run, {t.task_id: t.first_observation for t in played}).read([_end(t) for t in played])
         found["model"] = figures(lambda t: values[_end(t)])
     found |= {"episodes": len(played), "tokens": spent["tokens"], "seconds": round(spent["seconds"], 1)}
-    store.save(stage / "best_of" / f"{n}-at-{temperature:g}.parquet", played, Trajectory)
+    store.save(stage / "best_of" / f"{name}.parquet", played, Trajectory)
     path = stage / "best_of.json"
     others = (
         [row for row in store.read_json(path) if (row["n"], row["temperature"]) != (n, temperature)]

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -102,6 +103,14 @@ def test_every_key_is_documented() -> None:
     plain = {"seed", "epochs", "batch_size", "learning_rate", "schedule", "weight_decay", "max_grad_norm", "alpha"}
     plain |= {"mixed_precision", "iterations", "dropout", "enabled", "experiment"}
     assert {key.rsplit(".", 1)[-1] for key in undocumented} <= plain
+
+
+def test_demonstrations_without_weights_have_no_column_for_them(tmp_path: Path) -> None:
+    """Their tables are byte for byte those of before there were weights."""
+    plain, weighted = NOUNS[-2:]
+    assert pq.read_schema(store.save(tmp_path / "a", [plain])).names == ["task_id", "messages", "source"]
+    store.save(tmp_path / "b", [plain, weighted])
+    assert store.load(tmp_path / "b", Demonstration) == [plain, weighted]
 
 
 @pytest.mark.parametrize("noun", NOUNS, ids=lambda n: type(n).__name__)
