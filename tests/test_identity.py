@@ -15,13 +15,13 @@ import pytest
 import flows
 from flows.cli import main
 from ipr import config as configs
-from ipr import credit, envs, identity, models
+from ipr import credit, envs, evaluate, identity, models
 from ipr.config import RunConfig
 from ipr.envs.alfworld import games
 from ipr.envs.sql import engine
 from ipr.envs.webshop import real as shop
 from ipr.runs.run import Run
-from ipr.types import EnvSpec, IprError, Job, Message, Prefix, Sampling
+from ipr.types import EnvSpec, IprError, Job, Message, Prefix, Sampling, Trajectory
 from tests.envs.test_sql_real import spiders_own
 from tests.envs.test_webshop_real import lay
 
@@ -319,18 +319,25 @@ def test_a_run_goes_on_with_its_own_data_and_model_wherever_they_are(data: Path,
             opened(data, model)
 
 
+def test_episodes_of_other_games_with_the_same_ids_are_not_compared() -> None:
+    a = [Trajectory("seen/000000", "a room", (), 1.0, "terminated")]
+    assert evaluate.compare(a, a, 100)["tie"] == 1
+    with pytest.raises(IprError, match="played other games of one name: seen/000000 begins with 'a room'"):
+        evaluate.compare(a, [replace(a[0], first_observation="another room")], 100)
+
+
 def test_an_evaluation_of_other_data_never_shows_the_old_figures(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def evaluate(folder: Path) -> tuple[int, str]:
+    def evaluated(folder: Path) -> tuple[int, str]:
         asked = ["--model", "embedded", "--env", "alfworld", "--split", "seen", "--games", "2", "--data", str(folder)]
         code = main(["eval", *asked, "--out", str(tmp_path / "out"), "env.max_steps=2", "rollout.max_new_tokens=4"])
         return code, capsys.readouterr().err
 
     changed = shutil.copytree(data, tmp_path / "changed" / "json_2.1.1")
     DATA["a game"](changed)
-    assert evaluate(data)[0] == 0
-    assert evaluate(shutil.copytree(data, tmp_path / "copy"))[0] == 0
-    code, said = evaluate(changed)
+    assert evaluated(data)[0] == 0
+    assert evaluated(shutil.copytree(data, tmp_path / "copy"))[0] == 0
+    code, said = evaluated(changed)
     assert code == 2
     assert "holds an evaluation of something else (data: " in said

@@ -12,6 +12,8 @@ import pytest
 
 from flows.cli import main
 from ipr import store
+from ipr.apps import start
+from ipr.config import load
 from ipr.data import exports, imports
 from ipr.envs import get
 from ipr.envs.alfworld import games
@@ -138,11 +140,17 @@ def test_the_check_names_an_expert_that_is_not_given_back(
     assert len(lines) == 3
 
 
-def test_each_game_of_a_folder_with_two_wordings_is_told_its_own(official: Path, tmp_path: Path) -> None:
+def test_each_game_of_a_folder_with_two_wordings_is_told_its_own(
+    official: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start._wordings(load(None, [f"env.data={official}"]), get("alfworld", official))
+    assert capsys.readouterr().err == ""
     for split in ("valid_seen", "valid_unseen"):
         for file in (official / split).rglob("game.tw-pddl"):
             new_wording(file)
     assert any("of two wordings" in m for m in pack(official, tmp_path / "out")["messages"])
+    start._wordings(load(None, [f"env.data={official}"]), get("alfworld", official))
+    assert "has games in other words in seen, unseen than in train" in capsys.readouterr().err
     spec = get("alfworld", official, shots=1)
     words = {"train": "put {o} in/on {r}", "seen": "move {o} to {r}", "unseen": "move {o} to {r}"}
     for split, put in words.items():
