@@ -231,7 +231,9 @@ def test_a_fresh_clone_without_the_remote_generates_and_checks(root: Path, tmp_p
     datasets.ensure(clone, generate("expert"))
     assert datasets.verify(clone) == []
     # Generated data are not in DVC's cache; publishing puts them there.
-    assert datasets.publish(clone, {}).pushed
+    newer = datasets.publish(clone, {"toy/run/pairs.parquet": make(tmp_path, "pairs")})
+    assert newer.pushed
+    assert [v.md5 for v in datasets.history(clone)] == [wanted, newer.md5], "the first version is what was there"
     assert datasets.restore(clone, wanted, tmp_path / "again").is_dir()
 
 

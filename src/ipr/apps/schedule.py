@@ -92,7 +92,8 @@ def next_run(preset: str, overrides: Sequence[str], runs: Path, root: Path, pres
     if plain.run.store and (begun := _in_store(plain.run.store, runs, name)) is not None:
         return Next(begun.folder, begun.config)
     config, start, before = plain, plain.model.path, 0
-    if (champion := champion_info(plain.track, root)) is not None:
+    champion = champion_info(plain.track, root) if plain.track.enabled else None
+    if champion is not None:
         config = load(preset, ["model.path=champion", "sft.epochs=0", *overrides], presets)
         start = models.model_hash(champion["folder"])
         tags = champion["tags"]

@@ -174,25 +174,29 @@ def _deliver(
 def _add(
     repo: Any, root: Path, place: bucket.Bucket, change: Change, known: str, remote: str | None
 ) -> tuple[Version, dict[str, str]]:
-    """Make `change` a version on top of the newest, again while others are quicker."""
+    """Make `change` a version on top of the newest, again while others are quicker. The first version of all is what
+    was here before."""
+    count = _counter(repo, remote)
     while True:
         found, tag = versions.read(place)
+        at = _at(root, _state(root))
+        if not found and at and (base := _base(repo, at, {})):
+            before = Change(change.author, change.date, "what was here before", change.checkout)
+            found = [replace(versions.following(None, before, {}, base, count), md5=at)]
         newest = found[-1] if found else None
-        before = objects.fetch(repo, newest.md5, remote) if newest else {}
-        after, names = versions.apply(change, before, versions.owner_in(found), _appended(repo, remote))
-        if newest and after == before:
+        tree = objects.fetch(repo, newest.md5, remote) if newest else {}
+        after, names = versions.apply(change, tree, versions.owner_in(found), _appended(repo, remote))
+        if newest and after == tree and tag != bucket.FREE:
             return newest, names
-        if not newest:  # the first version has what was there before, too
-            at = _at(root, _state(root))
-            after = _base(repo, at, {}) | after
         md5 = objects.keep_tree(repo, after)
-        objects.push(repo, dict.fromkeys([known, md5]), remote)
-        made = replace(versions.following(newest, change, before, after, _counter(repo, remote)), md5=md5)
+        if not newest or after != tree:
+            found = [*found, replace(versions.following(newest, change, tree, after, count), md5=md5)]
+        objects.push(repo, dict.fromkeys([known, md5, *(v.md5 for v in found if tag == bucket.FREE)]), remote)
         try:
-            versions.append(place, [*found, made], tag)
+            versions.append(place, found, tag)
         except bucket.Changed:
             continue
-        return made, names
+        return found[-1], names
 
 
 def _plain(repo: Any, remote: str | None) -> bool:

@@ -1,0 +1,49 @@
+"""`ipr bench`: every method of a plan with every seed, each a run as any other; then their tables."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from flows import launch
+from ipr.runs import bench, workers
+from ipr.runs.run import Run, stage_name
+from ipr.runs.seeds import member
+from ipr.types import IprError
+
+
+def play(folder: Path, plan: bench.Plan, seeds: int, samples: int) -> dict[str, Any]:
+    """Play or go on with what lacks in `folder`; returns `bench.summary`, which is also written there.
+
+    The methods of a seed share the SFT stage of the first. After a run: N episodes a test game at temperature 1 of its
+    reported stage.
+    """
+    if seeds < 1 or samples < 2:
+        raise IprError(f"--seeds {seeds} --samples {samples}: give 1 or more seeds and 2 or more samples")
+    first = next(iter(plan.methods))
+    start = plan.methods[first].seed
+    for seed in range(start, start + seeds):
+        shared = member(folder / first, seed)
+        for name, config in plan.methods.items():
+            place = member(folder / name, seed)
+            print(f"seed {seed}, {name}", file=sys.stderr)
+            mine = config.model_copy(update={"seed": seed})
+            launch.run(place, mine, plan.preset, opened=lambda run: bench.adopt(run, Run(shared)) if run.folder != shared else None)
+            _sample(Run(place), samples, sft=name == first)
+    found = bench.summary(folder, list(plan.methods), samples)
+    bench.write(folder, found)
+    return found
+
+
+def _sample(run: Run, samples: int, sft: bool) -> None:
+    from ipr.runs.summary import reported_iteration
+    from tasks.best_of import best_of
+
+    reported = reported_iteration(run)
+    assert reported is not None  # the run is complete
+    with run.lock(), workers.opened(run.config.rollout):
+        for k in sorted({reported, *([0] if sft else [])}):
+            if not bench.samples_file(run, k, samples).exists():
+                print(f"{run.name}: {samples} samples a game of {stage_name(k)}", file=sys.stderr)
+                best_of(run, k, samples, 1.0)

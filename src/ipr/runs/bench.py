@@ -1,0 +1,303 @@
+"""`ipr bench`: methods side by side. What is played (a plan), and what its runs say together (tables, plot, page).
+
+Decided here: a method is a folder of runs of several seeds (`seeds`), and the runs are the only truth about it. Each
+run reports its own iteration, chosen on dev. Every figure of a run is on the same test games; greedy episodes, and N
+episodes at temperature 1 (`tasks.best_of`). Intervals are over seeds and games together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from ipr import algorithms, evaluate, store
+from ipr.config import RunConfig, load, read_yaml
+from ipr.runs import plots, report
+from ipr.runs.run import Run, stage_name
+from ipr.runs.seeds import REPORTED, Seeds, member
+from ipr.types import IprError, Trajectory, suggestion
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SFT, CONTROL = "sft", "sft+"
+"""The stage that every method starts from, and the method that only trains on: others are compared with both."""
+NOTE = (
+    "mean reward on the test games in %, 95 % interval over seeds and games together; greedy: one episode a game; T = 1:"
+    " the mean of several samples a game; best of: of these the best by its outcome (an oracle picks: an upper bound);"
+    " steps: on games that the method and SFT both solve, method / SFT; invalid: share of the actions; updates, episodes"
+    " and seconds: of the iterations of one seed, the SFT agent apart"
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `ipr bench` plays."""
+
+    env: str
+    preset: str
+    methods: dict[str, RunConfig]
+    """By name, of the preset's seed; all have the same SFT agent."""
+
+
+def plan(env: str, presets: Path, names: Sequence[str], overrides: Sequence[str]) -> Plan:
+    """The plan of `presets`/bench/ENV.yaml: its `methods`, or those named (of `more` too), with overrides for all.
+
+    An override that a method has no use for is left out for it. Raises IprError naming the file, method or key.
+    """
+    path = presets / "bench" / f"{env}.yaml"
+    if not path.is_file():
+        raise IprError(f"no bench for '{env}'; {suggestion(env, (p.stem for p in path.parent.glob('*.yaml')))}")
+    tree = read_yaml(path)
+    known = tree["methods"] | tree.get("more", {})
+    for name in names:
+        if name not in known:
+            raise IprError(f"{path.name} has no method '{name}'; {suggestion(name, known)}")
+    methods: dict[str, RunConfig] = {}
+    for name in names or tree["methods"]:
+        given = [f"{key}={value}" for key, value in (tree["keys"] | known[name]).items()]
+        method = load(tree["preset"], given, presets).algorithm.name
+        wanted = [o for o in overrides if not algorithms.ignores(method, o.partition("=")[0])]
+        methods[name] = load(tree["preset"], [*given, *wanted], presets)
+    first, *others = methods.values()
+    for other in others:
+        if (key := _other_sft(first, other)) is not None:
+            raise IprError(f"{path}: the methods differ in '{key}', which the SFT agent depends on; make it equal")
+    return Plan(env, tree["preset"], methods)
+
+
+def adopt(run: Run, source: Run) -> None:
+    """Give a new run the SFT stage of a finished one of the same seed, experts and base, instead of its own."""
+    if run.record(0, "evaluate") is not None or _other_sft(run.config, source.config) is not None:
+        return
+    for k in (-1, 0):
+        store.replace_folder(run.stage(k), lambda aside, k=k: _link(source.stage(k), aside))
+    store.replace(run.folder / "experts.parquet", lambda path: path.hardlink_to(source.folder / "experts.parquet"))
+    run.note(sft_of=source.name, scorer=source.manifest["scorer"])
+
+
+def summary(folder: Path, names: Sequence[str], samples: int) -> dict[str, Any]:
+    """Rows (SFT and the methods) and comparisons (each with SFT and the control), of the seeds that all have finished.
+
+    Raises IprError where there is none.
+    """
+    groups = {name: Seeds(folder / name) for name in names}
+    common = sorted(set.intersection(*(set(group.runs) for group in groups.values())))
+    if not common:
+        raise IprError(f"{folder}: no seed is finished by all methods yet; the same command continues")
+    for group in groups.values():
+        group.runs = {seed: group.runs[seed] for seed in common}
+    first = next(iter(groups.values()))
+    sides = {SFT: (first, SFT)} | {name: (group, REPORTED) for name, group in groups.items()}
+    greedy = {name: group.played(stage) for name, (group, stage) in sides.items()}
+    sampled = {name: {s: _samples(run, group.iteration(run, stage), samples) for s, run in group.runs.items()}
+               for name, (group, stage) in sides.items()}
+    means = {name: {s: _means(g, fmean) for s, g in by_seed.items()} for name, by_seed in sampled.items()}
+    tops = {name: {s: _means(g, max) for s, g in by_seed.items()} for name, by_seed in sampled.items()}
+    resamples, success = first.config.eval.bootstrap, first.config.algorithm.success
+    rows = [
+        {
+            "name": name,
+            "stages": {s: stage_name(group.iteration(run, stage)) for s, run in group.runs.items()},
+            "greedy": _figure(greedy[name], resamples),
+            "sampled": _figure(means[name], resamples),
+            "best_of": _figure(tops[name], resamples),
+            "steps": _steps(greedy[SFT], greedy[name], success),
+            "step_reward": _step_reward(group, stage),
+            "invalid": fmean(t.invalid / max(1, len(t.steps)) for by in greedy[name].values() for t in by),
+            "cost": None if stage == SFT else _cost(group),
+        }
+        for name, (group, stage) in sides.items()
+    ]
+    comparisons = [
+        {"a": a, "b": b, "what": what} | evaluate.compare_seeds(played[a], played[b], resamples)
+        for what, played in (("greedy", greedy), ("T = 1", means))
+        for b in names
+        for a in dict.fromkeys((SFT, *(n for n in (CONTROL,) if n in names)))
+        if a != b
+    ]
+    return {
+        "env": first.config.env.name,
+        "seeds": common,
+        "games": rows[0]["greedy"]["games"],
+        "samples": samples,
+        "rows": rows,
+        "comparisons": comparisons,
+    }
+
+
+def columns(found: Mapping[str, Any]) -> list[str]:
+    head = ["method", "greedy", "- SFT", "- SFT+", "T = 1", "- SFT", "- SFT+", f"best of {found['samples']}"]
+    return [*head, "steps", "invalid", "step reward", "updates", "episodes", "seconds"]
+
+
+def table_rows(found: Mapping[str, Any]) -> list[list[str]]:
+    gaps = {(c["what"], c["a"], c["b"]): c for c in found["comparisons"]}
+
+    def gap(what: str, a: str, b: str) -> str:
+        c = gaps.get((what, a, b))
+        return f"{100 * c['difference']:+.1f} {_bounds(c['interval'])}" if c else ""
+
+    rows = []
+    for row in found["rows"]:
+        name, cost = row["name"], row["cost"]
+        cells = [name]
+        for what, key in (("greedy", "greedy"), ("T = 1", "sampled")):
+            cells += [f"{100 * row[key]['reward']:.1f} {_bounds(row[key]['interval'])}"]
+            cells += [gap(what, SFT, name), gap(what, CONTROL, name)]
+        steps = "" if row["steps"] is None or name == SFT else "{:.1f} / {:.1f}".format(*row["steps"])
+        cells += [f"{100 * row['best_of']['reward']:.1f}", steps, f"{100 * row['invalid']:.0f} %"]
+        cells += ["" if row["step_reward"] is None else f"{row['step_reward']:.3f}"]
+        cells += [f"{cost[key]:.0f}" for key in ("updates", "episodes", "seconds")] if cost else ["", "", ""]
+        rows.append(cells)
+    return rows
+
+
+def sentences(found: Mapping[str, Any]) -> list[str]:
+    """Every comparison in words."""
+    return [
+        f"{c['b']} against {c['a']}, {c['what']}: {100 * c['difference']:+.1f} points {_bounds(c['interval'])}; better with"
+        f" {c['better']} of {len(c['by_seed'])} seeds ({', '.join(f'{100 * x:+.1f}' for x in c['by_seed'].values())})"
+        for c in found["comparisons"]
+    ]
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """For a terminal."""
+    return "\n".join([*report.aligned([columns(found), *table_rows(found)]), "", _head(found), NOTE, *sentences(found)])
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    lines = report.piped([columns(found), *table_rows(found)])
+    return "\n".join([_head(found), "", *lines, "", NOTE + ".", "", *(f"- {s}" for s in sentences(found))]) + "\n"
+
+
+def plot(found: Mapping[str, Any]) -> Figure:
+    """Each method's greedy and sampled difference to SFT with its interval, and the single seeds as small marks."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 0.6 * len(found["rows"]) + 1.6), layout="constrained")
+    for axes, what in zip(figure.subplots(1, 2, sharey=True), ("greedy", "T = 1"), strict=True):
+        rows = [c for c in found["comparisons"] if c["what"] == what and c["a"] == SFT]
+        for at, c in enumerate(rows):
+            gap, bounds = 100 * c["difference"], [100 * x for x in c["interval"]]
+            axes.errorbar(gap, at, xerr=plots.around([gap], [bounds]), marker="o", capsize=4, color=plots.STAGES[0])
+            axes.plot([100 * x for x in c["by_seed"].values()], [at] * len(c["by_seed"]), "|", color="#555555")
+        axes.axvline(0, color="#888888", linewidth=0.8)
+        axes.set_yticks(range(len(rows)), [c["b"] for c in rows])
+        axes.set(title=f"{what}: points over SFT (95 %, seeds and games)", xlabel="points")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.invert_yaxis() if what == "greedy" else None
+    return figure
+
+
+def write(folder: Path, found: Mapping[str, Any]) -> None:
+    """bench.json, bench.md, bench.html (self-contained) and plots/bench.{png,svg} in the bench's folder."""
+    from jinja2 import Environment
+
+    store.write_json(folder / "bench.json", dict(found))
+    store.write_text(folder / "bench.md", markdown(found))
+    plots.written(folder, "bench", plot(found))
+    page = Environment(autoescape=True).from_string(_PAGE).render(
+        head=_head(found), columns=columns(found), rows=table_rows(found), note=NOTE, sentences=sentences(found),
+        plot=(folder / "plots" / "bench.svg").read_text(), name=folder.resolve().name,
+    )
+    store.write_text(folder / "bench.html", page)
+
+
+def _head(found: Mapping[str, Any]) -> str:
+    seeds = ", ".join(map(str, found["seeds"]))
+    return f"{found['env']}: seeds {seeds}, {found['games']} test games, {found['samples']} samples a game at T = 1"
+
+
+def _bounds(interval: Sequence[float]) -> str:
+    return f"[{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
+
+
+def _figure(played: Mapping[int, Sequence[Trajectory]], resamples: int) -> dict[str, Any]:
+    values = evaluate.rewards_by_seed(played)
+    return {
+        "games": values.shape[1],
+        "reward": float(values.mean()),
+        "interval": evaluate.hierarchical(values, resamples=resamples),
+        "by_seed": dict(zip(sorted(played), values.mean(axis=1).tolist(), strict=True)),
+    }
+
+
+def samples_file(run: Run, iteration: int, n: int, temperature: float = 1.0) -> Path:
+    """Of a stage: N episodes of each test game, those of a game one after the other."""
+    return run.stage(iteration) / "best_of" / f"{n}-at-{temperature:g}.parquet"
+
+
+def _samples(run: Run, iteration: int, n: int) -> list[list[Trajectory]]:
+    played = store.load(samples_file(run, iteration, n), Trajectory)
+    return [played[k : k + n] for k in range(0, len(played), n)]
+
+
+def _means(groups: Sequence[Sequence[Trajectory]], of: Any) -> list[Trajectory]:
+    """A trajectory a game whose reward is that of its samples together."""
+    return [replace(group[0], reward=of([t.reward for t in group])) for group in groups]
+
+
+def _steps(
+    a: Mapping[int, Sequence[Trajectory]], b: Mapping[int, Sequence[Trajectory]], success: float
+) -> list[float] | None:
+    """Mean steps (of b, of a) on the games that both solve with the same seed."""
+    both: list[tuple[int, int]] = []
+    for seed, played in b.items():
+        theirs = {t.task_id: t for t in a[seed] if t.reward >= success}
+        both += [(len(t.steps), len(theirs[t.task_id].steps)) for t in played if t.reward >= success and t.task_id in theirs]
+    return [fmean(x) for x in zip(*both, strict=True)] if both else None
+
+
+def _step_reward(group: Seeds, stage: str) -> float | None:
+    found = [run.record(group.iteration(run, stage), "evaluate")["test"]["step_reward"] for run in group.runs.values()]
+    return fmean(found) if None not in found else None
+
+
+def _cost(group: Seeds) -> dict[str, float]:
+    """Of the iterations, mean over the seeds."""
+    sums: list[tuple[float, float, float]] = []
+    for run in group.runs.values():
+        updates = episodes = seconds = 0.0
+        for k in range(1, run.config.algorithm.iterations + 1):
+            records = {task: run.record(k, task) or {} for task in ("explore", "reward", "pairs", "train")}
+            updates += records["train"].get("updates", 0)
+            episodes += records["explore"].get("episodes", 0) + records["reward"].get("rollouts", {}).get("played", 0)
+            seconds += sum(record.get("seconds", 0.0) for record in records.values())
+        sums.append((updates, episodes, seconds))
+    return dict(zip(("updates", "episodes", "seconds"), map(fmean, zip(*sums, strict=True)), strict=True))
+
+
+def _other_sft(a: RunConfig, b: RunConfig) -> str | None:
+    """A section of the config that the SFT stage depends on and in which the two differ."""
+    return next((s for s in ("seed", "env", "model", "sft", "eval") if getattr(a, s) != getattr(b, s)), None)
+
+
+def _link(source: Path, target: Path) -> None:
+    for path in source.rglob("*"):
+        if path.is_file() and "checkpoint" not in path.parts:
+            to = target / path.relative_to(source)
+            to.parent.mkdir(parents=True, exist_ok=True)
+            to.hardlink_to(path)
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>{{ name }}</title>
+<style>
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1280px; margin: 2rem auto; padding: 0 1rem }
+table { border-collapse: collapse; font-size: 14px } td, th { padding: .25rem .6rem; text-align: right }
+th { border-bottom: 2px solid #888 } td { border-bottom: 1px solid #ddd; white-space: nowrap }
+td:first-child, th:first-child { text-align: left } .note { color: #555 } svg { max-width: 100%; height: auto }
+.wide { overflow-x: auto }
+</style>
+<h1>{{ name }}</h1><p>{{ head }}</p>
+<div class="wide"><table><tr>{% for c in columns %}<th>{{ c }}</th>{% endfor %}</tr>
+{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table></div>
+<p class="note">{{ note }}</p>{{ plot|safe }}
+<ul>{% for s in sentences %}<li>{{ s }}</li>{% endfor %}</ul>
+</html>
+"""
