@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import ipr
 from ipr import store
 from ipr.apps import comparison
 from ipr.runs import seeds
@@ -56,6 +57,8 @@ def test_a_seed_that_is_not_finished_is_left_out_and_told(groups: Path) -> None:
 
 
 def test_what_is_no_group_is_refused(groups: Path, tmp_path: Path) -> None:
+    with pytest.raises(IprError, match=r"good is a folder of runs; name one of them, e.g. .*good-0"):
+        ipr.open(groups / "good")
     with pytest.raises(IprError, match="is no folder of runs; start one: ipr run quick --seeds 3"):
         seeds.Seeds(tmp_path)
     for seed in (0, 1):
