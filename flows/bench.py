@@ -29,7 +29,12 @@ def play(folder: Path, plan: bench.Plan, seeds: int, samples: int) -> dict[str, 
             place = member(folder / name, seed)
             print(f"seed {seed}, {name}", file=sys.stderr)
             mine = config.model_copy(update={"seed": seed})
-            launch.run(place, mine, plan.preset, opened=lambda run: bench.adopt(run, Run(shared)) if run.folder != shared else None)
+            launch.run(
+                place,
+                mine,
+                plan.preset,
+                opened=lambda run: bench.adopt(run, Run(shared)) if run.folder != shared else None,
+            )
             _sample(Run(place), samples, sft=name == first)
     found = bench.summary(folder, list(plan.methods), samples)
     bench.write(folder, found)

@@ -53,5 +53,5 @@ def beginner(out: Path) -> tuple[ChatTokens, Any]:
         for x, y in product("ab", repeat=2)
     ]
     config = TrainConfig(learning_rate=1e-2, batch_size=4, epochs=60)
-    train(model, chat, ways, spec().prompt, "sft", config, max_length=128, seed=0, out=out)
+    train(model, chat, ways, spec().told, "sft", config, max_length=128, seed=0, out=out)
     return chat, model

@@ -89,7 +89,9 @@ def test_the_control_imitates_the_experts_for_as_many_updates_as_are_asked_for(t
     rows = tiny.make_demonstrations()  # 10, so 3 updates an epoch
     for asked in (2, 3, 7):
         settings = PreferenceConfig(batch_size=4, epochs=9, updates=asked)
-        result = train(tiny.make_model(chat), chat, rows, (), "sft", settings, max_length=512, seed=0, out=tmp_path)
+        result = train(
+            tiny.make_model(chat), chat, rows, lambda _: (), "sft", settings, max_length=512, seed=0, out=tmp_path
+        )
         assert result.updates == len(result.history) == asked
     assert result.tokens == 2 * sum(len(chat.conversation(r.messages).ids) for r in rows) + _first_update(chat, rows)
 
@@ -125,7 +127,7 @@ def test_the_optimum_of_two_doors_is_found(name: str, beginner: Any, tmp_path: P
     plays = method(name, draws=16)
     several = {"epochs": 4, "learning_rate": 3e-3} if "ppo" in name else {"epochs": 1, "learning_rate": 7e-3}
     settings = PreferenceConfig.model_validate({"batch_size": 32, "schedule": "constant", "warmup": 0} | several)
-    prompt, won = doors.spec().prompt, []
+    told, won = doors.spec().told, []
     for iteration in range(16):
         prefixes = plays.explore([], ["train/0", "train/1"])
         jobs = [Job(p, derive_seed(iteration, k)) for k, p in enumerate(prefixes)]
@@ -143,6 +145,6 @@ def test_the_optimum_of_two_doors_is_found(name: str, beginner: Any, tmp_path: P
         )
         if rows := plays.examples([], explored, rewards).demonstrations:
             loss = plays.training.loss
-            train(model, chat, rows, prompt, loss, settings, max_length=128, seed=iteration, out=tmp_path)
+            train(model, chat, rows, told, loss, settings, max_length=128, seed=iteration, out=tmp_path)
     assert won[0] < 0.5
     assert won[-1] > 0.9, won

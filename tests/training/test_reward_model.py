@@ -35,7 +35,7 @@ def rewards() -> list[StepReward]:
 
 
 def made(model, chat, max_length=512) -> RewardModel:
-    return RewardModel(model, chat, tiny.PROMPT, FIRSTS, FIT, max_length)
+    return RewardModel(model, chat, lambda _: tiny.PROMPT, FIRSTS, FIT, max_length)
 
 
 @pytest.mark.parametrize("rank", [0, 4])

@@ -277,7 +277,9 @@ def test_ppo_starts_at_a_ratio_of_one_and_goes_on_from_a_checkpoint_with_the_sam
     def run(out: Path, log: Any = None) -> tuple[Any, TrainResult]:
         model = tiny.make_model(chat)
         config = tiny.CONFIG.model_copy(update={"learning_rate": 1e-2})
-        return model, train(model, chat, rows, tiny.PROMPT, "ppo", config, max_length=512, seed=5, out=out, log=log)
+        return model, train(
+            model, chat, rows, lambda _: tiny.PROMPT, "ppo", config, max_length=512, seed=5, out=out, log=log
+        )
 
     def die(update: int, _: object) -> None:
         if update == 5:

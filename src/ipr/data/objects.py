@@ -119,7 +119,7 @@ def fetch(repo: Any, md5: str, remote: str | None = None) -> Tree:
     remote as far as they lack; returns its tree, or {"": md5}. Raises IprError where they cannot be had."""
     if lacking(repo, [md5]):
         try:
-            name = _remote(repo, remote)[0] if remote or repo.config["core"].get("remote") else None
+            name = remote_of(repo, remote)[0] if remote or repo.config["core"].get("remote") else None
             with named(Path(repo.root_dir), [md5]) as files:
                 repo.fetch(targets=files, remote=name)
         except IprError:
@@ -169,7 +169,7 @@ def lay(repo: Any, tree: Mapping[str, str], folder: Path, present: Path | None =
 def push(repo: Any, md5s: Iterable[str], remote: str | None) -> None:
     """Send data sets to the remote. Raises what its file system raises."""
     with named(Path(repo.root_dir), list(md5s)) as files:
-        repo.push(targets=files, remote=_remote(repo, remote)[0])
+        repo.push(targets=files, remote=remote_of(repo, remote)[0])
 
 
 def check_remote(root: Path, remote: str) -> None:
@@ -181,7 +181,7 @@ def reach_remote(root: Path, remote: str | None = None) -> str:
     """Name and url of the remote, which answered. Raises IprError where it does not."""
 
     def act(repo: Any) -> str:
-        name, url = _remote(repo, remote)
+        name, url = remote_of(repo, remote)
         objects = repo.cloud.get_remote_odb(name)
         if objects.fs.protocol == "local":
             above = next(p for p in (Path(objects.path), *Path(objects.path).parents) if p.exists())
@@ -210,7 +210,7 @@ def url_of(repo: Any, remote: str | None = None) -> str:
 
 def shared(repo: Any, remote: str | None = None) -> bucket.Bucket:
     """The DVC remote as a place of small objects. Raises IprError where it is neither on S3 nor a folder, or down."""
-    name, url = _remote(repo, remote)
+    name, url = remote_of(repo, remote)
     given = repo.config["remote"][name]
     names = {
         "endpointurl": "endpoint_url",
@@ -290,7 +290,7 @@ def _init(root: Path) -> None:
     store.write_text(root / ".dvcignore", "*.part\n")
 
 
-def _remote(repo: Any, name: str | None) -> tuple[str, str]:
+def remote_of(repo: Any, name: str | None = None) -> tuple[str, str]:
     """Name and url of the remote; one that is down is noticed in seconds (its client tries for up to half an hour)."""
     name = _known(repo, name)
     settings = repo.config["remote"][name]

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ipr.data import datasets
+from ipr.data import datasets, objects
 
 
 def drop_files(root: Path, names: Iterable[str], yes: bool) -> int:
@@ -20,7 +20,7 @@ def drop_files(root: Path, names: Iterable[str], yes: bool) -> int:
     files = [f for name in names if (f := root / "data" / name).is_file()]
     found = sum(f.stat().st_size for f in files)
     if yes and files:
-        with datasets.alone(root):
+        with objects.alone(root):
             for file in files:
                 file.unlink()
                 for folder in file.parents:
@@ -48,7 +48,7 @@ def collect(root: Path, named: Iterable[str], yes: bool, remote: bool = False) -
         wanted = {info.value for infos in used.values() for info in infos}
         stores, more = {"cache": repo.cache.local}, set()
         if remote:
-            name, _ = datasets._remote(repo, None)
+            name, _ = objects.remote_of(repo)
             stores["remote"] = repo.cloud.get_remote_odb(name)
             more = _versions(repo.cloud.get_remote(name))
         for md5 in keep:
@@ -64,8 +64,8 @@ def collect(root: Path, named: Iterable[str], yes: bool, remote: bool = False) -
                 store.fs.remove(paths)
         return found
 
-    with datasets.alone(root):
-        return datasets._dvc(root, act)
+    with objects.alone(root):
+        return objects.with_dvc(root, act)
 
 
 def _md5s(text: str) -> set[str]:

@@ -17,7 +17,7 @@ from ipr import algorithms, evaluate, store
 from ipr.config import RunConfig, load, read_yaml
 from ipr.runs import plots, report
 from ipr.runs.run import Run, stage_name
-from ipr.runs.seeds import REPORTED, Seeds, member
+from ipr.runs.seeds import REPORTED, Seeds
 from ipr.types import IprError, Trajectory, suggestion
 
 if TYPE_CHECKING:
@@ -93,8 +93,10 @@ def summary(folder: Path, names: Sequence[str], samples: int) -> dict[str, Any]:
     first = next(iter(groups.values()))
     sides = {SFT: (first, SFT)} | {name: (group, REPORTED) for name, group in groups.items()}
     greedy = {name: group.played(stage) for name, (group, stage) in sides.items()}
-    sampled = {name: {s: _samples(run, group.iteration(run, stage), samples) for s, run in group.runs.items()}
-               for name, (group, stage) in sides.items()}
+    sampled = {
+        name: {s: _samples(run, group.iteration(run, stage), samples) for s, run in group.runs.items()}
+        for name, (group, stage) in sides.items()
+    }
     means = {name: {s: _means(g, fmean) for s, g in by_seed.items()} for name, by_seed in sampled.items()}
     tops = {name: {s: _means(g, max) for s, g in by_seed.items()} for name, by_seed in sampled.items()}
     resamples, success = first.config.eval.bootstrap, first.config.algorithm.success
@@ -201,9 +203,18 @@ def write(folder: Path, found: Mapping[str, Any]) -> None:
     store.write_json(folder / "bench.json", dict(found))
     store.write_text(folder / "bench.md", markdown(found))
     plots.written(folder, "bench", plot(found))
-    page = Environment(autoescape=True).from_string(_PAGE).render(
-        head=_head(found), columns=columns(found), rows=table_rows(found), note=NOTE, sentences=sentences(found),
-        plot=(folder / "plots" / "bench.svg").read_text(), name=folder.resolve().name,
+    page = (
+        Environment(autoescape=True)
+        .from_string(_PAGE)
+        .render(
+            head=_head(found),
+            columns=columns(found),
+            rows=table_rows(found),
+            note=NOTE,
+            sentences=sentences(found),
+            plot=(folder / "plots" / "bench.svg").read_text(),
+            name=folder.resolve().name,
+        )
     )
     store.write_text(folder / "bench.html", page)
 
@@ -249,7 +260,9 @@ def _steps(
     both: list[tuple[int, int]] = []
     for seed, played in b.items():
         theirs = {t.task_id: t for t in a[seed] if t.reward >= success}
-        both += [(len(t.steps), len(theirs[t.task_id].steps)) for t in played if t.reward >= success and t.task_id in theirs]
+        both += [
+            (len(t.steps), len(theirs[t.task_id].steps)) for t in played if t.reward >= success and t.task_id in theirs
+        ]
     return [fmean(x) for x in zip(*both, strict=True)] if both else None
 
 

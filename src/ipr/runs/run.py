@@ -34,6 +34,8 @@ class Run:
         # Of several processes (`accelerate launch`) the first keeps the folder; the others only compute.
         self.keeper = int(os.environ.get("RANK", "0")) == 0
         if not (self.folder / "config.yaml").is_file():
+            if inside := sorted(self.folder.glob("*/config.yaml")):
+                raise IprError(f"{folder} is a folder of runs; name one of them, e.g. {inside[0].parent}")
             raise IprError(f"{self.folder} is no run folder (no config.yaml); start one: ipr run quick --dir {folder}")
         tree = read_yaml(self.folder / "config.yaml")
         self.config: RunConfig = validate(tree, str(self.folder / "config.yaml"))

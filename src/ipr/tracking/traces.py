@@ -31,9 +31,9 @@ def write_sample(episodes: Episodes, stage: str, most: int, path: Path) -> Path:
     seed = episodes.run.config.seed
     mine = [e for e in episodes.all if e.stage == stage]
 
-    def order(episode: Episode) -> int:
+    def order(episode: Episode) -> tuple[int, int]:
         played = episode.trajectory
-        return derive_seed(seed, "traces", episode.split, played.task_id, played.start, played.seed)
+        return derive_seed(seed, "traces", episode.split, played.task_id, played.start), played.seed
 
     scored = episodes.scored
     explored = sorted((e for e in mine if e.kind == "explored"), key=order)
