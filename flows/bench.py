@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,8 @@ def play(folder: Path, plan: bench.Plan, seeds: int, samples: int) -> dict[str, 
             place = member(folder / name, seed)
             print(f"seed {seed}, {name}", file=sys.stderr)
             mine = config.model_copy(update={"seed": seed})
-            launch.run(
-                place,
-                mine,
-                plan.preset,
-                opened=lambda run: bench.adopt(run, Run(shared)) if run.folder != shared else None,
-            )
+            adopt = None if name == first else partial(bench.adopt, source=shared)
+            launch.run(place, mine, plan.preset, opened=adopt)
             _sample(Run(place), samples, sft=name == first)
     found = bench.summary(folder, list(plan.methods), samples)
     bench.write(folder, found)
@@ -48,7 +45,7 @@ def _sample(run: Run, samples: int, sft: bool) -> None:
     reported = reported_iteration(run)
     assert reported is not None  # the run is complete
     with run.lock(), workers.opened(run.config.rollout):
-        for k in sorted({reported, *([0] if sft else [])}):
+        for k in {reported, 0} if sft else {reported}:
             if not bench.samples_file(run, k, samples).exists():
                 print(f"{run.name}: {samples} samples a game of {stage_name(k)}", file=sys.stderr)
                 best_of(run, k, samples, 1.0)

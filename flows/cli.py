@@ -171,6 +171,20 @@ def serve(options: argparse.Namespace) -> Any:
     return None
 
 
+def bench(options: argparse.Namespace) -> Any:
+    """Play methods side by side over several seeds, and put their figures, intervals and costs into one table."""
+    from flows import bench as flow
+    from ipr.runs import bench as benches
+
+    plan = benches.plan(options.env, _presets(), options.methods or [], options.overrides)
+    folder = options.dir or Path("runs") / f"bench-{options.env}"
+    found = flow.play(folder, plan, options.seeds, options.samples)
+    if not options.json:
+        print(benches.table(found))
+        print(f"tables: {folder / 'bench.md'}, page: {folder / 'bench.html'}, plot: {folder / 'plots' / 'bench.png'}")
+    return found
+
+
 def compare(options: argparse.Namespace) -> Any:
     """Compare two models on the same games, pair by pair, or two groups of runs over seeds and games."""
     from ipr.apps import comparison
@@ -491,6 +505,15 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--max-tokens", type=int, default=1_000_000, metavar="N", help=text)
     sub.add_argument("--max-requests", type=int, default=256, metavar="N", help="under way at once (256)")
     sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. model.dtype=bfloat16 rollout.slots=32")
+
+    sub = add("bench", bench)
+    sub.add_argument("env", help="alfworld, sql or webshop: flows/configs/bench/ENV.yaml")
+    sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for all methods that have a use for it")
+    text = "of these instead of the plan's: also those under `more`, e.g. rloo,ppo,ipr-without-step"
+    sub.add_argument("--methods", type=_listed(str), metavar="NAME,...", help=text)
+    sub.add_argument("--seeds", type=int, default=3, metavar="N", help="the preset's seed and the next ones")
+    sub.add_argument("--samples", type=int, default=4, metavar="N", help="episodes a test game at temperature 1")
+    sub.add_argument("--dir", type=Path, help="default runs/bench-ENV; what is unfinished there continues")
 
     sub = add("compare", compare)
     text = "Parquet of trajectories, a stage such as runs/quick/sft, a run (its reported stage), or a folder of runs of"

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 SFT, CONTROL = "sft", "sft+"
 """The stage that every method starts from, and the method that only trains on: others are compared with both."""
 NOTE = (
-    "mean reward on the test games in %, 95 % interval over seeds and games together; greedy: one episode a game; T = 1:"
-    " the mean of several samples a game; best of: of these the best by its outcome (an oracle picks: an upper bound);"
-    " steps: on games that the method and SFT both solve, method / SFT; invalid: share of the actions; updates, episodes"
-    " and seconds: of the iterations of one seed, the SFT agent apart"
+    "mean reward on the test games in %, 95 % interval over seeds and games together; greedy: one episode a game;"
+    " T = 1: the mean of several samples a game; best of: of these the best by its outcome (an oracle picks: an upper"
+    " bound); steps: on games that the method and SFT both solve, method / SFT; invalid: share of the actions; updates,"
+    " episodes and seconds: of the iterations of one seed, the SFT agent apart"
 )
 
 
@@ -69,14 +69,15 @@ def plan(env: str, presets: Path, names: Sequence[str], overrides: Sequence[str]
     return Plan(env, tree["preset"], methods)
 
 
-def adopt(run: Run, source: Run) -> None:
-    """Give a new run the SFT stage of a finished one of the same seed, experts and base, instead of its own."""
-    if run.record(0, "evaluate") is not None or _other_sft(run.config, source.config) is not None:
+def adopt(run: Run, source: Path) -> None:
+    """Give a new run the SFT stage of a finished one (its folder) of the same seed, experts and base."""
+    if run.record(0, "evaluate") is not None:
         return
+    finished = Run(source)
     for k in (-1, 0):
-        store.replace_folder(run.stage(k), lambda aside, k=k: _link(source.stage(k), aside))
-    store.replace(run.folder / "experts.parquet", lambda path: path.hardlink_to(source.folder / "experts.parquet"))
-    run.note(sft_of=source.name, scorer=source.manifest["scorer"])
+        store.replace_folder(run.stage(k), lambda aside, k=k: _link(finished.stage(k), aside))
+    store.replace(run.folder / "experts.parquet", lambda path: path.hardlink_to(finished.folder / "experts.parquet"))
+    run.note(sft_of=finished.name, scorer=finished.manifest["scorer"])
 
 
 def summary(folder: Path, names: Sequence[str], samples: int) -> dict[str, Any]:
@@ -160,11 +161,13 @@ def table_rows(found: Mapping[str, Any]) -> list[list[str]]:
 
 def sentences(found: Mapping[str, Any]) -> list[str]:
     """Every comparison in words."""
-    return [
-        f"{c['b']} against {c['a']}, {c['what']}: {100 * c['difference']:+.1f} points {_bounds(c['interval'])}; better with"
-        f" {c['better']} of {len(c['by_seed'])} seeds ({', '.join(f'{100 * x:+.1f}' for x in c['by_seed'].values())})"
-        for c in found["comparisons"]
-    ]
+
+    def sentence(c: Mapping[str, Any]) -> str:
+        each = ", ".join(f"{100 * x:+.1f}" for x in c["by_seed"].values())
+        gap = f"{100 * c['difference']:+.1f} points {_bounds(c['interval'])}"
+        return f"{c['b']} against {c['a']}, {c['what']}: {gap}; better with {c['better']} of the seeds ({each})"
+
+    return [sentence(c) for c in found["comparisons"]]
 
 
 def table(found: Mapping[str, Any]) -> str:
