@@ -206,6 +206,7 @@ def write(folder: Path, found: Mapping[str, Any]) -> None:
     store.write_json(folder / "bench.json", dict(found))
     store.write_text(folder / "bench.md", markdown(found))
     plots.written(folder, "bench", plot(found))
+    svg = (folder / "plots" / "bench.svg").read_text()
     page = (
         Environment(autoescape=True)
         .from_string(_PAGE)
@@ -215,7 +216,7 @@ def write(folder: Path, found: Mapping[str, Any]) -> None:
             rows=table_rows(found),
             note=NOTE,
             sentences=sentences(found),
-            plot=(folder / "plots" / "bench.svg").read_text(),
+            plot=svg[svg.index("<svg") :],
             name=folder.resolve().name,
         )
     )
