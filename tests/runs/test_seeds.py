@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from ipr.runs import seeds
 from ipr.types import IprError
 from tests.runs.laid import lay
 
-SMALL = {"problems": 1, "iterations": 1, "games": 12}
+SMALL: dict[str, Any] = {"problems": 1, "iterations": 1, "games": 12}
 
 
 @pytest.fixture(scope="module")
