@@ -50,6 +50,7 @@ ODD = "Löwe lr=1e-4, 50% {x} $y_ " + 150 * "n"
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project of its own, so that the checkout's data sets and tracking stay as they are."""
+    importlib.import_module("tasks.report")  # Prefect sets up logging at import, which would undo a test's caplog
     folder = tmp_path_factory.mktemp("project")
     (folder / "runs").mkdir()
     return folder
