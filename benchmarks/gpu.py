@@ -46,7 +46,7 @@ if not hasattr(torch.cpu, "get_capabilities"):  # before the torch that we pin; 
 from ipr import config as configs
 from ipr import engine as engines
 from ipr import models
-from ipr.engine import Request
+from ipr.engine import Request, kv
 from ipr.engine.batching import TransformersEngine
 from ipr.models.loading import LARGE
 
@@ -276,12 +276,6 @@ def make(size: str, options: argparse.Namespace, device: torch.device) -> Any:
     return model
 
 
-def key_value_bytes(config: Any, dtype: torch.dtype) -> int:
-    """Of a token."""
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * config.num_hidden_layers * config.num_key_value_heads * width * dtype.itemsize
-
-
 class Timed(TransformersEngine):
     """Our engine with a clock around its decode passes."""
 
@@ -309,7 +303,7 @@ def ours(
 
     found = timed(write, rows, options, device)
     if engine.passes:
-        each, weights = key_value_bytes(model.config, model.dtype), bytes_of(model)
+        each, weights = kv.bytes_a_token(model.config, model.dtype), bytes_of(model)
         read = sum(weights + each * kept for _, kept, _ in engine.passes)
         seconds = sum(took for _, _, took in engine.passes)
         limit = sum(n for n, _, _ in engine.passes) * speed / read

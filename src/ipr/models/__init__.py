@@ -3,15 +3,16 @@
 `plug` is the only touch on the internals of torch and transformers. `embedded/` holds the bases that are shipped.
 """
 
-from ipr.models.folders import adapter, context_length, copy_model, longest, model_hash, resolve
+from ipr.models.folders import adapter, config_of, context_length, copy_model, longest, model_hash, resolve
 from ipr.models.loading import check_model, device, load_model, load_tokenizer, save_model
-from ipr.models.make import CHAT_TEMPLATE, SPECIAL_TOKENS, new_base_model, relate_forms, train_tokenizer
+from ipr.models.make import CHAT_TEMPLATE, SPECIAL_TOKENS, new_base_model, relate_forms, tiny_copy, train_tokenizer
 
 __all__ = [
     "CHAT_TEMPLATE",
     "SPECIAL_TOKENS",
     "adapter",
     "check_model",
+    "config_of",
     "context_length",
     "copy_model",
     "device",
@@ -23,5 +24,6 @@ __all__ = [
     "relate_forms",
     "resolve",
     "save_model",
+    "tiny_copy",
     "train_tokenizer",
 ]

@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 import struct
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +64,14 @@ def adapter(path: str | Path) -> tuple[str, int] | None:
 
 def context_length(path: str | Path) -> int:
     """Most tokens the model at `path` can read at once; a very large number where it has no limit."""
+    return longest(config_of(path))
+
+
+def config_of(path: str | Path) -> Any:
+    """The transformers config of a model, of an adapter's base. Raises IprError where it cannot be read."""
     folder = Path(resolve(path))
     name = base_of(folder)["path"] if (folder / "adapter_config.json").exists() else path
-    return longest(read_config(resolve(name)))
+    return read_config(resolve(name))
 
 
 def longest(config: Any) -> int:
@@ -86,8 +92,8 @@ def model_hash(path: str | Path) -> str:
         return found.hexdigest()
     for file in sorted(folder.iterdir()):
         if file.suffix in (".safetensors", ".bin"):
-            with open(file, "rb") as opened:
-                found.update(hashlib.file_digest(opened, "sha256").digest())
+            now = file.stat()
+            found.update(_digest(str(file.resolve()), now.st_size, now.st_mtime_ns))
         elif file.name in ("config.json", "adapter_config.json"):
             config = store.read_json(file)
             config.pop("base_model_name_or_path", None)  # a place, not a content: base.json has the content's hash
@@ -98,6 +104,13 @@ def model_hash(path: str | Path) -> str:
         base = base_of(folder)
         found.update((base["hash"] or str(base["path"])).encode())
     return found.hexdigest()
+
+
+@lru_cache(maxsize=256)
+def _digest(file: str, size: int, changed: int) -> bytes:
+    """sha256 of a file that had this size and was changed then: weights are large, and asked for in every stage."""
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").digest()
 
 
 def base_of(folder: Path) -> dict[str, Any]:
