@@ -23,12 +23,13 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import platform
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import PackageNotFoundError
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from random import Random
@@ -104,7 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with options.json.open("a") as file:
                 file.write(json.dumps(row | (found if isinstance(found, dict) else {"found": found})) + "\n")
 
-    print(f"{options.part}: {name_of(device)}, torch {torch.__version__}", flush=True)
+    libraries = ", ".join(f"{name} {known_version(name)}" for name in ("torch", "transformers", "numpy", "numba"))
+    print(f"{options.part}: {name_of(device)}, Python {platform.python_version()}, {libraries}", flush=True)
     for what, work in PARTS[options.part](options, device):
         run(what, work)
         if failed and options.part == "loop":  # each stage goes on from the one before
@@ -488,15 +490,7 @@ def loop(options: argparse.Namespace, device: torch.device) -> Works:
 
     if find_spec("prefect") is None:
         without_prefect()
-    known = runs.version
-
-    def version(name: str) -> str:  # of what this part can do without
-        try:
-            return known(name)
-        except PackageNotFoundError:
-            return "not here"
-
-    runs.version = version
+    runs.version = known_version  # a run notes it of what this part can do without, too
     folder = Path(tempfile.mkdtemp()) / "smoke"
     given = [f"model.device={device}", "track.enabled=false", "data.publish=false"]
 
@@ -532,6 +526,13 @@ def without_prefect() -> None:
 
 
 # What they share ------------------------------------------------------------------------------------------------------
+
+
+def known_version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not here"
 
 
 def at(device: str, dtype: str = "float32") -> configs.ModelConfig:
