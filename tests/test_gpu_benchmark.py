@@ -9,27 +9,37 @@ import pytest
 import torch
 
 from benchmarks import gpu
+from ipr.engine import kv
 
 
-def test_it_runs_tiny_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    sizes = ["--context", "100", "--steps", "6", "--batches", "1", "3"]
-    found = gpu.main(["--device", "cpu", "--parameters", "tiny", *sizes, "--json", str(tmp_path / "f.json")])
-    torch.set_num_threads(before)
-    assert [row["rows"] for row in found["rows"]] == [1, 3]
-    # Five passes after the prompt, or six where its last token is fed after what rows share. 2 layers, keys and values
-    # of 2 heads of 16 numbers, 2 bytes each.
-    assert found["key_values_a_token"] == 2 * 2 * 2 * 16 * 2
-    read = [found["weights"] + kept * 256 for kept in (103, 102.5 + 101.5 + 100.5)]
-    assert [row["gigabytes_a_pass"] for row in found["rows"]] == pytest.approx([bytes / 1e9 for bytes in read])
-    assert all(row["pass"] > row["engine"] > 0 for row in found["rows"])
-    assert json.loads((tmp_path / "f.json").read_text())["rows"] == found["rows"]
-    assert len(capsys.readouterr().out.splitlines()) == 5
+def test_engines_run_tiny_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["--sizes", "tiny", "--context", "100", "--steps", "6", "--rows", "1", "3"]
+    assert gpu.main(["engines", "--device", "cpu", *sizes, "--json", str(tmp_path / "f.jsonl")]) == 0
+    found = [json.loads(line) for line in (tmp_path / "f.jsonl").read_text().splitlines()]
+    assert [(row["engine"], row["rows"]) for row in found] == [
+        ("ours", 1),
+        ("transformers", 1),
+        ("ours", 3),
+        ("transformers", 3),
+    ]
+    model = gpu.make("tiny", gpu.argparse.Namespace(context=100, steps=6, compile=False), torch.device("cpu"))
+    # 2 layers, keys and values of 2 heads of 16 numbers, 2 bytes each. Five passes after the prompt, or six where its
+    # last token is fed after what rows share.
+    each = kv.bytes_a_token(model.config, model.dtype)
+    assert each == 2 * 2 * 2 * 16 * 2
+    read = [gpu.bytes_of(model) + each * kept for kept in (103.0, 102.0 + 101.0 + 100.0)]
+    ours = [row for row in found if row["engine"] == "ours"]
+    assert [row["gigabytes_a_pass"] for row in ours] == pytest.approx([bytes / 1e9 for bytes in read], rel=0.01)
+    assert all(row["pass_share"] > 0 and row["decode"] > 0 for row in ours)
+    assert "tiny         3 transformers" in capsys.readouterr().out
+
+
+def test_a_model_is_compared_with_transformers() -> None:
+    assert gpu.same("llama", gpu.families()["llama"](), torch.device("cpu"), rows=3, steps=6)
 
 
 def test_without_a_gpu_it_says_what_to_do() -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    with pytest.raises(SystemExit, match="--device cpu --parameters tiny"):
-        gpu.main([])
+    with pytest.raises(SystemExit, match="--device cpu --sizes tiny"):
+        gpu.main(["engines"])

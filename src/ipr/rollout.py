@@ -67,6 +67,7 @@ def play(
     """
     played: dict[int, Trajectory] = {}
     joined: list[tuple[_Episode, int]] = []
+    slots = min(slots, getattr(policy, "slots", slots))  # fewer may fit into a GPU
     jobs, greedy = list(jobs), sampling.temperature == 0
     starting = {job.prefix: index for index, job in enumerate(jobs)} if join and greedy and more is None else {}
     waiting = _order(jobs)[::-1]

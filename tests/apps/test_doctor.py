@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from flows.cli import main
+from ipr import config as configs
+from ipr import policies
 from tests.conftest import Install
 
 NOWHERE = "http://127.0.0.1:9"
@@ -107,6 +109,26 @@ def test_a_broken_data_file_stops_a_run(root: Path, capsys: pytest.CaptureFixtur
     (root / "data.dvc").write_text("<<<<<<< HEAD\n")
     code, found = doctor(capsys)
     assert (code, found["data"]["fix"]) == (1, "git checkout HEAD -- data.dvc")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "told"),
+    [
+        ({"model_type": "qwen3", "head_dim": 128}, "in the run's own process, auto"),
+        ({"model_type": "gemma2", "num_key_value_heads": 4}, "by transformers' own cache, which is slower: "),
+        ({"model_type": "gpt_oss", "num_local_experts": 32}, "uses s_aux, which ours lacks"),
+        ({"model_type": "deepseek_v3", "n_routed_experts": 256, "kv_lora_rank": 512}, "slower: our attention fails"),
+        ({"model_type": "nemotron", "num_key_value_heads": 8}, "slower: our attention fails"),
+        ({"model_type": "mamba"}, "no attention of ours can take the place of mamba's own"),
+        ({"model_type": "falcon", "new_decoder_architecture": True}, "in the run's own process"),
+    ],
+)
+def test_how_a_model_plays_is_tried_with_a_tiny_copy(architecture: dict, told: str, tmp_path: Path) -> None:
+    """Of a config of the usual size; there are no weights."""
+    size = {"hidden_size": 4096, "num_hidden_layers": 40, "num_attention_heads": 32, "vocab_size": 100_000}
+    (tmp_path / "config.json").write_text(json.dumps(size | architecture))
+    config = configs.load(None, [f"model.path={tmp_path}"])
+    assert told in policies.check(config)
 
 
 def test_what_is_to_run_is_looked_at(install: Install, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,6 +63,17 @@ def test_only_what_is_new_is_fed(accelerate: bool) -> None:
     assert fed.taken() == shared + sum(len(ids) - shared for ids in prompts), "what all begin with is read once"
 
 
+def test_equal_prompts_are_read_once_whatever_is_drawn_after_them() -> None:
+    """Each sample parts from the others at its first token, most by an unlikely one."""
+    model, base = toy.model(), prompt("train-0", 3)
+    engine, fed = make(model, slots=16), Passes(model)
+    asked = [Request(base, 4, derive_seed(3, i), session=i) for i in range(16)]
+    answers = generate(engine, asked, 1.0)
+    assert fed.taken() <= len(base) + sum(len(answer.ids) for answer in answers)
+    assert len({answer.ids[0] for answer in answers}) > 8
+    assert answers == [plain(model, request, 1.0) for request in asked]
+
+
 def test_forks_equal_separate_episodes() -> None:
     asked = [Request(prompt("train-1", 2), 12, derive_seed(3, i), session=i) for i in range(6)]
     beside = generate(make(), asked, 1.0)

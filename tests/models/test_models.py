@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import time
@@ -167,6 +168,21 @@ def test_dtype_is_for_playing_and_training_is_in_float32(base):
     model = models.load_model(base, half, training=True)
     assert model.dtype == torch.float32
     assert model.training
+
+
+def test_weights_are_hashed_once_until_they_change(copy, monkeypatch):
+    read: list[str] = []
+    digest = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, kind: read.append(file.name) or digest(file, kind))
+    first = models.model_hash(copy)
+    assert models.model_hash(copy) == first
+    assert [Path(name).name for name in read] == ["model.safetensors"]
+    weights = copy / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert models.model_hash(copy) != first
+    assert models.model_hash(shutil.copytree(copy, copy.parent / "moved")) == models.model_hash(copy)
 
 
 def test_save_is_whole_or_nothing(chat, base, tmp_path, monkeypatch):

@@ -249,6 +249,28 @@ def test_an_outage_stops_the_play_and_frees_its_episodes() -> None:
         play(toy.spec(), policy(url, retries=0), [Job(Prefix("dev-1")), Job(Prefix("dev-2"))], GREEDY)
 
 
+@pytest.mark.parametrize("failures", [1, 2])
+def test_one_turn_that_fails_is_asked_once_more_and_then_named(failures: int) -> None:
+    """A refusal, which the client library does not ask again for; the other turns are answered."""
+    refused = 0
+
+    def reply(body: Any, _: Any) -> Any:
+        nonlocal refused
+        if body["messages"][0]["content"] == "bad" and refused < failures:
+            refused += 1
+            return refusal(400, "engine died")
+        return answer("yes")
+
+    turns = [turn(text) if text else Turn((Message("user", "bad"),), session=7) for text in ("a", "", "b")]
+    with scripted(reply) as url:
+        if failures == 1:
+            assert policy(url).generate(turns, GREEDY) == [Completion("yes", (), "stop")] * 3
+        else:
+            with pytest.raises(IprError, match=r"engine died.*asked twice: turn 1 of episode 7"):
+                policy(url).generate(turns, GREEDY)
+    assert refused == failures
+
+
 def test_cost() -> None:
     usage = Usage(requests=1, prompt_tokens=2_000_000, completion_tokens=500_000)
     assert usage.cost(EndpointConfig(price_in=0.5, price_out=2.0)) == 2.0

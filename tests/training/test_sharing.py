@@ -95,6 +95,7 @@ def test_models_that_share_give_the_gradients_of_padded_rows(chat, examples, nam
         ("GptOss", {"num_local_experts": 4, "num_experts_per_tok": 2}),
         ("Mamba", {"state_size": 4}),
         ("Bloom", {"n_layer": 2, "n_head": 4}),
+        ("Nemotron", {}),
     ],
 )
 def test_models_that_cannot_share_train_on_padded_rows(chat, tmp_path, name, more):

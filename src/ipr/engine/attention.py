@@ -121,7 +121,8 @@ class _Segment:
             steps = np.minimum(np.arange(self._width), counts[:, None] - 1)
             padded = offset + (np.cumsum(counts) - counts)[:, None] + steps
             self._padded = torch.from_numpy(padded).to(device)
-            self._real = torch.from_numpy(np.arange(self._width) < counts[:, None]).to(device)
+            real = (np.arange(self._width) < counts[:, None]).ravel().nonzero()[0]  # found here: a GPU would wait
+            self._real = torch.from_numpy(real).to(device)
         self._masks: dict[tuple[int, int | None], Tensor] = {}
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, window: int | None) -> Tensor:
@@ -133,7 +134,8 @@ class _Segment:
         # Scaled before; in bfloat16 twice as fast on a CPU as the products and softmax one by one, in float32 the same.
         out = F.scaled_dot_product_attention(asked, self._keys(key), self._values(value), attn_mask=mask, scale=1.0)
         out = out.view(size, heads, width, -1).transpose(1, 2)
-        return out.flatten(0, 1) if self._real is None else out[self._real]
+        packed = out.flatten(0, 1)
+        return packed if self._real is None else packed.index_select(0, self._real)
 
     def _keys(self, pool: Tensor) -> Tensor:
         """The slots' keys [B, groups, length, width]."""

@@ -6,9 +6,10 @@ prompts begin with is read once. Nobody waits for anybody: each pass feeds the n
 and the new tokens of those whose turn has come. A sample depends on (prompt, seed) and not on its neighbours. What
 spares a CPU work is all in `accelerate`.
 
-Memory is bounded by slots * max_length tokens; of more sessions than slots the one that was idle longest loses its
-slot and is read again when it comes back. Left out: models whose attention cannot be plugged in, or that carry a state
-which is no key-value (they are refused); beams, top-k and top-p (no stage uses them).
+Memory is bounded by slots * max_length tokens; on a GPU to as many slots as fit. Of more sessions than slots the one
+that was idle longest loses its slot and is read again when it comes back. Left out: models whose attention cannot be
+plugged in, or that carry a state which is no key-value (they are refused; `own_cache` plays them); beams, top-k and
+top-p (no stage uses them).
 """
 
 from __future__ import annotations
@@ -23,11 +24,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ipr.engine import Answers, Generated, Request, sampling
+from ipr.engine import Answers, Generated, Request, kv, sampling
 from ipr.engine.accelerate import NEAR, Accelerator, NoAccelerator
 from ipr.engine.attention import SEGMENT_TOKENS, Layout
 from ipr.engine.cascade import PrefixTree
-from ipr.engine.kv import Pool
 from ipr.engine.slots import Ids, Sequences, Slots, common_length
 from ipr.models import plug
 from ipr.profiling import timed
@@ -52,7 +52,8 @@ class TransformersEngine:
     """An `Engine` of a causal language model of transformers, which peft may wrap; at most `slots` sequences at once.
 
     The model is moved to `device` where one is given. Key-values are kept in `kv_dtype`, or in the model's own type.
-    `accelerate`=False leaves out what a CPU is spared. Raises IprError for a model that cannot be played this way.
+    `accelerate`=False leaves out what a CPU is spared. On a GPU there are as many slots as fit into its memory. Raises
+    IprError for a model that cannot be played this way, and where not one slot fits.
     """
 
     def __init__(
@@ -68,13 +69,15 @@ class TransformersEngine:
     ):
         self.model = (model if device is None else model.to(device)).eval()
         self.device: torch.device = next(model.parameters()).device
-        self.ends, self.max_length, self.slots = list(ends), max_length, slots
         self._config = plug.own_config(model)
         if not plug.pluggable(model):
             raise IprError(
                 f"models of type {self._config.model_type} cannot be played with kept key-values; take a decoder such"
                 " as Llama, Qwen or Mistral"
             )
+        if (room := kv.free(self.device)) is not None:
+            slots = kv.fitting(slots, room, max_length, self._config.get_text_config(), kv_dtype or model.dtype)
+        self.ends, self.max_length, self.slots = list(ends), max_length, slots
         self._sequences = Sequences.empty(slots, max_length)
         self._owners = Slots(self._sequences)
         stop = np.array(sorted(ends), dtype=np.int64)
@@ -82,7 +85,7 @@ class TransformersEngine:
         if accelerate and self.device.type == "cpu":
             cascade = (kv_dtype or model.dtype) == model.dtype == torch.float32
             self._accelerator = Accelerator(self._sequences, stop, cascade=cascade)
-        self._pool = Pool(slots, max_length, kv_dtype, self.device, self._accelerator.tile)
+        self._pool = kv.Pool(slots, max_length, kv_dtype, self.device, self._accelerator.tile)
         heads = getattr(self._config, "num_attention_heads", 32)
         self._most_decoded = min(PASS_TOKENS, max(slots + NEAR, SCORES // (heads * max_length)))
         """Tokens of slots that decode in one forward pass, drafts not counted."""
@@ -197,6 +200,18 @@ class TransformersEngine:
         u = sampling.turn_uniforms(self._sequences, drawing, drafts + 1)
         drawn, cumulative = sampling.draw(logits, temperature, u)
         return accelerator.accept(drawing, drafts, drawn, cumulative).tolist()
+
+    @torch.inference_mode()
+    def read(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """The logits [rows, V] after each of the rows: all but their last tokens are read, then these together.
+
+        In slots that are empty: a trial of the model.
+        """
+        slots = np.arange(len(rows))
+        for slot, row in enumerate(rows):
+            self._sequences.begin(slot, np.array(row, dtype=np.int64), cached=0, seed=0, limit=len(row))
+        self._feed(_NONE, _NONE, _NONE, self._pieces(slots, less=1))
+        return self._feed(slots, np.ones_like(slots), np.ones_like(slots), [])
 
     def forward(self, ids: Ids, layout: Layout, keep: Ids) -> Tensor:
         """One pass over packed tokens [N]; the logits at the indices `keep`."""

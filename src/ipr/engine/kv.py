@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import mmap
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -11,9 +12,46 @@ from torch import Tensor
 
 from ipr.engine.kernels import store
 from ipr.models import plug
+from ipr.types import IprError
 
 if TYPE_CHECKING:
     from ipr.engine.attention import Layout
+
+
+log = logging.getLogger("ipr")
+
+_SPARE = 0.85
+"""Share of a GPU's free memory that key-values and what is drawn from may take; the rest is for a pass."""
+_DRAWN = 40
+"""Bytes of a token's logit, its probability in float64 while it is drawn, and copies of both."""
+
+
+def free(device: torch.device) -> int | None:
+    """Bytes of the device that may be taken; None on a CPU, where memory costs nothing until it is written."""
+    if device.type != "cuda":
+        return None
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch's, for whoever asks
+    return torch.cuda.mem_get_info(device)[0] + unused
+
+
+def bytes_a_token(config: Any, dtype: torch.dtype) -> int:
+    """Key-values of a token in all layers of a transformers config."""
+    heads = config.num_attention_heads
+    groups = getattr(config, "num_key_value_heads", None) or heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return 2 * config.num_hidden_layers * groups * width * dtype.itemsize
+
+
+def fitting(slots: int, room: int, max_length: int, config: Any, dtype: torch.dtype) -> int:
+    """Of so many slots those whose `max_length` tokens fit into `room` bytes. Raises IprError where none does."""
+    each = bytes_a_token(config, dtype) * (max_length + 63 & ~63)
+    fit = min(slots, int(_SPARE * room / (each + _DRAWN * config.vocab_size)))
+    told = f"key-values of {max_length} tokens take {each / 2**30:.2f} GiB, {max(room, 0) / 2**30:.1f} GiB are free"
+    if fit < 1:
+        raise IprError(f"not one conversation fits: {told} beside the weights; lower model.max_length")
+    if fit < slots:
+        log.warning("%d slots instead of %d (rollout.slots): %s", fit, slots, told)
+    return fit
 
 
 class Pool(plug.KeyValues):

@@ -92,10 +92,11 @@ def follow(sequences, slots, histories, sampled, ends):
                 if histories.low[place, j] <= u < histories.high[place, j]:
                     token = histories.tokens[place, j]
                     break
+            # That slot has their key-values, also for whoever draws an unlikely token and so has to be fed.
+            histories.leaders[slot] = histories.slots[place]
             if token < 0:
                 break
             append(sequences, slot, token)
-            histories.leaders[slot] = histories.slots[place]
             n += 1
             if token in ends or sequences.known[slot] == sequences.limits[slot]:
                 ended[i] = True

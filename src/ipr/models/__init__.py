@@ -5,6 +5,7 @@
 
 from ipr.models.folders import (
     adapter,
+    config_of,
     context_length,
     copy_files,
     copy_model,
@@ -14,13 +15,14 @@ from ipr.models.folders import (
     share_weights,
 )
 from ipr.models.loading import check_model, device, load_model, load_tokenizer, save_model
-from ipr.models.make import CHAT_TEMPLATE, SPECIAL_TOKENS, new_base_model, relate_forms, train_tokenizer
+from ipr.models.make import CHAT_TEMPLATE, SPECIAL_TOKENS, new_base_model, relate_forms, tiny_copy, train_tokenizer
 
 __all__ = [
     "CHAT_TEMPLATE",
     "SPECIAL_TOKENS",
     "adapter",
     "check_model",
+    "config_of",
     "context_length",
     "copy_files",
     "copy_model",
@@ -34,5 +36,6 @@ __all__ = [
     "resolve",
     "save_model",
     "share_weights",
+    "tiny_copy",
     "train_tokenizer",
 ]

@@ -94,9 +94,14 @@ def adapter(path: str | Path) -> tuple[str, int] | None:
 
 def context_length(path: str | Path) -> int:
     """Most tokens the model at `path` can read at once; a very large number where it has no limit."""
+    return longest(config_of(path))
+
+
+def config_of(path: str | Path) -> Any:
+    """The transformers config of a model, of an adapter's base. Raises IprError where it cannot be read."""
     folder = Path(resolve(path))
     name = base_of(folder)["path"] if (folder / "adapter_config.json").exists() else path
-    return longest(read_config(resolve(name)))
+    return read_config(resolve(name))
 
 
 def longest(config: Any) -> int:

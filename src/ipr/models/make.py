@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +57,63 @@ def new_base_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlamaForCausalLM(config)
+
+
+def tiny_copy(config: Any) -> Any:
+    """A random model of the same architecture, in float32: few layers of each kind, narrow, of few tokens and experts.
+
+    For trials. Raises what transformers raises where the architecture cannot be made so small.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    text = copy.deepcopy(config.get_text_config())
+    given = text.to_dict()
+    kinds = given.get("layer_types") or []
+    layers = next((k for k in range(2, len(kinds)) if set(kinds[:k]) == set(kinds)), 2)
+    queries = given.get("num_attention_heads")  # none where there is no attention
+    keys = given.get("num_key_value_heads") or queries
+    groups = min(2, keys or 2)
+    heads = groups if queries == keys or given.get("kv_lora_rank") else 2 * groups
+    width = 16
+    small = {
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": groups,
+        "hidden_size": heads * width,
+        "intermediate_size": 32,
+        "moe_intermediate_size": 32,
+        "shared_expert_intermediate_size": 32,
+        "vocab_size": 64,
+        "first_k_dense_replace": 1,
+        "n_group": 1,
+        "topk_group": 1,
+        "head_dim": width,
+    }
+    small |= dict.fromkeys(("n_routed_experts", "num_local_experts", "num_experts"), 4)
+    small |= dict.fromkeys(("num_experts_per_tok", "top_k_experts"), 2)
+    if given.get("kv_lora_rank"):  # latent attention: a head's width is the one of its rotary part
+        small |= {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8}
+        small |= {"v_head_dim": 16, "head_dim": 8, "qk_head_dim": 24}
+    for name, value in small.items():
+        if getattr(text, name, None) is not None or name in ("num_key_value_heads", "num_experts_per_tok"):
+            with contextlib.suppress(AttributeError):  # worked out from others
+                setattr(text, name, value)
+    for name, value in given.items():  # what is said layer by layer
+        if isinstance(value, list) and len(value) == given["num_hidden_layers"]:
+            setattr(text, name, value[:layers])
+    ropes = getattr(text, "rope_parameters", None) or {}
+    for rope in (ropes, *(one for one in ropes.values() if isinstance(one, dict))):
+        for name in ("short_factor", "long_factor"):
+            if name in rope:
+                rotary = width * (rope.get("partial_rotary_factor") or given.get("partial_rotary_factor") or 1.0)
+                rope[name] = rope[name][: int(rotary) // 2]
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        if getattr(text, name, None) is not None:
+            setattr(text, name, 0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(text, dtype=torch.float32).eval()
 
 
 def relate_forms(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -6,7 +6,7 @@ that names the function, where the installed library is another one in this.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -98,7 +98,7 @@ def register(name: str, attend: Callable[..., Tensor]) -> None:
         **given: Any,
     ) -> tuple[Tensor, None]:
         if lacking := _lacks(given):
-            raise IprError(f"the model's attention uses {lacking}, which ours lacks; take another model")
+            raise IprError(f"the model's attention uses {lacking}, which ours lacks")
         return attend(module.layer_idx, query, key, value, scaling, sliding_window, dropout, **given), None
 
     AttentionInterface.register(name, plugged)
@@ -154,6 +154,42 @@ class KeyValues(Cache):
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return 0  # positions are given; nothing else that is asked for depends on it
+
+
+def go_on(model: Any, ids: Sequence[int], cache: Any, *, keep: bool) -> tuple[Tensor, Any]:
+    """The logits [N, V] of N tokens after those that `cache` holds (None: of none), and with `keep` the cache then.
+
+    Relies on a model that makes its own cache, returns it as `past_key_values` or `cache_params`, and takes it by that
+    name (transformers 5.23).
+    """
+    named = {} if cache is None else {cache[0]: cache[1]}
+    output = model(input_ids=torch.tensor([list(ids)], device=model.device), use_cache=keep, **named)
+    kinds = ("past_key_values", "cache_params") if keep else ()
+    held = next(((kind, output[kind]) for kind in kinds if output.get(kind) is not None), None)
+    return output.logits[0], held
+
+
+def rope(config: Any) -> tuple[str, int]:
+    """The kind of a model's rotary positions, and the tokens from which on they depend on a conversation's length.
+
+    Relies on `rope_parameters`, in which layers of several types may have their own (transformers 5.23).
+    """
+    text = config.get_text_config()
+    given = getattr(text, "rope_parameters", None) or {}
+    for one in (given, *given.values()):
+        if isinstance(one, dict) and (kind := one.get("rope_type")) in ("longrope", "dynamic"):
+            # Some configs say it beside the parameters, some in them.
+            longest = getattr(text, "original_max_position_embeddings", None)
+            return kind, longest or one.get("original_max_position_embeddings") or text.max_position_embeddings
+    return "default", 0
+
+
+def positions(config: Any, length: int) -> int:
+    """Equal for lengths of a conversation in which a token's position means the same, so that keys can be kept."""
+    kind, longest = rope(config)
+    if kind == "dynamic":
+        return max(0, length - longest)
+    return int(kind == "longrope" and length > longest)
 
 
 def revision(name: str) -> str | None:

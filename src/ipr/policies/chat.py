@@ -23,6 +23,11 @@ class ChatPolicy:
     def __init__(self, engine: Engine, chat: ChatTokens, name: str):
         self.engine, self.chat, self.name = engine, chat, name
 
+    @property
+    def slots(self) -> int:
+        """More episodes at a time than these would push each other out."""
+        return self.engine.slots
+
     def close_session(self, session: Hashable) -> None:
         self.engine.close_session(session)
 

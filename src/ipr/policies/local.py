@@ -1,17 +1,25 @@
-"""`rollout.backend=transformers`: a model of transformers, played by our own engine in this process, on CPU or GPU."""
+"""`rollout.backend=transformers`: a model of transformers, played in this process, on CPU or GPU, by our own engine;
+what that cannot play, by transformers' own cache.
+"""
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
+from transformers import AutoModelForCausalLM
 
 from ipr import models
-from ipr.config import RunConfig
+from ipr.config import EMBEDDED, RunConfig
+from ipr.engine import kv
 from ipr.engine.batching import TransformersEngine
+from ipr.engine.own_cache import OwnCacheEngine, lacks
 from ipr.models import plug
 from ipr.policies.chat import ChatPolicy, end_tokens
 from ipr.tokens import ChatTokens
+
+log = logging.getLogger("ipr")
 
 
 def policy(
@@ -19,13 +27,12 @@ def policy(
 ) -> ChatPolicy:
     """Of a model in memory, as `TransformersEngine` takes it; `max_length` is the model's own where that is smaller."""
     chat = ChatTokens(tokenizer)
-    engine = TransformersEngine(
-        model,
-        end_tokens(chat, getattr(model, "generation_config", None)),
-        max_length=min(max_length, models.longest(plug.own_config(model))),
-        slots=slots,
-        kv_dtype=kv_dtype,
-    )
+    ends = end_tokens(chat, getattr(model, "generation_config", None))
+    most = min(max_length, models.longest(plug.own_config(model)))
+    if lacking := lacks(model, most):
+        log.warning("%s plays by transformers' own cache, which is slower: %s", name, lacking)
+        return ChatPolicy(OwnCacheEngine(model, ends, max_length=most, slots=slots), chat, name)
+    engine = TransformersEngine(model, ends, max_length=most, slots=slots, kv_dtype=kv_dtype)
     return ChatPolicy(engine, chat, name)
 
 
@@ -42,8 +49,31 @@ def load(path: str, name: str, config: RunConfig) -> ChatPolicy:
 
 
 def check(config: RunConfig) -> str:
-    """See `ipr.policies.check`: its model is looked at with every run's."""
-    return f"in the run's own process, {config.model.device}"
+    """See `ipr.policies.check`: a GPU that has no room for one conversation.
+
+    How a model plays is tried with a tiny copy of its architecture, before its weights are read.
+    """
+    where = f"in the run's own process, {config.model.device}"
+    path = config.model.path
+    if path == "champion" or path.startswith(EMBEDDED):
+        return where
+    found = models.config_of(path)
+    limit = min(config.model.max_length, models.longest(found))
+    try:
+        lacking = lacks(models.tiny_copy(found), limit)
+    except Exception as error:  # of an architecture that cannot be made small, or of transformers itself
+        return f"{where}; untried, as a tiny {found.model_type} fails: {' '.join(str(error).split())[:200]}"
+    if lacking:
+        return f"{where}, by transformers' own cache, which is slower: {lacking}"
+    device = models.device(config.model)
+    if (room := kv.free(device)) is not None:
+        text, dtype = found.get_text_config(), getattr(torch, config.model.dtype)
+        kept = torch.bfloat16 if config.rollout.kv_dtype == "bfloat16" else dtype
+        with torch.device("meta"):
+            weights = AutoModelForCausalLM.from_config(text).num_parameters() * dtype.itemsize
+        slots = kv.fitting(config.rollout.slots, room - weights, limit, text, kept)
+        where += f", {slots} episodes at a time"
+    return where
 
 
 def rest() -> None:

@@ -95,20 +95,34 @@ class Server:
         return " ".join(text.split())[:300]
 
 
-def as_they_come(call: Callable[[Any], Any], waiting: deque[Any], most: int) -> Iterator[tuple[Any, Any]]:
-    """(one, call(one)) of what waits, at most so many at the same time, each as it comes; the first failure ends it.
+def as_they_come(
+    call: Callable[[Any], Any], waiting: deque[Any], most: int, name: Callable[[Any], str]
+) -> Iterator[tuple[Any, Any]]:
+    """(one, call(one)) of what waits, at most so many at the same time, each as it comes.
 
-    Whoever iterates may add to what waits.
+    One that raises IprError is called again, as all the others would be lost for it; the second time ends it, with its
+    `name`. Whoever iterates may add to what waits.
     """
     with ThreadPoolExecutor(most) as pool:
         asked: dict[Future[Any], Any] = {}
+        again: set[int] = set()
         try:
             while waiting or asked:
                 while waiting and len(asked) < most:
                     one = waiting.popleft()
                     asked[pool.submit(call, one)] = one
                 for answer in wait(asked, return_when=FIRST_COMPLETED).done:
-                    yield asked.pop(answer), answer.result()
+                    one = asked.pop(answer)
+                    try:
+                        found = answer.result()
+                    except IprError as error:
+                        if id(one) in again:
+                            raise IprError(f"{error} (asked twice: {name(one)})") from None
+                        again.add(id(one))
+                        asked[pool.submit(call, one)] = one
+                    else:
+                        again.discard(id(one))
+                        yield one, found
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -130,13 +144,16 @@ class EndpointPolicy:
     def generate(self, turns: Sequence[Turn], sampling: Sampling) -> list[Completion]:
         """The next turn of every conversation, `concurrency` requests at a time; raises IprError."""
         numbered = as_they_come(
-            lambda i: self._answer(turns[i], sampling), deque(range(len(turns))), self._settings.concurrency
+            lambda i: self._answer(turns[i], sampling),
+            deque(range(len(turns))),
+            self._settings.concurrency,
+            lambda i: _named(turns[i]),
         )
         return [completion for _, completion in sorted(numbered, key=lambda pair: pair[0])]
 
     def stream(self, waiting: deque[Turn], sampling: Sampling) -> Iterator[tuple[Turn, Completion]]:
         """See `ipr.types.Streaming`; raises IprError."""
-        return as_they_come(lambda turn: self._answer(turn, sampling), waiting, self._settings.concurrency)
+        return as_they_come(lambda turn: self._answer(turn, sampling), waiting, self._settings.concurrency, _named)
 
     def close_session(self, session: Hashable) -> None:
         pass
@@ -246,6 +263,10 @@ def base_url(url: str, option: str = "--endpoint") -> str:
         raise IprError(f"{option} holds a name, a password or a query; the key belongs into OPENAI_API_KEY")
     path = parts.path.rstrip("/").removesuffix("/chat/completions")
     return f"{parts.scheme}://{parts.netloc}{path or '/v1'}"
+
+
+def _named(turn: Turn) -> str:
+    return f"turn {len(turn.conversation) // 2 + 1} of episode {turn.session}"
 
 
 def _choice(answer: ChatCompletion, url: str) -> Any:

@@ -219,7 +219,10 @@ class ServerEngine:
         def ask(request: Request) -> Generated:
             return self._server.write(self._model, request, temperature, self.ends)
 
-        answers = as_they_come(ask, waiting, self.slots)
+        def name(request: Request) -> str:
+            return f"a turn of episode {request.session} after {len(request.prompt)} tokens, seed {request.seed}"
+
+        answers = as_they_come(ask, waiting, self.slots, name)
         while True:
             with timed("model"):
                 answer = next(answers, None)

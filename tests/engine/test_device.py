@@ -1,0 +1,60 @@
+"""The engine on a device that is no CPU: nothing of a pass is left on the host, and slots are as many as fit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig
+
+from benchmarks import gpu
+from ipr.engine import Request, generate, kv, sampling
+from ipr.types import IprError
+from tests import toy
+from tests.engine.asking import make, requests
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral with a window"])
+def test_a_pass_mixes_no_devices(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On "meta", which has shapes and no numbers: what would be on the CPU meets it, and torch says so."""
+
+    def draw(logits: torch.Tensor, temperature: float, u: Any) -> Any:
+        assert logits.device.type == "meta"
+        with pytest.raises(NotImplementedError, match="meta"):  # all is done but for bringing the tokens here
+            real(logits, temperature, u)
+        return np.arange(len(logits)) % 7 + 9, None
+
+    real = sampling.draw
+    monkeypatch.setattr(sampling, "draw", draw)
+    model = gpu.families()[family]().to("meta", torch.bfloat16)
+    engine = make(model, slots=5)
+    asked = [Request(gpu.prompt(40 + 20 * k, k // 2), 6, k, session=k) for k in range(7)]
+    for temperature in (1.0, 0.0):
+        answers = generate(engine, asked, temperature)
+        asked = [
+            Request([*request.prompt, *answer.ids, 9], 4, session=request.session)
+            for request, answer in zip(asked, answers, strict=True)
+        ]
+
+
+def test_slots_are_sized_to_the_memory(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    llama = LlamaConfig()  # Llama-2-7B
+    each = kv.bytes_a_token(llama, torch.bfloat16)
+    assert each == 512 << 10
+    assert each * 4096 * 128 == 256 << 30
+    assert kv.fitting(128, 400 << 30, 4096, llama, torch.bfloat16) == 128
+    assert not caplog.records
+    assert kv.fitting(128, 66 << 30, 4096, llama, torch.bfloat16) == 28
+    assert "28 slots instead of 128 (rollout.slots): key-values of 4096 tokens take 2.00 GiB" in caplog.text
+    with pytest.raises(IprError, match=r"take 2.00 GiB, 1.5 GiB are free beside the weights; lower model.max_length"):
+        kv.fitting(128, 3 << 29, 4096, llama, torch.bfloat16)
+
+    model = toy.model()
+    asked, whole = requests(8), make(model)
+    room = 4 * (kv.bytes_a_token(model.config, torch.float32) * 512 + 40 * model.config.vocab_size)
+    monkeypatch.setattr(kv, "free", lambda device: room)
+    engine = make(model, slots=8)
+    assert engine.slots == 3
+    assert generate(engine, asked, 1.0) == generate(whole, asked, 1.0)

@@ -1,0 +1,130 @@
+"""Models that our engine cannot play are found by trying, and play by transformers' own cache: the same tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from ipr.engine import Generated, Request, generate
+from ipr.engine.own_cache import OwnCacheEngine, lacks
+from tests import toy
+from tests.engine.asking import ENDS, Passes, go_on, make, plain, requests
+
+_COMMON: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 1024,
+    "initializer_range": 0.2,
+}
+_LATENT: dict[str, Any] = {
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 16,
+    "n_routed_experts": 4,
+    "n_group": 1,
+    "topk_group": 1,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "first_k_dense_replace": 1,
+}
+_LONG: dict[str, Any] = {
+    "original_max_position_embeddings": 150,
+    "rope_parameters": {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": [1.0] * 4,
+        "long_factor": [1.0, 2.0, 4.0, 8.0],
+        "original_max_position_embeddings": 150,
+    },
+}
+
+
+def _of(name: str, **more: Any) -> Callable[[], Any]:
+    def build() -> Any:
+        import transformers
+
+        config = getattr(transformers, f"{name}Config")(**_COMMON | {"vocab_size": len(toy.tokenizer())} | more)
+        config.pad_token_id = None
+        torch.manual_seed(0)
+        return transformers.AutoModelForCausalLM.from_config(config).eval()
+
+    return build
+
+
+def _mamba() -> Any:
+    from transformers import MambaConfig, MambaForCausalLM
+
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "num_hidden_layers": 2, "state_size": 4, "initializer_range": 0.2}
+    return MambaForCausalLM(MambaConfig(vocab_size=len(toy.tokenizer()), **size)).eval()
+
+
+OTHERS: dict[str, tuple[Callable[[], Any], str]] = {
+    "gemma-2": (_of("Gemma2", head_dim=8), "softcap"),
+    "gpt-oss": (_of("GptOss", head_dim=8, num_local_experts=4, num_experts_per_tok=2), "s_aux"),
+    "deepseek-v2": (_of("DeepseekV2", **_LATENT), ""),
+    "deepseek-v3": (_of("DeepseekV3", **_LATENT), ""),
+    "nemotron": (_of("Nemotron"), ""),
+    "phi-3 with longrope": (_of("Phi3", **_LONG), "longrope"),
+    "mamba": (_mamba, "mamba"),
+}
+
+
+@pytest.mark.parametrize("family", OTHERS)
+def test_what_our_engine_cannot_play_plays_by_its_own_cache(family: str) -> None:
+    build, why = OTHERS[family]
+    model = build()
+    assert why in (lacks(model, 512) or "nothing is lacking")
+    engine, one = (OwnCacheEngine(model, ENDS, max_length=512, slots=slots) for slots in (8, 1))
+    asked = requests(2, 5)
+    for temperature in (0.0, 1.0):  # two turns
+        answers = generate(engine, asked, temperature)
+        assert answers == [plain(model, request, temperature) for request in asked]
+        assert answers == generate(one, asked, temperature)
+        asked = [go_on(r, a) for r, a in zip(asked, answers, strict=True)]
+
+
+def test_positions_that_change_with_the_length_are_read_anew() -> None:
+    """Six conversations that grow over the original length, alone and beside each other."""
+    model = OTHERS["phi-3 with longrope"][0]()
+    found = []
+    for slots in (8, 1):
+        engine, asked = OwnCacheEngine(model, ENDS, max_length=512, slots=slots), requests(6, 20)
+        assert min(len(request.prompt) for request in asked) < 150
+        for _ in range(2):
+            answers = generate(engine, asked, 1.0)
+            asked = [go_on(r, a, "You are at box 3. You see nothing.") for r, a in zip(asked, answers, strict=True)]
+        assert max(len(request.prompt) for request in asked) > 150
+        found.append([request.prompt for request in asked])
+    assert found[0] == found[1]
+    assert lacks(model, 150) is None, "up to the original length ours plays it"
+
+
+def test_a_session_reads_what_is_new() -> None:
+    model = OTHERS["nemotron"][0]()
+    engine, fed = OwnCacheEngine(model, ENDS, max_length=512, slots=2), Passes(model)
+    asked = [Request([5 + i] * 30, 2, 1, session=i) for i in range(3)]
+    answers = generate(engine, asked, 1.0)
+    fed.clear()
+    again = [go_on(r, a) for r, a in zip(asked, answers, strict=True)]
+    new = [len(r.prompt) - 31 + 1 for r in again]
+    generate(engine, again[2:], 1.0)
+    assert fed.taken() <= new[2]
+    generate(engine, again[:1], 1.0)
+    assert fed.taken() >= len(again[0].prompt), "pushed out, so read anew"
+    assert generate(engine, [Request([5] * 512, 0)], 0.0) == [Generated((), "length")]
+    with pytest.raises(ValueError, match="do not fit"):
+        generate(engine, [Request([5] * 512, 1)], 0.0)
+
+
+def test_what_our_engine_plays_is_found() -> None:
+    assert lacks(toy.model(), 512) is None
+    assert make(toy.model()).read([[5, 6, 7], [5, 6]]).shape[0] == 2

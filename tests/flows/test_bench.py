@@ -1,0 +1,74 @@
+"""`ipr bench` from the plan to the tables, on the smallest runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ipr import config
+from ipr.runs import bench
+from ipr.types import IprError
+
+ROOT = Path(__file__).parents[2]
+PRESETS = ROOT / "flows" / "configs"
+
+
+@pytest.mark.parametrize("env", ["alfworld", "sql", "webshop"])
+def test_a_plan_gives_all_methods_one_sft_agent(env: str) -> None:
+    plan = bench.plan(env, PRESETS, [], ["train.beta=0.3"])
+    assert list(plan.methods) == ["sft+", "rft", "eto", "ipr", "best"]
+    assert {m.algorithm.name for m in plan.methods.values()} == {"sft", "rft", "eto", "ipr", "best"}
+    assert plan.methods["ipr"].train.beta == 0.3, "an override is for the methods that have a use for it"
+    assert plan.methods["best"].train.beta == config.PreferenceConfig().beta
+    more = bench.plan(env, PRESETS, ["ipr", "sft+"], [])
+    assert list(more.methods) == ["ipr", "sft+"]
+
+
+def test_bad_plans_are_told_in_one_line() -> None:
+    with pytest.raises(IprError, match="no bench for 'alfwrld'; did you mean 'alfworld'"):
+        bench.plan("alfwrld", PRESETS, [], [])
+    with pytest.raises(IprError, match="no method 'rlo'; did you mean 'rloo'"):
+        bench.plan("alfworld", PRESETS, ["rlo"], [])
+
+
+@pytest.mark.integration
+def test_two_methods_share_the_sft_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Played, and again from what is there."""
+    monkeypatch.setenv("IPR_ROOT", str(tmp_path))
+    small = [
+        *("env.tasks=4", "env.max_steps=6", "sft.epochs=1", "train.updates=1", "algorithm.iterations=1"),
+        *("eval.games=3", "eval.dev_games=3", "rollout.max_new_tokens=24", "rollout.workers=1", "track.enabled=false"),
+        *("algorithm.explore_tasks=3", "algorithm.draws=2"),
+    ]
+
+    def played(methods: str) -> dict:
+        command = [sys.executable, "-m", "flows.cli", "bench", "alfworld", "--methods", methods, "--seeds", "1"]
+        command += ["--samples", "2", "--json", "--dir", str(tmp_path / "b"), *small]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return json.loads(done.stdout.splitlines()[-1])
+
+    found = played("sft+,best")
+    assert [row["name"] for row in found["rows"]] == ["sft", "sft+", "best"]
+    assert found["seeds"] == [0]
+    assert {(c["a"], c["b"], c["what"]) for c in found["comparisons"]} == {
+        (a, b, what) for a, b in (("sft", "sft+"), ("sft", "best"), ("sft+", "best")) for what in ("greedy", "T = 1")
+    }
+    weights = [tmp_path / "b" / m / f"{m}-0" / "sft" / "model" / "model.safetensors" for m in ("sft+", "best")]
+    assert weights[0].samefile(weights[1])
+    first = tmp_path / "b" / "best" / "best-0" / "manifest.json"
+    assert json.loads(first.read_text())["sft_of"] == "sft+-0"
+    text = (tmp_path / "b" / "bench.md").read_text()
+    assert "| best |" in text
+    assert "best against sft+, greedy" in text
+    page = (tmp_path / "b" / "bench.html").read_text()
+    assert "<svg" in page
+    assert "http" not in page.split("<svg")[0]
+    record = weights[0].parents[1] / "train.json"
+    before = record.stat().st_mtime_ns
+    assert played("sft+,best") == found
+    assert record.stat().st_mtime_ns == before
