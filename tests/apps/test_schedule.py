@@ -61,7 +61,8 @@ def test_history_is_of_the_remote_and_of_folders(tmp_path: Path) -> None:
     shared.write(f"{place}/000001.json", schedule._content(claim(1, "train/2", run="of-another-checkout")))
     store.write_json(folder / "manifest.json", {"complete": True})
     found = schedule.history(shared, place, runs)
-    assert {(c.run, c.done) for c in found} == {("smoke-1", True), ("of-another-checkout", True)}
+    assert {(c.run, c.number) for c in found} == {("of-another-checkout", 1), ("smoke-1", 2)}, "the next number"
+    assert all(c.done for c in found)
     assert shared.keys(place) == [f"{place}/000001.json", f"{place}/000002.json"], "what the remote lacked is there now"
     (folder / "schedule.json").unlink()
     assert schedule.history(shared, place, runs) == found, "the folder is gone"

@@ -179,7 +179,7 @@ def history(shared: bucket.Bucket | None, place: str, runs: Path) -> list[Claim]
         known = found.get(claim.run)
         found[claim.run] = replace(known or claim, done=done or (known is not None and known.done))
         if shared and known is None:
-            _put(shared, place, found[claim.run])
+            found[claim.run] = _put(shared, place, found[claim.run])
         elif shared and known and done and not known.done:
             shared.write(_key(place, known.number), _content(found[claim.run]))
     return sorted(found.values(), key=lambda c: (c.number, c.run))
@@ -236,14 +236,14 @@ def _in_store(url: str, runs: Path, preset: str) -> Run | None:
     return None
 
 
-def _put(shared: bucket.Bucket, place: str, claim: Claim) -> None:
-    """A claim that could not be written when it was made, under its number or the next that is free."""
-    number = claim.number
+def _put(shared: bucket.Bucket, place: str, claim: Claim) -> Claim:
+    """A claim that could not be written when it was made, with its number or the next that is free."""
     while True:
         try:
-            return shared.write(_key(place, number), _content(claim), bucket.FREE)
+            shared.write(_key(place, claim.number), _content(claim), bucket.FREE)
+            return claim
         except bucket.Changed:
-            number += 1
+            claim = replace(claim, number=claim.number + 1)
 
 
 def _key(place: str, number: int) -> str:

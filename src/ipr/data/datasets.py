@@ -290,6 +290,8 @@ def _take(repo: Any, root: Path, ref: str | None, remote: str | None, strict: bo
         if ref is None and not _plain(repo, remote):
             raise
         found = []  # by md5 it may be in the cache
+    if not (found or strict or ref):
+        return None  # nothing is published yet: `ensure` brings what data.dvc names, or makes it
     chosen = versions.find(found, ref) if ref else (found[-1] if found else None)
     md5 = chosen.md5 if chosen else f"{ref.removesuffix('.dir')}.dir" if ref else named
     if md5 is None:
