@@ -25,7 +25,6 @@ from ipr.types import Demonstration, IprError, Prefix, StepReward, Trajectory
 @dataclass(frozen=True)
 class RLOO:
     draws: int
-    explore_temperature: float
 
     training: ClassVar[Training] = Training(
         "policy_gradient", "agent", "train", ignores=(*OF_PAIRS, "clip", "observation_weight")
@@ -34,7 +33,7 @@ class RLOO:
     shortens: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.draws < 2 or not self.explore_temperature:
+        if self.draws < 2:
             raise IprError(
                 "this method compares several episodes of a problem; set algorithm.draws to 2 or more and"
                 " algorithm.explore_temperature above 0"
