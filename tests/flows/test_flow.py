@@ -21,7 +21,6 @@ from typing import Any
 import pytest
 
 from ipr import store, tracking
-from ipr.data import datasets
 from ipr.runs.telling import slug
 from ipr.types import Demonstration, PreferencePair, StepReward, Trajectory
 
@@ -187,6 +186,7 @@ def test_the_loop_of_practice_on_new_problems(root: Path) -> None:
 
 def test_mlflow_and_dvc_have_it(root: Path, whole: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     from ipr.config import TrackConfig
+    from ipr.data import datasets
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlflow/mlflow.db")
     found = tracking.lineage("champion", TrackConfig(), root)
@@ -381,27 +381,3 @@ def test_bad_input_is_one_line_and_no_traceback(root: Path, arguments: list[str]
     assert line.startswith("ipr: ")
     assert re.search(said, line)
     assert "Traceback" not in done.stderr
-
-
-def test_what_old_runs_left_is_cleaned_and_the_rest_works(root: Path, whole: dict) -> None:
-    """Last, as it removes the runs of the others. Prefect's rows go by their time, whosever they are."""
-
-    def rows(table: str) -> int:
-        with sqlite3.connect(root / ".prefect" / "prefect.db") as database:
-            return database.execute(f"select count(*) from {table}").fetchone()[0]
-
-    tables = ("flow_run", "task_run", "log", "artifact", "events")
-    before = {table: rows(table) for table in tables}
-    newest = played(root, command(root, "newest", "smoke", "algorithm.iterations=1"))
-    made = {table: rows(table) - before[table] for table in tables}
-    found = played(root, [sys.executable, "-m", "flows.cli", "clean", "--keep", "1", "--remote", "--yes", "--json"])
-    assert found["stay"]["newest"]
-    assert found["total"] > 0
-    left = {p.name for p in (root / "runs").iterdir() if (p / "manifest.json").exists()}
-    assert left == set(found["stay"])
-    assert found["flow_runs"] > 0
-    # The server that ended may have told of its last rows late.
-    assert {table for table in tables if rows(table) > made[table] + 5} == set()
-    again = played(root, command(root, "newest", "smoke", "algorithm.iterations=1"))
-    assert again["stages"] == newest["stages"]
-    assert not root.joinpath(".dvc").is_dir() or datasets.verify(root) == []
