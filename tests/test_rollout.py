@@ -57,6 +57,14 @@ def test_a_finished_episode_is_replaced_before_the_next_round():
     assert sorted(policy.closed) == list(range(len(jobs)))  # type: ignore[type-var]
 
 
+def test_no_more_episodes_at_a_time_than_the_policy_has_room_for():
+    spec = toy.spec()
+    policy = experts_words(spec)
+    policy.slots = 2  # type: ignore[attr-defined]  # as a GPU's memory has it
+    play(spec, policy, [Job(Prefix(i)) for i in spec.task_ids("train")[:5]], GREEDY, slots=6)
+    assert max(map(len, policy.batches)) == 2
+
+
 class OneByOne(ScriptedPolicy):
     """Answers the turn that came last, alone."""
 
