@@ -42,7 +42,7 @@ def on_time(config: RunConfig, runs: Path) -> None:
         alerts.tell(config.alerts, "late", run, f"due {due:%Y-%m-%d %H:%M} UTC, started {minutes:.0f} min later", book)
     if missed := collapse():
         words = f"{len(missed)} missed runs of the schedule are this one: {', '.join(missed)}"
-        alerts.tell(config.alerts, "skipped", run, words, book)
+        alerts.tell(config.alerts, "skipped", run, words, book, title=f"ipr: {run} stands for missed runs")
 
 
 def collapse() -> list[str]:

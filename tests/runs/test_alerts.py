@@ -45,7 +45,7 @@ def test_all_channels_get_it_once_over_every_resume(
     monkeypatch.setenv(alerts.USER, "eve")
     monkeypatch.setenv(alerts.PASSWORD, "hunter2")
     took = tmp_path / "took.jsonl"
-    code = f"import sys; open({str(took)!r}, 'a').write(sys.stdin.read() + chr(10))"
+    code = f"import sys; open({str(took)!r}, 'a').write(sys.stdin.read())"
     config = AlertsConfig(
         webhook=sink.url,
         email=["a@example.org", "b@example.org"],

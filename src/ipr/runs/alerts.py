@@ -137,7 +137,7 @@ def mail(config: AlertsConfig, alert: Alert) -> None:
 
 
 def start(command: str, alert: Alert) -> None:
-    text = json.dumps(alert, default=str)
+    text = json.dumps(alert, default=str) + "\n"
     done = subprocess.run(shlex.split(command), input=text, text=True, capture_output=True, timeout=ANSWER, check=False)
     if done.returncode:
         raise IprError(f"alerts.command ended with {done.returncode}: {(done.stderr or done.stdout).strip()[-200:]}")
