@@ -446,14 +446,15 @@ def trained(
         if model.num_parameters() > LARGE:
             model.activation_checkpointing_enable()
     limits: dict[str, Any] = {"max_length": 4096, "progress": None}
-    reference = reference_logps(model, chat, pairs, instruction(), settings, **limits) if loss == "ipr" else None
+    words = instruction()
+    reference = reference_logps(model, chat, pairs, lambda _: words, settings, **limits) if loss == "ipr" else None
     moments: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         result = train(
             model,
             chat,
             rows,
-            instruction(),
+            lambda _: words,
             loss,
             settings,
             reference=reference,

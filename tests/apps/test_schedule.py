@@ -50,6 +50,12 @@ def test_the_least_explored_are_chosen_until_nothing_could_be_new() -> None:
     assert POOL[6] in later
 
 
+def test_what_was_brought_is_explored_first() -> None:
+    pool = schedule.traces_first(POOL, ["train/5", "of no split"])
+    assert pool == ["train/5", *(i for i in POOL if i != "train/5")]
+    assert schedule.choose(pool, [claim(1, *POOL[:2])], 2, claim(0)) == ["train/5", "train/2"]
+
+
 def test_history_is_of_the_remote_and_of_folders(tmp_path: Path) -> None:
     place, runs = "ipr/schedules/ipr-agent", tmp_path / "runs"
     shared = bucket.at(str(tmp_path / "remote"))

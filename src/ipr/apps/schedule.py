@@ -18,13 +18,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ipr import algorithms, bucket, identity, models, store
+from ipr.apps.data_commands import EXPERTS
 from ipr.config import RunConfig, load
 from ipr.data import datasets
 from ipr.data.experts import environment, without_expert
 from ipr.runs import mirror
 from ipr.runs.run import Run
 from ipr.tracking import champion_info
-from ipr.types import IprError, derive_seed
+from ipr.types import IprError, Trajectory, derive_seed
 
 log = logging.getLogger("ipr")
 
@@ -113,6 +114,9 @@ def next_run(preset: str, overrides: Sequence[str], runs: Path, root: Path, pres
         time=time.time(),
     )
     pool, with_experts, need = _pool(config)
+    if with_experts and config.env.experts is None and experts.is_file():
+        shown = [t.task_id for t in store.load(experts, Trajectory)]
+        pool = traces_first(pool, shown[EXPERTS.get(config.env.name, 0) :])
     place = f"ipr/schedules/{config.track.registered_model}"
     while True:
         try:
@@ -159,6 +163,12 @@ def choose(pool: Sequence[str], known: Sequence[Claim], need: int, wanted: Claim
     place = {task_id: k for k, task_id in enumerate(pool)}
     least = sorted(pool, key=lambda task_id: (explored[task_id], begun[task_id], place[task_id]))[:need]
     return sorted(least, key=place.__getitem__)
+
+
+def traces_first(pool: Sequence[str], appended: Sequence[str]) -> list[str]:
+    """The problems with those before all others that were brought as traces (`ipr data import --append`)."""
+    brought = set(appended)
+    return sorted(pool, key=lambda task_id: task_id not in brought)
 
 
 def history(shared: bucket.Bucket | None, place: str, runs: Path) -> list[Claim]:

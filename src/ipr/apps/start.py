@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ipr import algorithms, models, policies
+from ipr import algorithms, bucket, models, policies
 from ipr.apps.chosen_model import check_room
 from ipr.apps.plan import plan
 from ipr.config import RunConfig, embedded, public
@@ -62,7 +62,7 @@ def _wordings(config: RunConfig, spec: EnvSpec) -> None:
 
 
 def check_servers(config: RunConfig, root: Path) -> None:
-    """What was named must be there: Prefect's server, without which no flow starts, and the DVC remote.
+    """What was named must be there: Prefect's server, without which no flow starts, the DVC remote, `run.store`.
 
     One that is known but down is another matter: data sets and figures wait for it.
     """
@@ -74,6 +74,8 @@ def check_servers(config: RunConfig, root: Path) -> None:
         )
     if api and not answers(f"{api.rstrip('/')}/health"):
         raise IprError(f"no answer from the Prefect server {api}; start it, or: unset PREFECT_API_URL")
+    if config.run.store:
+        bucket.at(config.run.store)
     if config.data.publish and config.data.remote and (root / ".dvc").is_dir():
         datasets.check_remote(root, config.data.remote)
 

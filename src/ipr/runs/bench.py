@@ -271,7 +271,8 @@ def _steps(
 
 
 def _step_reward(group: Seeds, stage: str) -> float | None:
-    found = [run.record(group.iteration(run, stage), "evaluate")["test"]["step_reward"] for run in group.runs.values()]
+    records = (run.record(group.iteration(run, stage), "evaluate") or {} for run in group.runs.values())
+    found = [record["test"]["step_reward"] for record in records]
     return fmean(found) if None not in found else None
 
 
