@@ -30,7 +30,8 @@ def run(folder: Path, config: RunConfig, preset: str, profile: bool = False) -> 
     policies.check(config)
     defaults(root)
     try:
-        mirror.bring(folder, config.run.store, config.hash())
+        if mirror.bring(folder, config.run.store, config.hash()):
+            print(f"note: {folder} continues what {config.run.store} has of it", file=sys.stderr)
     except mirror.Taken:
         raise
     except IprError as error:
