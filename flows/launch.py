@@ -47,7 +47,8 @@ def run(
     policies.check(config)
     defaults(root)
     try:
-        mirror.bring(folder, config.run.store, identity.of_config(config))
+        if mirror.bring(folder, config.run.store, identity.of_config(config)):
+            print(f"note: {folder} continues what {config.run.store} has of it", file=sys.stderr)
     except mirror.Taken:
         raise
     except IprError as error:

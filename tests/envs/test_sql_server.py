@@ -122,13 +122,15 @@ def test_the_server_keeps_the_bounds(url: str) -> None:
 
 
 @needs_server
-def test_the_account_is_checked(port: int, url: str, folder: Path) -> None:
+def test_the_account_is_checked(port: int, url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "may only read" in server.check_account(url)
     with pytest.raises(IprError, match="may do more than read"):
         server.check_account(f"mysql://root@127.0.0.1:{port}/")
     with pytest.raises(IprError, match="IPR_MYSQL_PASSWORD"):
         server.check_account(f"mysql://ipr:wrong@127.0.0.1:{port}/")
-    config = configs.validate({"env": {"name": "sql", "data": str(folder), "server": url}}, "test")
+    monkeypatch.setenv(server.PASSWORD, "secret")  # which a config would be written with
+    address = f"mysql://ipr@127.0.0.1:{port}/"
+    config = configs.validate({"env": {"name": "sql", "data": str(folder), "server": address}}, "test")
     assert "ipr may only read" in doctor._served(config)()
 
 

@@ -171,12 +171,13 @@ def test_dtype_is_for_playing_and_training_is_in_float32(base):
 
 
 def test_weights_are_hashed_once_until_they_change(copy, monkeypatch):
+    monkeypatch.setattr(identity, "_SETTLED", 0)
     read: list[str] = []
     digest = hashlib.file_digest
     monkeypatch.setattr(hashlib, "file_digest", lambda file, kind: read.append(file.name) or digest(file, kind))
     first = models.model_hash(copy)
     assert models.model_hash(copy) == first
-    assert [Path(name).name for name in read] == ["model.safetensors"]
+    assert [Path(name).name for name in read].count("model.safetensors") == 1
     weights = copy / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1

@@ -75,7 +75,6 @@ def bring(folder: Path, url: str | None, keys: str | None = None) -> bool:
     if keys not in (None, found["about"].get("keys")):
         raise Taken(f"{place.url} holds a run with another config; use another --dir, or another run.store")
     wait_for(place)
-    log.info("continues what %s has of %s", place.url, folder.name)
     for path in sorted(found["files"], key=lambda path: (_is_record(path), path == "config.yaml", path)):
         sha256 = found["files"][path]["sha256"]
         if not (folder / path).is_file() or bucket.sha256_of(folder / path) != sha256:
