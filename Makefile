@@ -29,7 +29,7 @@ lint: setup
 	$(BIN)/lint-imports
 
 test: lint ## lint, types, layers and the whole suite
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n 2 --dist loadfile
 
 base: setup ## rebuild the base models that are shipped with the package
 	for name in alfworld sql webshop; do $(BIN)/ipr base $$name || exit 1; done
