@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -82,7 +81,6 @@ def _play(run: Run) -> None:
     from flows.refine import refine
 
     start.end_orphans()
-    os.environ[start.STARTED_BY] = str(os.getpid())
     if run.keeper:
         killed.mend_runs(run.folder)
         killed.mend_flows()

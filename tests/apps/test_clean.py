@@ -166,7 +166,8 @@ def test_what_mlflow_names_stays_in_cache_and_remote(root: Path, tmp_path: Path)
         shutil.rmtree(root / place, ignore_errors=True)
         hidden.rename(root / place)
     lost = store.read_json(tmp_path / "kept/runs/old/manifest.json")["data"]["md5"]
-    assert lost not in objects(root, ".dvc/cache") | objects(root, ".dvc-remote")
+    assert lost not in objects(root, ".dvc/cache")
+    assert lost in objects(root, ".dvc-remote"), "a published version stays there"
 
 
 def test_what_mlflow_names_stays_also_where_no_run_is_left(root: Path) -> None:

@@ -114,7 +114,8 @@ def test_the_loop_makes_what_it_promises(root: Path, whole: dict) -> None:
 
 
 def test_the_server_of_a_killed_run_is_ended_and_no_other() -> None:
-    from ipr.apps.start import STARTED_BY, end_orphans
+    from ipr.apps.start import end_orphans
+    from ipr.runs.project import STARTED_BY
 
     start = (
         "import os, subprocess\n"

@@ -13,6 +13,7 @@ import torch
 
 from ipr import models, store
 from ipr.config import LoraConfig, ModelConfig, TrackConfig
+from ipr.models import folders
 from ipr.tracking import Tracker, champion_info
 from ipr.tracking.client import connect
 from ipr.tracking.packaging import local, schema_and_profile
@@ -87,7 +88,7 @@ def test_versions_are_loaded_and_served_by_mlflow_and_weights_are_stored_once(ch
         assert text == chat.tokenizer.apply_chat_template(ASKED, tokenize=False)
     about = mlflow.models.get_model_info("models:/ipr-agent/2")
     assert about.metadata is not None
-    assert about.metadata["base_hash"] == models.model_hash(sft)
+    assert about.metadata["base_hash"] == folders.hash_of_base(str(sft))
     assert about.signature is not None
     assert about.saved_input_example_info is not None
 

@@ -14,15 +14,13 @@ from ipr.apps.chosen_model import check_room
 from ipr.apps.plan import plan
 from ipr.config import RunConfig, embedded, public
 from ipr.data import datasets, experts
-from ipr.runs.project import answers
+from ipr.runs.project import STARTED_BY, answers
 from ipr.tokens import ChatTokens
 from ipr.training import losses
 from ipr.types import EnvSpec, IprError
 
 LOOKED_AT = 20
 """Games of a split whose words are looked at."""
-STARTED_BY = "IPR_STARTED_BY"
-"""The process id of a run, in the environment of the Prefect server that it starts."""
 
 
 def check(config: RunConfig) -> None:

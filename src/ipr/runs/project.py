@@ -48,6 +48,10 @@ def code_state(file: Path = Path(__file__)) -> dict[str, Any]:
         return {}
 
 
+STARTED_BY = "IPR_STARTED_BY"
+"""The process id of who started it, in the environment of a temporary Prefect server (`apps.start.end_orphans`)."""
+
+
 def defaults(root: Path) -> None:
     """Settings for a machine without servers; what the environment already says stays."""
     prefect = root / ".prefect"
@@ -76,6 +80,7 @@ def defaults(root: Path) -> None:
     }
     for name, value in settings.items():
         os.environ.setdefault(name, value)
+    os.environ[STARTED_BY] = str(os.getpid())  # whatever process it was inherited from
 
 
 def default_tracking_uri(root: Path) -> str:
