@@ -108,6 +108,16 @@ def test_a_server_plays_what_is_played_here_also_with_adapters_changed_while_it_
     assert [name.rsplit("-", 1)[0] for name in listed] == ["base", "sft", "iteration-1"]
 
 
+def test_an_adapter_that_the_server_has_lost_is_loaded_again(folders: dict[str, Path], url: str) -> None:
+    hosted = policies.load(str(folders["sft"]), "sft", settings(url))
+    before = hosted.generate(turns(), SAMPLED)
+    client = openai.OpenAI(base_url=url, api_key="none")
+    (name,) = (card.id for card in client.models.list() if card.id.startswith("sft-"))
+    client.post("/unload_lora_adapter", body={"lora_name": name}, cast_to=str)
+    assert hosted.generate(turns(), SAMPLED) == before
+    assert name in [card.id for card in client.models.list()]
+
+
 def test_a_full_context_ends_the_episode(folders: dict[str, Path], url: str) -> None:
     config, short = settings(url, max_length=90), MODEL.model_copy(update={"max_length": 90})
     hosted = policies.load(str(folders["b"]), "b", config)

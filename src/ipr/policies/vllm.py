@@ -130,6 +130,8 @@ class _Server:
         self._need, config = need, need.config
         self._server = Server(config.rollout.endpoint or "", config.endpoint, "rollout.endpoint", _HINT)
         self._client, self.url = self._server.client, self._server.url
+        self._adapters: dict[str, str] = {}
+        """Name -> folder of those that were asked for."""
 
     def model(self, adapter: tuple[str, str] | None) -> str:
         """What the base, or the adapter (name, folder), is called there; an adapter that is not there is loaded.
@@ -148,6 +150,7 @@ class _Server:
         if adapter and adapter[0] not in served:
             self.check_adapters()
             self._load(*adapter)
+        self._adapters |= [adapter] if adapter else []
         return adapter[0] if adapter else name
 
     def check_adapters(self) -> None:
@@ -185,8 +188,9 @@ class _Server:
     def write(self, model: str, request: Request, temperature: float, ends: Sequence[int]) -> Generated:
         if not request.max_new_tokens:
             return Generated((), "length")
-        try:
-            answer = self._client.completions.create(
+
+        def ask() -> Any:
+            return self._client.completions.create(
                 model=model,
                 prompt=list(request.prompt),
                 max_tokens=request.max_new_tokens,
@@ -196,6 +200,15 @@ class _Server:
                 seed=_seed(request, temperature),
                 extra_body={"stop_token_ids": list(ends), "return_token_ids": True, **_NEUTRAL},
             )
+
+        try:
+            try:
+                answer = ask()
+            except openai.NotFoundError:
+                if model not in self._adapters:
+                    raise
+                self._load(model, self._adapters[model])  # a server that was started again has forgotten it
+                answer = ask()
         except openai.OpenAIError as error:
             raise self._server.refused(error) from None
         choice = answer.choices[0] if answer.choices else None
