@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,17 @@ from ipr import envs
 os.environ.setdefault("IPR_CHECK_KERNELS", "1")  # see ipr.engine.kernels; also for processes that tests start
 
 Install = Callable[..., None]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _mlflow_closed() -> Iterator[None]:
+    """MLflow keeps each database of a process open, with some 2 MB, and tests make many. The limit that `sql` sets
+    SQLite is one for the whole process."""
+    yield
+    for kind in ("tracking", "model_registry"):
+        if module := sys.modules.get(f"mlflow.store.{kind}.sqlalchemy_store"):
+            for engine in module.SqlAlchemyStore._engine_map.values():
+                engine.dispose()
 
 
 @pytest.fixture

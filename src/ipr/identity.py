@@ -94,7 +94,7 @@ def _digests(files: Mapping[str, Path]) -> dict[str, str]:
         if time.time_ns() - max(about.st_mtime_ns, about.st_ctime_ns) > _SETTLED:
             fresh.append((place, mark, found[name]))
     if fresh:
-        with contextlib.suppress(OSError, sqlite3.Error), _memo() as memo:
+        with contextlib.suppress(*_NO_MEMO), _memo() as memo:
             memo.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", fresh)
     return found
 
@@ -106,12 +106,16 @@ _SETTLED = 2_000_000_000
 def _remembered(places: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Path -> mark and digest, of the files that were read before; none where that cannot be told."""
     known: dict[str, tuple[str, str]] = {}
-    with contextlib.suppress(OSError, sqlite3.Error), _memo() as memo:
+    with contextlib.suppress(*_NO_MEMO), _memo() as memo:
         for first in range(0, len(places), 500):
             asked = places[first : first + 500]
             rows = memo.execute(f"SELECT * FROM files WHERE path IN ({','.join('?' * len(asked))})", asked)
             known |= {path: (mark, digest) for path, mark, digest in rows}
     return known
+
+
+_NO_MEMO = (OSError, sqlite3.Error, MemoryError)
+"""Where what was read before is not to be had. (SQLite's limit of memory is the whole process's, see `envs.sql`.)"""
 
 
 @contextlib.contextmanager
