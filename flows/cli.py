@@ -412,6 +412,11 @@ def _print(value: Any, indent: str = "") -> None:
         if isinstance(item, dict):
             print(f"{indent}{key}:")
             _print(item, indent + "  ")
+        elif isinstance(item, list) and item and isinstance(item[0], dict):  # a line each; `--json` has all of it
+            print(f"{indent}{key}:")
+            for row in item:
+                told = (f"{name} {v}" for name, v in row.items() if not isinstance(v, dict | list))
+                print(f"{indent}  {', '.join(told)}")
         elif isinstance(item, float):
             print(f"{indent}{key}: {item:.4g}")
         elif not (isinstance(item, list) and len(item) > 12):
