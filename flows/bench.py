@@ -11,6 +11,7 @@ from flows import launch
 from ipr.runs import bench, workers
 from ipr.runs.run import Run, stage_name
 from ipr.runs.seeds import member
+from ipr.runs.summary import reported_iteration, samples_file
 from ipr.types import IprError
 
 
@@ -39,13 +40,12 @@ def play(folder: Path, plan: bench.Plan, seeds: int, samples: int) -> dict[str, 
 
 
 def _sample(run: Run, samples: int, sft: bool) -> None:
-    from ipr.runs.summary import reported_iteration
     from tasks.best_of import best_of
 
     reported = reported_iteration(run)
     assert reported is not None  # the run is complete
     with run.lock(), workers.opened(run.config.rollout):
         for k in {reported, 0} if sft else {reported}:
-            if not bench.samples_file(run, k, samples).exists():
+            if not samples_file(run, k, samples, 1.0).exists():
                 print(f"{run.name}: {samples} samples a game of {stage_name(k)}", file=sys.stderr)
                 best_of(run, k, samples, 1.0)

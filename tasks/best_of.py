@@ -11,6 +11,7 @@ import numpy as np
 from ipr import evaluate, profiling, store
 from ipr.data.experts import environment
 from ipr.runs.run import Run
+from ipr.runs.summary import samples_file
 from ipr.types import IprError, Job, Prefix, Trajectory, derive_seed
 from tasks.common import heldout, play
 from tasks.reward import reward_model, reward_model_file
@@ -48,7 +49,7 @@ def best_of(run: Run, iteration: int, n: int, temperature: float) -> dict[str, A
         values = reward_model(run, {t.task_id: t.first_observation for t in played}).read([_end(t) for t in played])
         found["model"] = figures(lambda t: values[_end(t)])
     found |= {"episodes": len(played), "tokens": spent["tokens"], "seconds": round(spent["seconds"], 1)}
-    store.save(stage / "best_of" / f"{name}.parquet", played, Trajectory)
+    store.save(samples_file(run, iteration, n, temperature), played, Trajectory)
     path = stage / "best_of.json"
     others = (
         [row for row in store.read_json(path) if (row["n"], row["temperature"]) != (n, temperature)]

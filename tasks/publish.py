@@ -12,7 +12,6 @@ from ipr.apps import data_commands
 from ipr.data import datasets
 from ipr.runs.project import project_root
 from ipr.runs.run import Run, stage_name
-from ipr.types import IprError
 from tasks.common import log, stage_task
 
 KINDS = ("explored", "step_rewards", "pairs", "demonstrations")
@@ -52,18 +51,14 @@ def publish(run_dir: str, iteration: int) -> dict[str, str]:
         files = {f"{place}/iteration-{iteration}/{kind}.parquet": p for kind, p in found.items() if p.exists()}
     elif (made := run.record(0, "experts")) and made["published"] < made["experts"]:
         files = {f"{place}/experts.parquet": run.folder / "experts.parquet"}
-    try:
-        published = datasets.publish(
-            root,
-            files,
-            remote=run.config.data.remote,
-            message=f"{run.name}: {stage_name(iteration)}",
-            place=place,
-            aside=f"{own}-{own_id}",  # where another checkout has a run of this name
-        )
-    except IprError as error:  # a change by hand that clashes, a broken DVC project: the training goes on
-        log.warning("the data sets of %s are not published: %s", stage_name(iteration), error)
-        return {}
+    published = datasets.publish(
+        root,
+        files,
+        remote=run.config.data.remote,
+        message=f"{run.name}: {stage_name(iteration)}",
+        place=place,
+        aside=f"{own}-{own_id}",  # where another checkout has a run of this name
+    )
     if published.files:
         run.note(data_place="/".join(next(iter(published.files)).split("/")[:2]))
     if not published.pushed:

@@ -12,14 +12,12 @@ from typing import Any
 import httpx
 import openai
 import pytest
-import torch
 
 from ipr import models
 from ipr.apps import guard
 from ipr.apps.guard import Limits
 from ipr.apps.serve_command import adapter
 from ipr.config import LoraConfig, ModelConfig, RunConfig
-from ipr.policies import local
 from ipr.policies.chat import ChatPolicy
 from ipr.types import IprError
 from tests import toy
@@ -27,14 +25,6 @@ from tests.chat_server import serving
 
 ASK = {"model": "tiny", "messages": [{"role": "user", "content": "You are in a room."}], "max_tokens": 4}
 CHAT = "/v1/chat/completions"
-
-
-@pytest.fixture(scope="module")
-def policy() -> Iterator[ChatPolicy]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield local.policy(toy.model(), toy.tokenizer(), "tiny", max_length=200, slots=8)
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

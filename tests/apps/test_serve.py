@@ -8,25 +8,14 @@ from typing import Any
 
 import openai
 import pytest
-import torch
 
 from ipr.apps import serve
-from ipr.policies import local
 from ipr.policies.chat import ChatPolicy
 from ipr.types import IprError, Message, Sampling, Turn
-from tests import toy
 from tests.chat_server import serving
 from tests.engine.asking import Passes
 
 HELLO = [{"role": "user", "content": "You are in a room."}]
-
-
-@pytest.fixture(scope="module")
-def policy() -> Iterator[ChatPolicy]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield local.policy(toy.model(), toy.tokenizer(), "tiny", max_length=200, slots=8)
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

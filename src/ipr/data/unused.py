@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ipr.data import datasets, objects
+from ipr.data import datasets, objects, versions
 
 
 def drop_files(root: Path, names: Iterable[str], yes: bool) -> int:
@@ -73,8 +73,8 @@ def _md5s(text: str) -> set[str]:
 
 
 def _versions(remote: Any) -> set[str]:
-    """What the list of published versions names (`ipr/versions.json` in the remote), where there is one."""
-    path = remote.fs.join(remote.path, "ipr", "versions.json")
+    """What the list of published versions names (`versions.KEY` in the remote), where there is one."""
+    path = remote.fs.join(remote.path, *versions.KEY.split("/"))
     if not remote.fs.exists(path):
         return set()
     with remote.fs.open(path) as file:

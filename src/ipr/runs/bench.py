@@ -13,11 +13,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from ipr import algorithms, evaluate, store
+from ipr import algorithms, evaluate, models, store
 from ipr.config import RunConfig, load, read_yaml
 from ipr.runs import plots, report
 from ipr.runs.run import Run, stage_name
 from ipr.runs.seeds import REPORTED, Seeds
+from ipr.runs.summary import samples_file
 from ipr.types import IprError, Trajectory, suggestion
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def adopt(run: Run, source: Path) -> None:
         return
     finished = Run(source)
     for k in (-1, 0):
-        store.replace_folder(run.stage(k), lambda aside, k=k: _link(finished.stage(k), aside))
+        store.replace_folder(run.stage(k), lambda aside, k=k: models.copy_files(finished.stage(k), aside))
     store.replace(run.folder / "experts.parquet", lambda path: path.hardlink_to(finished.folder / "experts.parquet"))
     run.note(sft_of=finished.name, scorer=finished.manifest["scorer"])
 
@@ -242,13 +243,8 @@ def _figure(played: Mapping[int, Sequence[Trajectory]], resamples: int) -> dict[
     }
 
 
-def samples_file(run: Run, iteration: int, n: int, temperature: float = 1.0) -> Path:
-    """Of a stage: N episodes of each test game, those of a game one after the other."""
-    return run.stage(iteration) / "best_of" / f"{n}-at-{temperature:g}.parquet"
-
-
 def _samples(run: Run, iteration: int, n: int) -> list[list[Trajectory]]:
-    played = store.load(samples_file(run, iteration, n), Trajectory)
+    played = store.load(samples_file(run, iteration, n, 1.0), Trajectory)
     return [played[k : k + n] for k in range(0, len(played), n)]
 
 
@@ -293,14 +289,6 @@ def _cost(group: Seeds) -> dict[str, float]:
 def _other_sft(a: RunConfig, b: RunConfig) -> str | None:
     """A section of the config that the SFT stage depends on and in which the two differ."""
     return next((s for s in ("seed", "env", "model", "sft", "eval") if getattr(a, s) != getattr(b, s)), None)
-
-
-def _link(source: Path, target: Path) -> None:
-    for path in source.rglob("*"):
-        if path.is_file() and "checkpoint" not in path.parts:
-            to = target / path.relative_to(source)
-            to.parent.mkdir(parents=True, exist_ok=True)
-            to.hardlink_to(path)
 
 
 _PAGE = """<!doctype html>

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from ipr import evaluate, store
@@ -44,6 +45,11 @@ def reported_iteration(run: Run) -> int | None:
     dev = {stage_name(k): store.load(run.stage(k) / "eval" / "dev.parquet", Trajectory) for k in done}
     chosen = evaluate.choose(dev)
     return next(k for k in done if stage_name(k) == chosen)
+
+
+def samples_file(run: Run, iteration: int, n: int, temperature: float) -> Path:
+    """Of a stage: N episodes of each test game, those of a game one after the other."""
+    return run.stage(iteration) / "best_of" / f"{n}-at-{temperature:g}.parquet"
 
 
 def test_trajectories(run: Run, iteration: int) -> list[Trajectory]:
