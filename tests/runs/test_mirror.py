@@ -52,7 +52,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return found
 
 
-def until(holds, seconds: float = 20) -> None:
+def until(holds, seconds: float = 120) -> None:
     limit = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < limit

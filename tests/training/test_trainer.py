@@ -301,7 +301,7 @@ def test_killed_with_sigkill_and_restarted_ends_with_the_same_bits(chat, tmp_pat
     tiny.prefer(whole, tmp_path / "whole")
     command = [sys.executable, tiny.__file__, str(tmp_path / "out"), str(tmp_path / "weights.pt")]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")])}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
+    with subprocess.Popen([*command, "5"], stdout=subprocess.PIPE, text=True, env=env) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.strip() == "5":

@@ -1,11 +1,12 @@
 """A model of 20,000 parameters, a tokenizer and toy data, the same in every process. Run: one training, for kill tests.
 
-`python tiny.py <out folder> <weights file>` trains on the toy pairs and writes the weights.
+`python tiny.py <out folder> <weights file> [update]` trains on the toy pairs and writes the weights.
 """
 
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +92,16 @@ def sequence_logps(logits: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) 
     return sum_by_row(logps, where.nonzero()[:, 0], len(ids))
 
 
-def main(out: str, weights: str) -> None:
+def main(out: str, weights: str, hold_at: str = "") -> None:
+    """Train and save the weights, telling each update; after update `hold_at` wait to be killed."""
+
+    def log(update: int, _: Any) -> None:
+        print(update, flush=True)
+        if str(update) == hold_at:
+            time.sleep(600)
+
     model = make_model(make_chat())
-    prefer(model, Path(out), log=lambda update, _: print(update, flush=True))
+    prefer(model, Path(out), log=log)
     torch.save(model.state_dict(), weights)
 
 
