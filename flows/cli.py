@@ -210,10 +210,9 @@ def status(options: argparse.Namespace) -> Any:
     run = Run(options.dir)
     state = run.status()
     if options.sync:
-        from ipr.runs.project import project_root
-        from ipr.tracking import Tracker
+        from flows import launch
 
-        state["tracked"] = Tracker(run.folder, run.config.track, project_root()).sync()
+        state["tracked"] = launch.deliver(run)
         if state["status"] != "running":
             with run.lock(), mirror.kept(run.folder, run.config.run.store):
                 pass

@@ -12,12 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from ipr import identity, policies
+from ipr import identity, policies, store
 from ipr.apps import champion, start
 from ipr.apps.chosen_model import base_of
 from ipr.config import RunConfig, Told
 from ipr.runs import ITERATION, alerts, mirror, workers
 from ipr.runs.project import defaults, project_root
+from ipr.runs.report import verdict
 from ipr.runs.run import Run, check_space, stage_name
 from ipr.runs.seeds import member
 from ipr.runs.telling import may_fail
@@ -67,10 +68,35 @@ def run(
             _play(run)
         from tasks.report import finish
 
+        deliver(run)
         summary = finish(run)
         if (decision := summary["champion"]) and decision["outcome"] in ("promoted", "worse"):
             _tell(run, decision["outcome"], decision["verdict"])
         return summary
+
+
+def deliver(run: Run) -> bool:
+    """Send MLflow what it lacks of a run, and tell of a promotion that waited for it; whether it has everything."""
+    from tasks.champion import settle
+    from tasks.report import finish
+
+    sent = Tracker(run.folder, run.config.track, project_root()).sync()
+    if run.keeper and sent and (decision := settle(run)):
+        finish(run)
+        if decision["promote"]:
+            _tell(run, "promoted", verdict(decision))
+    return sent
+
+
+def _deliver_others(folder: Path) -> None:
+    """The runs beside `folder` whose promotion waits for MLflow."""
+    for record in sorted(folder.resolve().parent.glob("*/iteration-*/champion.json")):
+        place = record.parent.parent
+        with contextlib.suppress(IprError):  # played by another process, or no run's folder any more
+            if place != folder.resolve() and store.read_json(record).get("outcome") == "waits":
+                other = Run(place)
+                with other.lock():
+                    deliver(other)
 
 
 def _play(run: Run) -> None:
@@ -84,6 +110,7 @@ def _play(run: Run) -> None:
     if run.keeper:
         killed.mend_runs(run.folder)
         killed.mend_flows()
+        _deliver_others(run.folder)
     run.note(playing=True)
     config = run.config
     about = {"env": config.env.name, "preset": run.manifest.get("preset") or "none", "method": config.algorithm.name}

@@ -161,6 +161,32 @@ def test_a_champion_measured_on_other_dev_games_plays_the_runs(root: Path, whole
     assert theirs(foreign) == foreign
 
 
+def test_a_promotion_that_waited_for_mlflow_is_told_when_it_comes(
+    root: Path, whole: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows import launch
+    from ipr.runs.run import Run
+    from tasks.champion import WAITS
+
+    monkeypatch.setenv("IPR_ROOT", str(root))
+    folder = shutil.copytree(root / "runs" / "whole", tmp_path / "runs" / "waiting")
+    alert = f"alerts: {{command: 'tee {tmp_path}/told.json', events: [promoted]}}\n"
+    config = re.sub(r"(?ms)^alerts:.*?(?=^\S)", "", (folder / "config.yaml").read_text() + "\n")
+    (folder / "config.yaml").write_text(config + alert)
+    (stage,) = folder.glob("*/champion.json")
+    store.write_json(stage, store.read_json(stage) | {"promote": False, "outcome": "waits", "why": "better" + WAITS})
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert not launch.deliver(Run(folder))
+    assert store.read_json(stage)["outcome"] == "waits"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlflow/mlflow.db")
+    launch._deliver_others(tmp_path / "runs" / "next")
+    assert (store.read_json(stage)["outcome"], store.read_json(stage)["why"]) == ("promoted", "better")
+    assert store.read_json(folder / "summary.json")["champion"]["verdict"].endswith("is promoted: better.")
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert (told["event"], told["run"]) == ("promoted", "waiting")
+
+
 @pytest.mark.parametrize("env", ["sql", "webshop"])
 def test_the_loop_of_another_environment(root: Path, env: str) -> None:
     tiny = ("env.max_steps=6", "algorithm.iterations=1", "eval.bootstrap=200", "sft.epochs=1", "train.epochs=1")
