@@ -10,8 +10,8 @@ from typing import Any
 from flows import launch
 from ipr.runs import bench, workers
 from ipr.runs.run import Run, stage_name
-from ipr.runs.seeds import member
-from ipr.runs.summary import reported_iteration, samples_file
+from ipr.runs.seeds import Seeds, member
+from ipr.runs.summary import samples_file
 from ipr.types import IprError
 
 
@@ -19,7 +19,7 @@ def play(folder: Path, plan: bench.Plan, seeds: int, samples: int) -> dict[str, 
     """Play or go on with what lacks in `folder`; returns `bench.summary`, which is also written there.
 
     The methods of a seed share the SFT stage of the first. After a run: N episodes a test game at temperature 1 of its
-    reported stage.
+    compared stage.
     """
     if seeds < 1 or samples < 2:
         raise IprError(f"--seeds {seeds} --samples {samples}: give 1 or more seeds and 2 or more samples")
@@ -33,19 +33,19 @@ def play(folder: Path, plan: bench.Plan, seeds: int, samples: int) -> dict[str, 
             mine = config.model_copy(update={"seed": seed})
             adopt = None if name == first else partial(bench.adopt, source=shared)
             launch.run(place, mine, plan.preset, opened=adopt)
-            _sample(Run(place), samples, sft=name == first)
+            stages = {bench.stage_of(name, config)} | ({bench.SFT} if name == first else set())
+            _sample(folder / name, seed, samples, stages)
     found = bench.summary(folder, list(plan.methods), samples)
     bench.write(folder, found)
     return found
 
 
-def _sample(run: Run, samples: int, sft: bool) -> None:
+def _sample(group: Path, seed: int, samples: int, stages: set[str]) -> None:
     from tasks.best_of import best_of
 
-    reported = reported_iteration(run)
-    assert reported is not None  # the run is complete
+    run = Run(member(group, seed))
     with run.lock(), workers.opened(run.config.rollout):
-        for k in {reported, 0} if sft else {reported}:
+        for k in sorted({Seeds(group).iteration(run, stage) for stage in stages}):
             if not samples_file(run, k, samples, 1.0).exists():
                 print(f"{run.name}: {samples} samples a game of {stage_name(k)}", file=sys.stderr)
                 best_of(run, k, samples, 1.0)

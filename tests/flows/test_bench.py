@@ -55,6 +55,7 @@ def test_two_methods_share_the_sft_agent(tmp_path: Path, monkeypatch: pytest.Mon
     found = played("sft+,best")
     assert [row["name"] for row in found["rows"]] == ["sft", "sft+", "best"]
     assert found["seeds"] == [0]
+    assert found["rows"][1]["stages"] == {"0": "iteration-1"}, "the control's last stage, whatever dev says"
     assert {(c["a"], c["b"], c["what"]) for c in found["comparisons"]} == {
         (a, b, what) for a, b in (("sft", "sft+"), ("sft", "best"), ("sft+", "best")) for what in ("greedy", "T = 1")
     }

@@ -1,8 +1,9 @@
 """`ipr bench`: methods side by side. What is played (a plan), and what its runs say together (tables, plot, page).
 
 Decided here: a method is a folder of runs of several seeds (`seeds`), and the runs are the only truth about it. Each
-run reports its own iteration, chosen on dev. Every figure of a run is on the same test games; greedy episodes, and N
-episodes at temperature 1 (`tasks.best_of`). Intervals are over seeds and games together.
+run reports its own iteration, chosen on dev; of the control the last stands, which has all its updates. Every figure of
+a run is on the same test games; greedy episodes, and N episodes at temperature 1 (`tasks.best_of`). Intervals are over
+seeds and games together.
 """
 
 from __future__ import annotations
@@ -70,6 +71,11 @@ def plan(env: str, presets: Path, names: Sequence[str], overrides: Sequence[str]
     return Plan(env, tree["preset"], methods)
 
 
+def stage_of(name: str, config: RunConfig) -> str:
+    """Which stage of a method's runs is compared."""
+    return stage_name(config.algorithm.iterations) if name == CONTROL else REPORTED
+
+
 def adopt(run: Run, source: Path) -> None:
     """Give a new run the SFT stage of a finished one (its folder) of the same seed, experts and base."""
     if run.record(0, "evaluate") is not None:
@@ -93,7 +99,7 @@ def summary(folder: Path, names: Sequence[str], samples: int) -> dict[str, Any]:
     for group in groups.values():
         group.runs = {seed: group.runs[seed] for seed in common}
     first = next(iter(groups.values()))
-    sides = {SFT: (first, SFT)} | {name: (group, REPORTED) for name, group in groups.items()}
+    sides = {SFT: (first, SFT)} | {name: (group, stage_of(name, group.config)) for name, group in groups.items()}
     greedy = {name: group.played(stage) for name, (group, stage) in sides.items()}
     sampled = {
         name: {s: _samples(run, group.iteration(run, stage), samples) for s, run in group.runs.items()}
