@@ -17,6 +17,8 @@ from prefect.runtime import deployment, flow_run
 from prefect.states import Cancelled
 
 from flows.killed import note_process
+from ipr import store
+from ipr.apps import schedule
 from ipr.config import RunConfig
 from ipr.runs import alerts
 from ipr.runs.project import project_root
@@ -24,11 +26,29 @@ from tasks.common import log
 
 
 def name() -> str:
-    """Of a scheduled flow run: preset, number and date."""
+    """Of a scheduled flow run that has just begun: preset, number and date. The number is the next of the folders here
+    until the run has one of its own (`numbered`)."""
     given = flow_run.parameters
-    at = flow_run.scheduled_start_time or datetime.now(UTC)
     preset = Path(given["preset"]).stem
-    number = 1 + len(list((project_root() / given["runs"]).glob(f"{preset}-*")))
+    places = (project_root() / given["runs"]).glob(f"{preset}-*/{schedule.FILE}")
+    return _name(preset, 1 + max((store.read_json(place).get("number", 0) for place in places), default=0))
+
+
+def numbered(folder: Path) -> None:
+    """Give the flow run the number that the run in `folder` has in its schedule. Never raises."""
+    place = folder / schedule.FILE
+    claim = store.read_json(place) if place.is_file() else {}
+    if "number" not in claim:
+        return
+    try:
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(UUID(str(flow_run.id)), name=_name(claim["preset"], claim["number"]))
+    except Exception as error:  # a name is not worth a run
+        log.debug("the flow run keeps its name: %s", error)
+
+
+def _name(preset: str, number: int) -> str:
+    at = flow_run.scheduled_start_time or datetime.now(UTC)
     return f"retrain-{preset}-{number}-{at:%Y-%m-%d}"
 
 

@@ -39,6 +39,7 @@ def retrain(preset: str, overrides: list[str], runs: str) -> State[dict[str, Any
             log.info("skipped: %s", found.why)
             alerts.tell(config.alerts, "skipped", name, found.why, book)
             return Completed(name="Skipped", message=found.why, data={"skipped": found.why})
+        clock.numbered(found.folder)
         summary = launch.run(found.folder, found.config, Path(preset).stem)
     except Exception as error:  # of a run that has begun it is told already
         if not getattr(error, launch.TOLD, False):
