@@ -122,6 +122,7 @@ def test_a_worker_plays_the_smoke_run(root: Path, settings: dict[str, str], depl
     for name in ("nightly", "smoke"):
         assert deployments[name]["global_concurrency_limit"]["limit"] == 1
         assert deployments[name]["concurrency_options"]["collision_strategy"] == "ENQUEUE"
+    (root / "runs" / "smoke-by-hand").mkdir(parents=True)  # no run of the schedule, so it has no number
     given = {"preset": "smoke", "overrides": TINY, "runs": "runs"}
     made = asked(settings, f"/deployments/{deployments['smoke']['id']}/create_flow_run", {"parameters": given})
     prefect(settings, "worker", "start", "--pool", "ipr", "--run-once")
@@ -130,7 +131,7 @@ def test_a_worker_plays_the_smoke_run(root: Path, settings: dict[str, str], depl
     assert re.fullmatch(r"retrain-smoke-1-\d{4}-\d\d-\d\d", flow_run["name"])
     verdict = "is not promoted: runs of this preset do not promote (track.promote=false)"
     assert verdict in flow_run["state"]["message"]
-    (folder,) = (root / "runs").glob("smoke-*")
+    (folder,) = (root / "runs").glob("smoke-0001-*")
     assert verdict in store.read_json(folder / "summary.json")["champion"]["verdict"]
     below = {f["name"]: f for f in asked(settings, "/flow_runs/filter", {})}
     refine = below[f"refine-{folder.name}"]
