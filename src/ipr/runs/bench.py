@@ -88,18 +88,24 @@ def adopt(run: Run, source: Path) -> None:
 
 
 def summary(folder: Path, names: Sequence[str], samples: int) -> dict[str, Any]:
-    """Rows (SFT and the methods) and comparisons (each with SFT and the control), of the seeds that all have finished.
+    """Rows (SFT and the methods) and comparisons (each with SFT and the control), of the seeds that all have finished,
+    samples included.
 
     Raises IprError where there is none.
     """
     groups = {name: Seeds(folder / name) for name in names}
-    common = sorted(set.intersection(*(set(group.runs) for group in groups.values())))
+    first = next(iter(groups.values()))
+    sides = {SFT: (first, SFT)} | {name: (group, stage_of(name, group.config)) for name, group in groups.items()}
+    # Another process may be at other seeds in this folder.
+    done = (
+        {s for s, run in group.runs.items() if samples_file(run, group.iteration(run, stage), samples, 1.0).exists()}
+        for group, stage in sides.values()
+    )
+    common = sorted(set.intersection(*done))
     if not common:
         raise IprError(f"{folder}: no seed is finished by all methods yet; the same command continues")
     for group in groups.values():
         group.runs = {seed: group.runs[seed] for seed in common}
-    first = next(iter(groups.values()))
-    sides = {SFT: (first, SFT)} | {name: (group, stage_of(name, group.config)) for name, group in groups.items()}
     greedy = {name: group.played(stage) for name, (group, stage) in sides.items()}
     sampled = {
         name: {s: _samples(run, group.iteration(run, stage), samples) for s, run in group.runs.items()}
