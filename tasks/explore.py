@@ -21,7 +21,7 @@ def explore(run_dir: str, iteration: int) -> str:
     target = run.stage(iteration) / "explored.parquet"
 
     def work() -> dict:
-        settings = run.config.algorithm
+        settings = run.config.algorithm.at(iteration)
         method = algorithms.make(settings)
         chosen = every = experts(run)
         few = settings.explore_tasks

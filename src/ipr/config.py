@@ -145,8 +145,8 @@ class PreferenceConfig(TrainConfig):
 
 class AlgorithmConfig(_Section):
     name: str = "ipr"
-    """"ipr", "eto", "rft", "best", "sft" (the control), "rloo", "step-rloo", "ppo", "step-ppo" (docs/concepts.md has
-    what each does); or an installed package's."""
+    """"ipr", "eto", "rft", "best", "raft", "sft" (the control), "rloo", "step-rloo", "ppo", "step-ppo"
+    (docs/concepts.md has what each does); or an installed package's."""
     iterations: int = Field(default=4, ge=1)
     """Paper: at most 4, a 5th made it worse."""
     samples: int = Field(default=5, ge=1)
@@ -162,6 +162,10 @@ class AlgorithmConfig(_Section):
     explore_temperature above 0. RLOO and PPO play and keep all of them."""
     success: float = 1.0
     """Outcome reward from which on an episode is a success (WebShop's experts have more than 0.7)."""
+    steady: int = Field(default=0, ge=0)
+    """So many of the last iterations are of the method "raft": each problem is played once, at `steady_temperature`,
+    and only own successes are imitated. Makes the sampled agent steadier."""
+    steady_temperature: float = Field(default=0.4, gt=0)
     tau: float = Field(default=0.5, ge=0)
     """Step pairs are kept when the difference of step rewards is above it. ALFWorld 0.5, WebShop 0.01, SQL 0.1."""
     outcome_margin: float = Field(default=0.0, ge=0)
@@ -188,6 +192,12 @@ class AlgorithmConfig(_Section):
     rewards: Literal["monte_carlo", "model"] = "monte_carlo"
     """Step rewards: "monte_carlo" (N rollouts), or from the second iteration on by a "model" that is fitted to those of
     the first, with the knobs of `sft`."""
+
+    def at(self, iteration: int) -> AlgorithmConfig:
+        """What iteration K goes by."""
+        if iteration <= self.iterations - self.steady:
+            return self
+        return self.model_copy(update={"name": "raft", "explore_temperature": self.steady_temperature, "draws": 1})
 
     @field_validator("name")
     @classmethod

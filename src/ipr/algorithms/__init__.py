@@ -20,6 +20,7 @@ _BUILT_IN = {
     "eto": "ipr.algorithms.eto",
     "ipr": "ipr.algorithms.ipr",
     "ppo": "ipr.algorithms.ppo",
+    "raft": "ipr.algorithms.raft",
     "rft": "ipr.algorithms.rft",
     "rloo": "ipr.algorithms.rloo",
     "sft": "ipr.algorithms.sft",

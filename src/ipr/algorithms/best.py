@@ -41,15 +41,22 @@ class Best:
     ) -> Examples:
         """The experts, and of each other problem the shortest success."""
         found = Examples(demonstrations=[demonstration(expert) for expert in experts])
-        solved: dict[str, Trajectory] = {}
-        for agent in explored:
-            if not agent.steps or agent.reward < self.success:
-                found.drop("demonstration: no success")
-            elif agent.task_id not in solved or len(agent.steps) < len(solved[agent.task_id].steps):
-                solved[agent.task_id] = agent
         known = {expert.task_id for expert in experts}
-        found.demonstrations += [demonstration(agent) for agent in solved.values() if agent.task_id not in known]
+        for agent in shortest_successes(explored, self.success, found):
+            if agent.task_id not in known:
+                found.demonstrations.append(demonstration(agent))
         return found
+
+
+def shortest_successes(explored: Sequence[Trajectory], success: float, found: Examples) -> list[Trajectory]:
+    """The shortest success of each problem; failures are counted as dropped in `found`."""
+    solved: dict[str, Trajectory] = {}
+    for agent in explored:
+        if not agent.steps or agent.reward < success:
+            found.drop("demonstration: no success")
+        elif agent.task_id not in solved or len(agent.steps) < len(solved[agent.task_id].steps):
+            solved[agent.task_id] = agent
+    return list(solved.values())
 
 
 method = Best
