@@ -67,8 +67,7 @@ def run(options: argparse.Namespace) -> Any:
         if options.seeds:
             plan["seeds"] = f"{options.seeds}, each of which costs that"
         if not options.json:
-            for key, value in plan.items():
-                print(f"{key.replace('_', ' ')}: {value}")
+            _print_plan(plan)
         return plan
     from flows import launch
 
@@ -422,6 +421,17 @@ def _print(value: Any, indent: str = "") -> None:
             print(f"{indent}{key}: {item}")
 
 
+def _print_plan(plan: dict[str, Any], indent: str = "") -> None:
+    for key, value in plan.items():
+        name = f"{indent}{key.replace('_', ' ')}"
+        if isinstance(value, dict) and any(isinstance(v, dict) for v in value.values()):
+            print(f"{name}:")
+            _print_plan(value, indent + "  ")
+        else:
+            told = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+            print(f"{name}: {told}")
+
+
 def _parser() -> argparse.ArgumentParser:
     from ipr import __version__
 
@@ -443,7 +453,8 @@ def _parser() -> argparse.ArgumentParser:
         "preset",
         nargs="?",
         default="quick",
-        help="smoke, quick, quick-ipr, sql, webshop, paper, released, or a YAML file",
+        help="smoke, quick, quick-ipr, sql, webshop, paper, released, llama-3.2-1b, qwen3-4b-lora, qwen2.5-7b-lora,"
+        " llama-2-7b, or a YAML file",
     )
     sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. train.learning_rate=1e-5")
     sub.add_argument("--dir", type=Path, help="the run's folder (default runs/PRESET); an unfinished run continues")

@@ -45,6 +45,7 @@ def run(
     start.check_servers(config, root)
     start.check(config)
     policies.check(config)
+    start.check_memory(config)
     defaults(root)
     try:
         if mirror.bring(folder, config.run.store, identity.of_config(config)):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
 
 from ipr import algorithms, store
-from ipr.data.experts import environment, without_expert
+from ipr.data.experts import environment, new_problems, share, without_expert
 from ipr.rollout import UntilSolved
 from ipr.runs.run import Run
 from ipr.types import Job, Prefix, Trajectory, derive_seed
@@ -25,7 +24,8 @@ def explore(run_dir: str, iteration: int) -> str:
         method = algorithms.make(settings)
         chosen = every = experts(run)
         few = settings.explore_tasks
-        new = _new_problems(run, iteration, every)
+        others = without_expert(run.config.env, {expert.task_id for expert in every})
+        new = new_problems(run.config, others, iteration)
         if run.schedule:
             mine = share(run.schedule["problems"], few, iteration)
             chosen, new = [expert for expert in every if expert.task_id in set(mine)], mine
@@ -55,17 +55,3 @@ def explore(run_dir: str, iteration: int) -> str:
 
     run.once(iteration, "explore", work)
     return str(target)
-
-
-def _new_problems(run: Run, iteration: int, known: Sequence[Trajectory]) -> list[str]:
-    """As many train problems without an expert as are explored, others in each iteration while there are enough."""
-    ids = without_expert(run.config.env, {expert.task_id for expert in known})
-    random.Random(derive_seed(run.config.seed, "problems")).shuffle(ids)
-    return share(ids, run.config.algorithm.explore_tasks, iteration)
-
-
-def share(ids: Sequence[str], few: int | None, iteration: int) -> list[str]:
-    """An iteration's `few` of the problems (None: all), others in each while there are enough."""
-    few = min(few or len(ids), len(ids))
-    first = (iteration - 1) * few % max(len(ids), 1)
-    return [*ids[first:], *ids[:first]][:few]

@@ -277,9 +277,8 @@ def test_every_key_of_the_config_is_in_a_runs_identity_or_known_to_decide_nothin
             continue
         if identity.deciding(with_key(config, key, other(value))) == before:
             left.add(key)
-    sections = {
-        key for key in configs.flat(config) if key.split(".")[0] in ("endpoint", "track", "data", "alerts", "run")
-    }
+    nothing = ("endpoint", "track", "data", "alerts", "run", "machine")
+    sections = {key for key in configs.flat(config) if key.split(".")[0] in nothing}
     for_what_they_mean = {"env.data", "env.experts", "env.max_steps", "env.server", "env.shots", "model.path"}
     by = {"rollout.endpoint", "rollout.workers", "rollout.scheduler", "rollout.slots", "rollout.shard", "model.device"}
     cut = {f"{section}.{key}" for section in ("sft", "train") for key in ("micro_batch_tokens", "checkpoint_every")}

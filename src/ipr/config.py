@@ -376,6 +376,19 @@ class PlaceConfig(_Section):
     from; null: the run's folder alone. The endpoint and keys are AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and so on."""
 
 
+class MachineConfig(_Section):
+    """What a run is planned for: `ipr run --dry-run` says whether it fits and how long it takes. Decides no result."""
+
+    gpus: int = Field(default=1, ge=1)
+    """GPUs that train together, a process each (`accelerate launch --num_processes`)."""
+    memory: float | None = Field(default=None, gt=0)
+    """GiB of each; a run that needs more is refused. null: of the GPU that is here, and without one any size goes."""
+    training_speed: float | None = Field(default=None, gt=0)
+    """Tokens a second, of all GPUs together, that training goes through (`python -m benchmarks.gpu training`)."""
+    playing_speed: float | None = Field(default=None, gt=0)
+    """Tokens a second, of all that play together, that agents write (`python -m benchmarks.gpu engines`)."""
+
+
 class RunConfig(_Section):
     seed: int = 0
     env: EnvConfig = EnvConfig()
@@ -390,6 +403,7 @@ class RunConfig(_Section):
     data: DataConfig = DataConfig()
     alerts: AlertsConfig = AlertsConfig()
     run: PlaceConfig = PlaceConfig()
+    machine: MachineConfig = MachineConfig()
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(), sort_keys=False)

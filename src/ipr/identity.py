@@ -35,6 +35,7 @@ _NOTHING: Any = {
     "data": True,
     "alerts": True,
     "run": True,
+    "machine": True,
     "rollout": {"endpoint", "workers", "scheduler", "slots", "shard"},
     "algorithm": {"cache"},
     "model": {"device"},

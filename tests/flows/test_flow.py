@@ -94,6 +94,23 @@ def tables(run: Path) -> dict[str, bytes]:
     return {str(f.relative_to(run)): f.read_bytes() for f in sorted(run.glob("**/*.parquet"))}
 
 
+def counts_hold(run: Path, iteration: int) -> None:
+    """A run plays no more than its dry run says, and as much where nothing can be saved."""
+    from ipr.apps import start
+    from ipr.runs.run import Run
+
+    config = Run(run).config
+    planned, facts = (
+        start.dry_run(config),
+        {n: store.read_json(run / f"iteration-{iteration}" / f"{n}.json") for n in ("explore", "reward")},
+    )
+    most = planned["explore_episodes_per_iteration_at_most"]
+    assert most / config.algorithm.draws <= facts["explore"]["episodes"] <= most
+    assert facts["reward"]["rollouts"]["played"] <= planned["step_reward_rollouts_per_iteration_at_most"]
+    played = sum(len(store.load(f, Trajectory)) for f in run.glob("*/eval/*.parquet") if f.stem != "step_rewards")
+    assert played == planned["evaluation_episodes"]
+
+
 def test_the_loop_makes_what_it_promises(root: Path, whole: dict) -> None:
     run = root / "runs" / "whole"
     assert [s["name"] for s in whole["stages"]] == ["base", "sft", "iteration-1", "iteration-2"]
@@ -105,6 +122,7 @@ def test_the_loop_makes_what_it_promises(root: Path, whole: dict) -> None:
         store.load(stage / "step_rewards.parquet", StepReward)
         store.load(stage / "pairs.parquet", PreferencePair)
         assert (stage / "model" / "model.safetensors").is_file()
+    counts_hold(run, 1)
     for name in ("config.yaml", "manifest.json", "summary.json", "report.html", "metrics.json", "plots/learning.png"):
         assert (run / name).is_file()
     verdict = whole["champion"]["verdict"]
@@ -205,6 +223,7 @@ def test_the_loop_of_practice_on_new_problems(root: Path) -> None:
     explored = store.load(stage / "explored.parquet", Trajectory)
     assert len({t.task_id for t in explored} - known) == 5
     assert 5 <= len(explored) <= 10
+    counts_hold(root / "runs" / "practice", 1)
     rows = store.load(stage / "demonstrations.parquet", Demonstration)
     solved = {t.task_id for t in explored if t.reward >= 1}
     assert {row.task_id for row in rows} == known | solved

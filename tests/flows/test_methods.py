@@ -20,7 +20,7 @@ from tests import doors
 from tests.conftest import Install
 from tests.training import tiny
 
-COSTS = (("explore_episodes", ""), ("step_reward_rollouts", "_at_most"))
+COSTS = ("explore_episodes", "step_reward_rollouts")
 TINY = [
     *("env.name=doors", "sft.epochs=0", "env.tasks=2", "eval.splits=[unseen]", "eval.games=2", "eval.dev_games=2"),
     *("model.max_length=128", "rollout.max_new_tokens=4", "data.publish=false", "track.enabled=false"),
@@ -61,6 +61,8 @@ def test_step_ppo_with_a_reward_model_and_best_of_n(begun, capsys: pytest.Captur
     explored = store.load(run.stage(1) / "explored.parquet", Trajectory)
     assert [t.task_id for t in explored] == [i for i in dict.fromkeys(t.task_id for t in explored) for _ in range(6)]
     assert len({t.seed for t in explored}) == len(explored) == 18
+    asked = plan(run.config, doors.spec(), tiny.make_chat())
+    assert asked["explore_episodes_per_iteration_at_most"] == 18
     rows = store.load(run.stage(1) / "demonstrations.parquet", Demonstration)
     rewards = {r.prefix: r.mean for r in store.load(run.stage(1) / "step_rewards.parquet", StepReward)}
     episode = next(t for t in explored if t.prefix(1) in rewards and len(t.steps) == 2)
@@ -137,9 +139,9 @@ def test_what_the_step_rewards_of_turns_cost_is_planned() -> None:
     for name in ("ipr", "rloo", "step-rloo"):
         config = configs.load(None, [*TINY, f"algorithm.name={name}", "algorithm.samples=5"])
         planned = plan(config, doors.spec(), chat)
-        counted[name] = [planned[f"{what}_per_iteration{most}"] for what, most in COSTS]
-    # Two experts of two steps each; two problems six times, each with three states at most.
-    assert counted == {"ipr": [4, 4 * 2 * 5], "rloo": [12, 0], "step-rloo": [12, 12 * 3 * 5]}
+        counted[name] = [planned[f"{what}_per_iteration_at_most"] for what in COSTS]
+    # Two experts of two steps each, each gone on from six times; three new problems six times, each with three states.
+    assert counted == {"ipr": [24, 24 * 2 * 5], "rloo": [18, 0], "step-rloo": [18, 18 * 3 * 5]}
 
 
 def test_a_reward_model_wants_whole_samples() -> None:

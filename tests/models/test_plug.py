@@ -180,3 +180,21 @@ def test_the_commit_of_a_hub_name_is_known(tmp_path, monkeypatch):
     assert plug.revision("house/tiny") == COMMIT, f"plug.revision: no commit is told; {TRANSFORMERS}"
     assert plug.revision(str(tmp_path)) is None
     assert plug.revision("house/other") is None
+
+
+def test_bytes_are_counted_without_numbers():
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    few = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=50, tie_word_embeddings=True, **few))
+    with plug.without_numbers(model):
+        assert model.lm_head.weight is model.model.embed_tokens.weight, "without_numbers: weights are tied again"
+        with plug.Held(model.parameters()) as held:
+            first = torch.zeros(1000)
+            second = first + 1
+            assert held.now == 8000, "Held: what is made is counted"
+            del first
+            assert (held.now, held.most) == (4000, 8000), "Held: what is gone is not"
+            assert model(input_ids=torch.zeros(1, 7, dtype=torch.long)).logits.shape == (1, 7, 50)
+            assert second.shape == (1000,)

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ipr import algorithms, bucket, models, policies
+from ipr.apps import memory
 from ipr.apps.chosen_model import check_room
-from ipr.apps.plan import plan
+from ipr.apps.plan import hours, plan
 from ipr.config import RunConfig, embedded, public
 from ipr.data import datasets, experts
 from ipr.runs.project import STARTED_BY, answers
@@ -23,8 +24,11 @@ LOOKED_AT = 20
 """Games of a split whose words are looked at."""
 
 
-def check(config: RunConfig) -> None:
-    """Everything that can be refused in seconds: loss, environment, games, model folder, tokenizer, context length."""
+def check(config: RunConfig, *, model: bool = True) -> None:
+    """Everything that can be refused in seconds: loss, environment, games, model folder, tokenizer, context length.
+
+    `model` false leaves out the model, which is not here.
+    """
     losses.get(algorithms.make(config.algorithm).training.loss)
     policies.backend(config)
     spec = experts.environment(config.env)
@@ -35,10 +39,9 @@ def check(config: RunConfig) -> None:
     experts.check(config.env, most=20)
     _wordings(config, spec)
     path = config.model.path
-    if path == "champion":
-        return
-    models.check_model(path)
-    check_room(spec, "train", path, config)
+    if path != "champion" and model:
+        models.check_model(path)
+        check_room(spec, "train", path, config)
 
 
 def _wordings(config: RunConfig, spec: EnvSpec) -> None:
@@ -89,11 +92,67 @@ def check_schedules(config: RunConfig, root: Path) -> None:
 
 
 def dry_run(config: RunConfig) -> dict[str, Any]:
-    """The plan of `ipr run --dry-run`."""
-    check(config)
+    """The plan of `ipr run --dry-run`: what is played and trained, memory of each GPU, hours, disk.
+
+    A model that is not here is planned by its architecture where that is shipped, and its tokens are those of the
+    small model that is shipped.
+    """
+    path = "embedded" if config.model.path == "champion" else config.model.path
+    away = None if models.is_here(embedded(path, config.env.name)) else models.known(path)
+    check(config, model=away is None)
     spec = experts.environment(config.env)
-    path = embedded("embedded", config.env.name) if config.model.path == "champion" else config.model.path
-    return plan(config, spec, ChatTokens(models.load_tokenizer(path, config.model.date)))
+    path = embedded("embedded" if away else path, config.env.name)
+    chat = ChatTokens(models.load_tokenizer(path, config.model.date))
+    planned = plan(config, spec, chat)
+    if away:
+        planned["tokens"] = (
+            f"by the tokenizer of {path}: {config.model.path} is not here, its own may make more of them"
+        )
+    text, machine = (away or models.config_of(path)).get_text_config(), config.machine
+    size = memory.sizes(text, config.model)
+    planned["parameters"] = {"all": size.whole, "trained": size.trained}
+    room = machine.memory and machine.memory * memory.GIB
+    found = _estimate(config, spec, chat, text, room, machine.gpus)
+    planned["gibibytes_on_each_gpu"] = {
+        name: {what: value if what == "slots" else round(value / memory.GIB, 2) for what, value in held.items()}
+        for name, held in (*found.training.items(), ("playing", found.playing))
+    }
+    planned["turns"] = found.turns
+    if room:
+        refused = found.refusal(config, room)
+        planned["fits"] = f"no: {refused}" if refused else f"yes: {machine.gpus} x {machine.memory:g} GiB"
+    if told := hours(config, planned):
+        planned["hours_at_most"] = {what: round(value, 1) for what, value in told.items()}
+    planned["gibibytes_of_disk_at_most"] = {
+        what: round(size / memory.GIB, 2) for what, size in memory.disk(text, config).items()
+    }
+    return planned
+
+
+def check_memory(config: RunConfig) -> None:
+    """Raises IprError where a run will not fit: into the GPU that is here, else into what `machine.memory` states."""
+    import torch
+
+    device, stated = models.device(config.model), config.machine.memory
+    room = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+    room = room or (stated and stated * memory.GIB)
+    if not room or config.model.path == "champion":
+        return
+    spec, path = experts.environment(config.env), config.model.path
+    chat = ChatTokens(models.load_tokenizer(path, config.model.date))
+    text = models.config_of(path).get_text_config()
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if refused := _estimate(config, spec, chat, text, room, processes).refusal(config, room):
+        raise IprError(refused)
+
+
+def _estimate(
+    config: RunConfig, spec: EnvSpec, chat: ChatTokens, text: Any, room: float | None, processes: int
+) -> memory.Estimate:
+    batch = max(config.sft.batch_size, config.train.batch_size)
+    shown = [spec.expert(task_id) for task_id in spec.task_ids("train")[: min(batch, config.env.tasks)]]
+    rows = memory.updates(config, spec, chat, shown)
+    return memory.estimate(text, config, rows, memory=room, processes=processes)
 
 
 def end_orphans() -> None:

@@ -7,14 +7,15 @@ other splits are left out: what a run is measured on is never trained on.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import random
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ipr import envs, store
-from ipr.config import EnvConfig
+from ipr.config import EnvConfig, RunConfig
 from ipr.rollout import replay
-from ipr.types import EnvSpec, IprError, Message, Trajectory
+from ipr.types import EnvSpec, IprError, Message, Trajectory, derive_seed
 
 LOOKED_AT = 20
 """Games of which the length of an episode is judged."""
@@ -52,6 +53,23 @@ def without_expert(config: EnvConfig, known: Collection[str]) -> list[str]:
     """The train problems that no expert in `known` has shown, whatever file the experts are of."""
     ids = envs.get(config.name, config.data, config.max_steps, config.shots, config.server).task_ids("train")
     return [task_id for task_id in ids if task_id not in known]
+
+
+def new_problems(config: RunConfig, others: Sequence[str], iteration: int) -> list[str]:
+    """Of the train problems without an expert as many as are explored, others in each iteration while there are some.
+
+    `others` are all of these, as `without_expert` gives them.
+    """
+    ids = list(others)
+    random.Random(derive_seed(config.seed, "problems")).shuffle(ids)
+    return share(ids, config.algorithm.explore_tasks, iteration)
+
+
+def share(ids: Sequence[str], few: int | None, iteration: int) -> list[str]:
+    """An iteration's `few` of the problems (None: all), others in each while there are enough."""
+    few = min(few or len(ids), len(ids))
+    first = (iteration - 1) * few % max(len(ids), 1)
+    return [*ids[first:], *ids[:first]][:few]
 
 
 def no_games(config: EnvConfig, spec: EnvSpec, split: str) -> IprError:

@@ -42,10 +42,20 @@ def bytes_a_token(config: Any, dtype: torch.dtype) -> int:
     return 2 * config.num_hidden_layers * groups * width * dtype.itemsize
 
 
+def bytes_a_slot(max_length: int, config: Any, dtype: torch.dtype) -> tuple[int, int]:
+    """Of the key-values of `max_length` tokens, and of what one of them is drawn from."""
+    return bytes_a_token(config, dtype) * (max_length + 63 & ~63), _DRAWN * config.vocab_size
+
+
+def slots_in(room: int, max_length: int, config: Any, dtype: torch.dtype) -> int:
+    """Slots of `max_length` tokens that fit into `room` bytes."""
+    return int(_SPARE * max(0, room) / sum(bytes_a_slot(max_length, config, dtype)))
+
+
 def fitting(slots: int, room: int, max_length: int, config: Any, dtype: torch.dtype) -> int:
     """Of so many slots those whose `max_length` tokens fit into `room` bytes. Raises IprError where none does."""
-    each = bytes_a_token(config, dtype) * (max_length + 63 & ~63)
-    fit = min(slots, int(_SPARE * room / (each + _DRAWN * config.vocab_size)))
+    each, _ = bytes_a_slot(max_length, config, dtype)
+    fit = min(slots, slots_in(room, max_length, config, dtype))
     told = f"key-values of {max_length} tokens take {each / 2**30:.2f} GiB, {max(room, 0) / 2**30:.1f} GiB are free"
     if fit < 1:
         raise IprError(f"not one conversation fits: {told} beside the weights; lower model.max_length")

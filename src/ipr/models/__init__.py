@@ -9,16 +9,36 @@ from ipr.models.folders import (
     context_length,
     copy_files,
     copy_model,
+    is_here,
+    known,
     longest,
     model_hash,
     resolve,
     share_weights,
 )
-from ipr.models.loading import check_model, device, load_model, load_tokenizer, save_model
-from ipr.models.make import CHAT_TEMPLATE, SPECIAL_TOKENS, new_base_model, relate_forms, tiny_copy, train_tokenizer
+from ipr.models.loading import (
+    LARGE,
+    check_model,
+    device,
+    dtype_of,
+    load_model,
+    load_tokenizer,
+    save_model,
+    with_adapter,
+)
+from ipr.models.make import (
+    CHAT_TEMPLATE,
+    SPECIAL_TOKENS,
+    new_base_model,
+    relate_forms,
+    shallow,
+    tiny_copy,
+    train_tokenizer,
+)
 
 __all__ = [
     "CHAT_TEMPLATE",
+    "LARGE",
     "SPECIAL_TOKENS",
     "adapter",
     "check_model",
@@ -27,6 +47,9 @@ __all__ = [
     "copy_files",
     "copy_model",
     "device",
+    "dtype_of",
+    "is_here",
+    "known",
     "load_model",
     "load_tokenizer",
     "longest",
@@ -35,7 +58,9 @@ __all__ = [
     "relate_forms",
     "resolve",
     "save_model",
+    "shallow",
     "share_weights",
     "tiny_copy",
     "train_tokenizer",
+    "with_adapter",
 ]

@@ -20,6 +20,8 @@ from ipr.config import BASES, EMBEDDED, shipped
 from ipr.types import IprError
 
 WEIGHTS = (".safetensors", ".bin")
+ARCHITECTURES = Path(__file__).parent / "architectures"
+"""What decides the size of models that presets name, as their config.json has it; the file is the hub name."""
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -102,6 +104,22 @@ def config_of(path: str | Path) -> Any:
     folder = Path(resolve(path))
     name = base_of(folder)["path"] if (folder / "adapter_config.json").exists() else path
     return read_config(resolve(name))
+
+
+def is_here(path: str | Path) -> bool:
+    """Whether a model's config is on this machine: in a folder, or of a hub name that was fetched before."""
+    from huggingface_hub import try_to_load_from_cache
+
+    name = resolve(path)
+    return Path(name).is_dir() or isinstance(try_to_load_from_cache(name, "config.json"), str)
+
+
+def known(path: str) -> Any:
+    """The transformers config of a hub name whose architecture is shipped, without its weights; else None."""
+    from transformers import AutoConfig
+
+    file = ARCHITECTURES / f"{path.replace('/', '--')}.json"
+    return AutoConfig.for_model(**store.read_json(file)) if file.is_file() else None
 
 
 def longest(config: Any) -> int:

@@ -91,11 +91,16 @@ def load_model(path: str | Path, config: ModelConfig, *, training: bool = False)
     """
     name = resolve(path)
     rank = config.lora.rank if training else 0
-    dtype = "float32" if training and not rank else config.dtype
+    dtype = dtype_of(config, training=training)
     if not (Path(name) / "adapter_config.json").exists():
         model = _load_full(name, dtype)
         if rank:
-            model = _new_adapter(model, path, config)
+            from ipr.models import plug
+
+            model = with_adapter(model, config, plug.revision(name))
+            folder = Path(path)
+            # "embedded" and hub names mean the same everywhere; a folder only by its whole path.
+            model.peft_config["default"].base_model_name_or_path = str(folder.resolve() if folder.is_dir() else path)
     else:
         from peft import PeftModel
 
@@ -112,6 +117,11 @@ def load_model(path: str | Path, config: ModelConfig, *, training: bool = False)
         model.activation_checkpointing_enable()
     model = model.to(device(config))
     return model.train() if training else model.eval()
+
+
+def dtype_of(config: ModelConfig, *, training: bool) -> str:
+    """Of a model's weights; where an adapter is trained, of its base's."""
+    return "float32" if training and not config.lora.rank else config.dtype
 
 
 def device(config: ModelConfig) -> torch.device:
@@ -170,11 +180,10 @@ def _load_full(name: str, dtype: str, revision: str | None = None) -> Any:
     return model
 
 
-def _new_adapter(model: Any, path: str | Path, config: ModelConfig) -> Any:
+def with_adapter(model: Any, config: ModelConfig, revision: str | None = None) -> Any:
+    """A model with a new trainable float32 adapter, as `config.lora` has it; `revision` is the base's on the hub."""
     import torch
     from peft import LoraConfig, TaskType, get_peft_model
-
-    from ipr.models import plug
 
     lora = config.lora
     adapter = LoraConfig(
@@ -183,12 +192,8 @@ def _new_adapter(model: Any, path: str | Path, config: ModelConfig) -> Any:
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=lora.targets,
-        revision=plug.revision(resolve(path)),
+        revision=revision,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # the same start for every process, and for a training that is resumed
-        model = get_peft_model(model, adapter)
-    folder = Path(path)
-    # "embedded" and hub names mean the same everywhere; a folder only by its whole path.
-    model.peft_config["default"].base_model_name_or_path = str(folder.resolve() if folder.is_dir() else path)
-    return model
+        return get_peft_model(model, adapter)

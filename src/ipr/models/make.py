@@ -59,6 +59,17 @@ def new_base_model(
         return LlamaForCausalLM(config)
 
 
+def shallow(config: Any, layers: int) -> Any:
+    """A copy of the text part of a transformers config, with the first `layers` of its layers."""
+    text = copy.deepcopy(config.get_text_config())
+    given = text.to_dict()
+    text.num_hidden_layers = layers
+    for name, value in given.items():  # what is said layer by layer
+        if isinstance(value, list) and len(value) == given["num_hidden_layers"]:
+            setattr(text, name, value[:layers])
+    return text
+
+
 def tiny_copy(config: Any) -> Any:
     """A random model of the same architecture, in float32: few layers of each kind, narrow, of few tokens and experts.
 
@@ -67,17 +78,16 @@ def tiny_copy(config: Any) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    text = copy.deepcopy(config.get_text_config())
-    given = text.to_dict()
+    given = config.get_text_config().to_dict()
     kinds = given.get("layer_types") or []
     layers = next((k for k in range(2, len(kinds)) if set(kinds[:k]) == set(kinds)), 2)
+    text = shallow(config, layers)
     queries = given.get("num_attention_heads")  # none where there is no attention
     keys = given.get("num_key_value_heads") or queries
     groups = min(2, keys or 2)
     heads = groups if queries == keys or given.get("kv_lora_rank") else 2 * groups
     width = 16
     small = {
-        "num_hidden_layers": layers,
         "num_attention_heads": heads,
         "num_key_value_heads": groups,
         "hidden_size": heads * width,
@@ -99,9 +109,6 @@ def tiny_copy(config: Any) -> Any:
         if getattr(text, name, None) is not None or name in ("num_key_value_heads", "num_experts_per_tok"):
             with contextlib.suppress(AttributeError):  # worked out from others
                 setattr(text, name, value)
-    for name, value in given.items():  # what is said layer by layer
-        if isinstance(value, list) and len(value) == given["num_hidden_layers"]:
-            setattr(text, name, value[:layers])
     ropes = getattr(text, "rope_parameters", None) or {}
     for rope in (ropes, *(one for one in ropes.values() if isinstance(one, dict))):
         for name in ("short_factor", "long_factor"):

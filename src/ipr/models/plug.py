@@ -6,12 +6,16 @@ that names the function, where the installed library is another one in this.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache
 from transformers.utils.hub import resolve_revision
@@ -47,6 +51,50 @@ def fast_products() -> Iterator[None]:
     cpu = torch.cpu.get_capabilities()
     with _products("bf16") if cpu.get("avx512_f") and not cpu.get("amx_tile") else nullcontext():
         yield
+
+
+@contextmanager
+def without_numbers(model: Any) -> Iterator[None]:
+    """Within it tensors have shapes and no numbers, and a model that was made on "meta" runs as on a CPU, in no memory.
+
+    What was made outside may be given to it. Relies on `FakeTensorMode` (torch 2.13).
+    """
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model.to_empty(device="cpu")
+        _own(model).tie_weights()  # which are two parameters now
+        yield
+
+
+class Held(TorchDispatchMode):
+    """Counts the bytes of tensors that are made within it and not gone yet; those `outside` are not counted.
+
+    Relies on `TorchDispatchMode`, and on storages that take weak references and are one object each (torch 2.13).
+    """
+
+    def __init__(self, outside: Iterable[Tensor] = ()):
+        super().__init__()
+        self.now = self.most = 0
+        self._known = {id(t.untyped_storage()): weakref.ref(t.untyped_storage()) for t in outside}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **kwargs or {})
+        for tensor in tree_leaves(found):
+            if isinstance(tensor, Tensor):
+                self._hold(tensor.untyped_storage())
+        return found
+
+    def _hold(self, storage: torch.UntypedStorage) -> None:
+        key, size = id(storage), storage.nbytes()
+        if key in self._known:
+            return
+
+        def gone(_: Any) -> None:
+            del self._known[key]
+            self.now -= size
+
+        self._known[key] = weakref.ref(storage, gone)
+        self.now += size
+        self.most = max(self.most, self.now)
 
 
 def small_products() -> Any:

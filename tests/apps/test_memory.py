@@ -1,0 +1,112 @@
+"""What a run's memory is said to be: against a real training and real playing, and what is made of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ipr import config as configs
+from ipr import envs, models
+from ipr.apps import memory, start
+from ipr.config import RunConfig
+from ipr.engine import kv
+from ipr.tokens import ChatTokens
+from ipr.training.batches import Example
+from ipr.types import IprError
+
+ROOT = Path(__file__).parents[2]
+PRESETS = ROOT / "flows" / "configs"
+
+
+def test_a_training_and_playing_take_what_is_said(tmp_path: Path) -> None:
+    """Within 15 %, as the process's memory grows. All cases: `python -m benchmarks.memory`."""
+    out = tmp_path / "found.json"
+    command = [sys.executable, "-m", "benchmarks.memory", "sft", "playing", "--json", str(out)]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=1200, stdout=subprocess.PIPE)
+    for case, found in json.loads(out.read_text()).items():
+        assert found["estimated"] == pytest.approx(found["measured"], rel=0.15), case
+
+
+def planned(preset: str, *keys: str) -> tuple[Any, RunConfig, dict[str, list[Example]]]:
+    """The model's config, the run's, and an update's examples."""
+    config = configs.load(preset, list(keys), PRESETS)
+    chat, spec = ChatTokens(models.load_tokenizer("embedded-alfworld")), envs.get("alfworld")
+    experts = [spec.expert(task_id) for task_id in spec.task_ids("train")[:12]]
+    rows = memory.updates(config, spec, chat, experts)
+    return models.known(config.model.path), config, {"sft": rows["sft"]}
+
+
+@pytest.mark.parametrize(
+    ("preset", "parameters"),
+    [
+        ("llama-3.2-1b", 1_235_814_400),
+        ("qwen3-4b-lora", 4_022_468_096),
+        ("llama-2-7b", 6_738_415_616),
+        ("qwen2.5-7b-lora", 7_615_616_512),
+    ],
+)
+def test_the_models_of_the_presets_have_their_sizes(preset: str, parameters: int) -> None:
+    config = configs.load(preset, [], PRESETS)
+    size = memory.sizes(models.known(config.model.path), config.model)
+    assert size.whole - (size.trained if config.model.lora.rank else 0) == parameters
+
+
+def test_eight_gpus_hold_in_parts_what_one_cannot() -> None:
+    text, config, rows = planned("llama-2-7b", "algorithm.name=sft")
+    room = 80.0 * memory.GIB
+    alone = memory.estimate(text, config, rows, memory=room)
+    assert alone.training["sft"]["weights"] == alone.training["sft"]["gradients"] == 4 * 6_738_415_616
+    assert alone.training["sft"]["optimizer"] == 8 * 6_738_415_616
+    refused = alone.refusal(config, room)
+    assert refused is not None
+    assert "sft needs 1" in refused
+    assert "train adapters (model.lora.rank=16), or take a smaller model" in refused
+    spread = memory.estimate(text, config, rows, memory=room, processes=8, sharded=True)
+    assert spread.training["sft"]["optimizer"] == 6_738_415_616
+    assert spread.refusal(config, room) is None
+    # Beside bfloat16 weights as many slots of 4096 tokens as the engine would take.
+    assert spread.playing["slots"] == kv.slots_in(
+        80 * memory.GIB - 2 * 6_738_415_616, 4096, text, memory.torch.bfloat16
+    )
+
+
+def test_what_will_not_fit_is_said_with_what_to_do() -> None:
+    text, config, rows = planned("qwen3-4b-lora", "algorithm.name=sft", "sft.micro_batch_tokens=16384")
+    small = memory.estimate(text, config, rows, memory=16.0 * memory.GIB)
+    refused = small.refusal(config, 16 * memory.GIB)
+    assert refused is not None
+    assert refused.startswith("sft needs ")
+    tokens = int(refused.rpartition("set sft.micro_batch_tokens=")[2])
+    text, config, rows = planned("qwen3-4b-lora", "algorithm.name=sft", f"sft.micro_batch_tokens={tokens}")
+    assert memory.estimate(text, config, rows, memory=16.0 * memory.GIB).refusal(config, 16 * memory.GIB) is None
+    least = memory.estimate(text, config, {}, memory=7.0 * memory.GIB).refusal(config, 7 * memory.GIB)
+    assert least is not None
+    assert "not one conversation of 4096 tokens can be played" in least
+
+
+def test_who_shares_a_gpu_and_how() -> None:
+    vllm = ["rollout.backend=vllm"]
+    text, config, rows = planned("qwen3-4b-lora", "algorithm.name=sft", *vllm)
+    found = memory.estimate(text, config, rows, memory=24.0 * memory.GIB)
+    assert "take turns" in found.turns
+    assert found.playing["total"] == int(memory.VLLM * 24 * memory.GIB)
+    assert found.playing["slots"] > 0
+    text, config, rows = planned("qwen3-4b-lora", "algorithm.name=sft", *vllm, "rollout.endpoint=http://there:8000/v1")
+    served = memory.estimate(text, config, rows, memory=24.0 * memory.GIB)
+    assert served.playing == {}
+    assert "the server at http://there:8000/v1 keeps its share" in served.turns
+    text, config, rows = planned("qwen3-4b-lora", "algorithm.name=sft", "rollout.workers=2")
+    shared = memory.estimate(text, config, rows, memory=24.0 * memory.GIB)
+    assert shared.training["sft"]["workers"] == 2 * shared.playing["total"]
+
+
+def test_a_stated_size_that_is_exceeded_stops_a_run() -> None:
+    small = ["env.tasks=8", "algorithm.name=sft"]
+    start.check_memory(configs.load("smoke", [*small, "machine.memory=2"], PRESETS))
+    with pytest.raises(IprError, match=r"sft needs .* GiB on a GPU \(weights .*, of 0.1 GiB it may have 0.1; "):
+        start.check_memory(configs.load("smoke", [*small, "machine.memory=0.05"], PRESETS))
