@@ -154,9 +154,15 @@ class _Mirror:
             if files != self.sent:
                 if self.stored is None:
                     self.stored = {key.removeprefix("files/") for key in self.place.keys("files/")}
-                for path, entry in files.items():
+                for path, entry in [*files.items()]:
                     if entry["sha256"] not in self.stored:
-                        self.place.upload(f"files/{entry['sha256']}", self.folder / path)
+                        try:
+                            self.place.upload(f"files/{entry['sha256']}", self.folder / path)
+                        except (OSError, IprError):
+                            if (self.folder / path).exists():
+                                raise
+                            del files[path]  # removed by the run meanwhile: a checkpoint, for the next one
+                            continue
                         self.stored.add(entry["sha256"])
                 # One that was replaced while it was sent comes with the next look; until then its former content.
                 moved = [path for path, entry in files.items() if not self._is_still(path, entry["sha256"])]
