@@ -206,7 +206,9 @@ class _Mirror:
         return dict(sorted(found.items()))
 
     def _walk(self, records: bool) -> list[Path]:
-        found = (p for p in self.folder.rglob("*") if p.is_file())
+        # Not by `rglob`, which fails where a folder goes meanwhile.
+        every = (Path(inside, name) for inside, _, names in os.walk(self.folder) for name in names)
+        found = (p for p in every if p.is_file())
         names = ((p, p.relative_to(self.folder).as_posix()) for p in found)
         return [p for p, name in names if _is_record(name) == records and not _unfinished(name)]
 
