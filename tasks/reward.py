@@ -73,8 +73,8 @@ def fit(run: Run, rewards: Sequence[StepReward], firsts: Mapping[str, str]) -> d
     found = timed("training")(fitted.fit)(
         rewards, derive_seed(run.config.seed, "reward model"), out, progress("reward model", "updates")
     )
+    fitted.save(reward_model_file(run))
     if run.keeper:
-        fitted.save(reward_model_file(run))
         shutil.rmtree(out, ignore_errors=True)
     wait_for_all(run)
     return found

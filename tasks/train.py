@@ -70,8 +70,8 @@ def fit(
             log=log_update,
             progress=progress(f"{stage_name(iteration)} train", "updates"),
         )
+    models.save_model(model, tokenizer, run.model(iteration))
     if run.keeper:
-        models.save_model(model, tokenizer, run.model(iteration))
         shutil.rmtree(run.stage(iteration) / "checkpoint", ignore_errors=True)
     wait_for_all(run)
     return result.facts() | {"history": result.history}

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-COMMAND = re.compile(r"(?:ipr|.*python -m flows\.cli|accelerate launch -m flows\.cli) (.+)", re.DOTALL)
+COMMAND = re.compile(r"(?:ipr|.*python -m flows\.cli|accelerate launch .*-m flows\.cli) (.+)", re.DOTALL)
 
 
 def commands(text: str) -> list[list[str]]:

@@ -375,7 +375,7 @@ def test_what_only_tells_of_a_run_never_stops_it(
     assert [name for name in still if not (run / name).is_file()] == []
 
 
-def test_two_processes_train_the_model_of_one(root: Path, whole: dict) -> None:
+def test_two_processes_train_the_model_of_one(root: Path, whole: dict, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
     run = root / "runs" / "two"
@@ -383,17 +383,9 @@ def test_two_processes_train_the_model_of_one(root: Path, whole: dict) -> None:
     for name in ("train.json", "reference.json"):
         (run / "iteration-2" / name).unlink()
     shutil.rmtree(run / "iteration-2" / "model")
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "flows.cli"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--use_fsdp", "--fsdp_version", "2"]
+    launch += ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    launch += ["--main_process_port", "0", "--log_dir", str(tmp_path), "--tee", "3", "-m", "flows.cli"]
     subprocess.run(
         [*launch, "train", "--dir", str(run), "--iteration", "2"],
         env=environment(root),
@@ -402,6 +394,7 @@ def test_two_processes_train_the_model_of_one(root: Path, whole: dict) -> None:
         timeout=300,
         check=True,
     )
+    assert len([*tmp_path.rglob("stdout.log")]) == 2
     one, two = (load_file(r / "iteration-2" / "model" / "model.safetensors") for r in (root / "runs" / "whole", run))
     assert all((one[name] - two[name]).abs().max() < 1e-4 for name in one)
 

@@ -96,6 +96,27 @@ def test_what_the_run_drops_goes_from_the_store(url: str, tmp_path: Path) -> Non
     assert place.read("lease.json") is None
 
 
+def test_a_checkpoint_that_goes_while_it_is_sent_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    url, upload = str(tmp_path / "store"), bucket._Folder.upload
+    run = begin(tmp_path / "run", url)
+    gone = run.folder / "sft" / "checkpoint" / "updates-000050"
+    store.write_json(gone / "facts.json", {})
+
+    def late(self: bucket._Folder, key: str, path: Path) -> None:
+        shutil.rmtree(gone, ignore_errors=True)
+        upload(self, key, path)
+
+    monkeypatch.setattr(bucket._Folder, "upload", late)
+    with mirror.kept(run.folder, url):
+        pass
+    index = mirror._index(bucket.at(f"{url}/run"))
+    assert index
+    assert {*index["files"]} == {*files(run.folder)}
+    assert "run.store" not in caplog.text
+
+
 def test_another_run_and_another_machine_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = str(tmp_path / "store")
     run = begin(tmp_path / "a" / "run", url)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed.checkpoint import state_dict_saver
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from ipr.config import LoraConfig, ModelConfig, PreferenceConfig, TrainConfig
@@ -22,7 +23,7 @@ from ipr.models import load_model, save_model
 from ipr.training import losses, trainer
 from ipr.training.batches import pair_example
 from ipr.training.sharing import shared_rows
-from ipr.training.trainer import CHECKPOINT, TrainResult, learning_rate, reference_logps, train
+from ipr.training.trainer import TrainResult, checkpoint, learning_rate, reference_logps, train
 from ipr.types import IprError
 from tests.training import tiny
 
@@ -144,7 +145,7 @@ def test_preference_training_raises_the_margin(chat, tmp_path):
     assert result.final["accuracy"] == 1.0
     assert result.final["reward_margin"] > 1.0
     assert result.final["sft"] < 0.7 * result.history[0]["sft"]
-    assert not (tmp_path / CHECKPOINT).exists()
+    assert checkpoint(tmp_path) is None
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -268,7 +269,7 @@ def test_stopped_anywhere_and_restarted_ends_with_the_same_bits(chat, tmp_path, 
     resumed = tiny.prefer(again, tmp_path / "again", training)
     assert same(weights(whole), weights(again))
     assert resumed.history == result.history
-    assert not (tmp_path / "again" / CHECKPOINT).exists()
+    assert checkpoint(tmp_path / "again") is None
 
 
 def test_ppo_starts_at_a_ratio_of_one_and_goes_on_from_a_checkpoint_with_the_same_ratios(chat, tmp_path):
@@ -308,7 +309,7 @@ def test_killed_with_sigkill_and_restarted_ends_with_the_same_bits(chat, tmp_pat
                 process.send_signal(signal.SIGKILL)
                 break
     assert process.wait() == -signal.SIGKILL
-    assert (tmp_path / "out" / CHECKPOINT).exists()
+    assert checkpoint(tmp_path / "out")
     assert not (tmp_path / "weights.pt").exists()
     finished = subprocess.run(command, capture_output=True, text=True, env=env, check=True)
     assert int(finished.stdout.split()[0]) > 1, "it went on from a checkpoint"
@@ -316,23 +317,24 @@ def test_killed_with_sigkill_and_restarted_ends_with_the_same_bits(chat, tmp_pat
 
 
 def test_killed_while_writing_a_checkpoint_keeps_the_one_before(chat, tmp_path, monkeypatch):
-    whole, saved = tiny.make_model(chat), torch.save
+    whole, saved = tiny.make_model(chat), state_dict_saver.save
     tiny.prefer(whole, tmp_path / "whole")
     calls = itertools.count(1)
 
-    def half(content, path):
-        saved(content, path)
+    def half(content, checkpoint_id):
+        saved(content, checkpoint_id=checkpoint_id)
         if next(calls) == 3:
-            path.write_bytes(path.read_bytes()[:100])
+            (checkpoint_id / ".metadata").unlink()
             raise Killed
 
-    monkeypatch.setattr(torch, "save", half)
+    monkeypatch.setattr(state_dict_saver, "save", half)
     with pytest.raises(Killed):
         tiny.prefer(tiny.make_model(chat), tmp_path / "again")
-    assert torch.load(tmp_path / "again" / CHECKPOINT)["done"] == 4
+    assert checkpoint(tmp_path / "again") == tmp_path / "again" / "updates-000004"
     again = tiny.make_model(chat)
     tiny.prefer(again, tmp_path / "again")
     assert same(weights(whole), weights(again))
+    assert [*(tmp_path / "again").iterdir()] == []
 
 
 def test_a_foreign_or_broken_checkpoint_is_refused(chat, tmp_path):
@@ -350,7 +352,9 @@ def test_a_foreign_or_broken_checkpoint_is_refused(chat, tmp_path):
             tiny.prefer(model, tmp_path, config)
     with pytest.raises(IprError, match=str(tmp_path)):  # a base that does not show in what is trained (LoRA)
         tiny.prefer(tiny.make_model(chat), tmp_path, start="another base")
-    path = tmp_path / CHECKPOINT
+    folder = checkpoint(tmp_path)
+    assert folder
+    path = folder / "__0_0.distcp"
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(IprError, match="not a readable checkpoint; delete it"):
         tiny.prefer(tiny.make_model(chat), tmp_path)
@@ -367,26 +371,3 @@ def test_a_checkpoint_goes_on_with_less_memory(chat, tmp_path):
     smaller = tiny.CONFIG.model_copy(update={"micro_batch_tokens": 256})
     tiny.prefer(tiny.make_model(chat), tmp_path, smaller, log=lambda update, _: done.append(update))
     assert done[0] == 3
-
-
-# Processes -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.integration
-def test_two_processes_give_the_weights_of_one(chat, tmp_path):
-    alone = tiny.make_model(chat)
-    result = tiny.prefer(alone, tmp_path / "alone")
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")]), "OMP_NUM_THREADS": "1"}
-    subprocess.run(
-        [*command, tiny.__file__, str(tmp_path / "out"), str(tmp_path / "weights.pt")],
-        check=True,
-        env=env,
-        capture_output=True,
-        timeout=300,
-    )
-    both = torch.load(tmp_path / "weights.pt")
-    assert result.updates == 9
-    for name, parameter in weights(alone).items():
-        assert torch.allclose(parameter, both[name], atol=1e-4), name

@@ -87,6 +87,7 @@ def load_model(path: str | Path, config: ModelConfig, *, training: bool = False)
     For playing: weights in `config.dtype`, in evaluation mode. For training: float32 weights that require gradients,
     or, where `config.lora.rank` is set, a base in `config.dtype` with a trainable float32 adapter: a new one, or the
     folder's own where it holds one (with rank 0 that is merged into the weights and everything is trained).
+    Of several processes each loads it whole, and leaves one that is to be trained on the CPU: the training spreads it.
     Raises IprError naming the folder and the fix.
     """
     name = resolve(path)
@@ -115,8 +116,12 @@ def load_model(path: str | Path, config: ModelConfig, *, training: bool = False)
             model = model.merge_and_unload().requires_grad_(True)
     if training and model.num_parameters() > LARGE:
         model.activation_checkpointing_enable()
-    model = model.to(device(config))
-    return model.train() if training else model.eval()
+    if not training:
+        return model.to(device(config)).eval()
+    from ipr.models import processes
+
+    processes.here(device(config))
+    return (model if processes.several() else model.to(device(config))).train()
 
 
 def dtype_of(config: ModelConfig, *, training: bool) -> str:
@@ -141,10 +146,18 @@ def device(config: ModelConfig) -> torch.device:
 
 
 def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Path:
-    """Write model (or adapter) and tokenizer aside and rename: the folder is whole or not there."""
+    """Write model (or adapter) and tokenizer aside and rename: the folder is whole or not there.
+
+    Of a model that is spread over processes all have to ask for it; the first writes.
+    """
+    from ipr.models import processes
+
+    state = processes.whole_state(model)
+    if state == {}:
+        return folder
 
     def write(aside: Path) -> None:
-        model.save_pretrained(aside)
+        model.save_pretrained(aside, state_dict=state)
         if hasattr(model, "peft_config"):
             (aside / "README.md").unlink(missing_ok=True)
             base = base_of(aside)
@@ -159,6 +172,7 @@ def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> 
 
 def _load_full(name: str, dtype: str, revision: str | None = None) -> Any:
     import torch
+    from accelerate.utils import patch_environment
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
@@ -168,9 +182,11 @@ def _load_full(name: str, dtype: str, revision: str | None = None) -> Any:
         check_config(folder)
         check_weights(folder)
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            name, dtype=getattr(torch, dtype), revision=revision or "main", output_loading_info=True
-        )
+        # What the launcher may say: that the first process alone has the weights.
+        with patch_environment(FSDP_CPU_RAM_EFFICIENT_LOADING="false"):
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                name, dtype=getattr(torch, dtype), revision=revision or "main", output_loading_info=True
+            )
         model, info = loaded
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise IprError(f"cannot load model {name}: {first_line(error)}") from None

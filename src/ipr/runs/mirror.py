@@ -154,9 +154,15 @@ class _Mirror:
             if files != self.sent:
                 if self.stored is None:
                     self.stored = {key.removeprefix("files/") for key in self.place.keys("files/")}
-                for path, entry in files.items():
+                for path, entry in [*files.items()]:
                     if entry["sha256"] not in self.stored:
-                        self.place.upload(f"files/{entry['sha256']}", self.folder / path)
+                        try:
+                            self.place.upload(f"files/{entry['sha256']}", self.folder / path)
+                        except (OSError, IprError):
+                            if (self.folder / path).exists():
+                                raise
+                            del files[path]  # removed by the run meanwhile: a checkpoint, for the next one
+                            continue
                         self.stored.add(entry["sha256"])
                 # One that was replaced while it was sent comes with the next look; until then its former content.
                 moved = [path for path, entry in files.items() if not self._is_still(path, entry["sha256"])]
@@ -200,7 +206,9 @@ class _Mirror:
         return dict(sorted(found.items()))
 
     def _walk(self, records: bool) -> list[Path]:
-        found = (p for p in self.folder.rglob("*") if p.is_file())
+        # Not by `rglob`, which fails where a folder goes meanwhile.
+        every = (Path(inside, name) for inside, _, names in os.walk(self.folder) for name in names)
+        found = (p for p in every if p.is_file())
         names = ((p, p.relative_to(self.folder).as_posix()) for p in found)
         return [p for p, name in names if _is_record(name) == records and not _unfinished(name)]
 

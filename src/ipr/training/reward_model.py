@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ipr import store
 from ipr.config import TrainConfig
+from ipr.models import processes
 from ipr.tokens import ChatTokens
 from ipr.training.batches import Example, Row, collate
 from ipr.training.sharing import shared_rows
@@ -63,10 +64,11 @@ class RewardModel:
                 "no step rewards to fit a reward model to; explore more problems (algorithm.explore_tasks), or set"
                 " algorithm.rewards=monte_carlo"
             )
+        processes.spread(self._model)
         with shared_rows(self._model) as share:
 
             def objective(micro: list[Example], batch: list[Example]) -> tuple[Tensor, dict[str, Tensor]]:
-                targets = torch.tensor([e.reference[0] for e in micro], device=self._model.device)
+                targets = torch.tensor([e.reference[0] for e in micro], device=processes.place(self._model))
                 return (self._values(micro, share) - targets).square().sum() / len(batch), {}
 
             examples = [self._example(r.prefix, r.mean) for r in fitted]
@@ -100,10 +102,13 @@ class RewardModel:
         return {prefix: found.get(i, 0.0) for i, prefix in enumerate(once)}
 
     def save(self, path: Path) -> None:
+        """Of several processes all have to ask for it; the first writes."""
         from safetensors.torch import save_file
 
-        trained = {n: p.detach().cpu().contiguous() for n, p in self._model.named_parameters() if p.requires_grad}
-        store.replace(path, lambda aside: save_file(trained, aside))
+        named = ((name, p) for name, p in self._model.named_parameters() if p.requires_grad)
+        trained = {name: processes.whole(p.detach()).cpu().contiguous() for name, p in named}
+        if processes.here(processes.place(self._model)).is_main_process:
+            store.replace(path, lambda aside: save_file(trained, aside))
 
     def load(self, path: Path) -> None:
         """Of the same agent. Raises IprError where the file is missing, broken or of another model."""
@@ -132,7 +137,7 @@ class RewardModel:
 
     def _values(self, examples: Sequence[Example], share: bool) -> Tensor:
         """[n] float32"""
-        batch = collate([e.rows[0] for e in examples], share, self._model.device)
+        batch = collate([e.rows[0] for e in examples], share, processes.place(self._model))
         return logits(self._model, batch)[:, 0].float()
 
 

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ipr.models.plug import own_config, pluggable, plugged_in, register
+from ipr.models.processes import forget_pass, place
 
 
 def common(a: Tensor, b: Tensor) -> int:
@@ -140,16 +141,18 @@ def _shares(model: Any) -> bool:
     model.eval()
     try:
         rows = [torch.tensor(row) % config.get_text_config().vocab_size for row in _TRIAL]
-        tree = Tree(rows, model.device)
+        device = place(model)
+        tree = Tree(rows, device)
         with plugged_in(config, "ipr_tree"):
             packed = run(model, tree).logits[0]
-        for row, place in zip(rows, tree.places, strict=True):
-            alone = model(input_ids=row[None].to(model.device), use_cache=False).logits[0]
+        for row, where in zip(rows, tree.places, strict=True):
+            alone = model(input_ids=row[None].to(device), use_cache=False).logits[0]
             near = torch.finfo(alone.dtype).eps ** 0.5 / 2 * alone.abs().max()
-            if not (packed[place.to(model.device)] - alone).abs().max() <= near:
+            if not (packed[where.to(device)] - alone).abs().max() <= near:
                 return False
         return True
     except Exception:  # of a model that calls attention in its own way, whatever it is: its rows are padded
+        forget_pass(model)
         return False
     finally:
         model.train(training)

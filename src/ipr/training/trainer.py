@@ -3,22 +3,25 @@
 Decided here:
 - Everything that varies is a pure function of the seed and the update's number (order of the examples, learning rate,
   dropout), so a checkpoint is weights, optimizer state and a number, and a training that was killed goes on exactly.
-- Every process holds the whole model. Gradients are added up by hand, once an update, after the last micro batch: as
-  each loss is already divided by the counts of the whole update, the sum is exact for any split over processes.
+- Over several processes the model is spread (`models.processes`), and so are a pass' gradients: as each loss is already
+  divided by the counts of the whole update, their sum is exact for any split over processes. All make as many passes; a
+  process that has no more examples of an update makes one that counts for nothing.
+- A checkpoint is a folder of torch.distributed.checkpoint with every process's parts, for any number of processes.
 - What the rows of a pass begin with in common is run once and nothing is padded, where the model allows it (`sharing`).
 - The output layer sees only the positions that are trained, for any causal model (`plug.logits_only_at`).
 - Log-probabilities that stay are computed once, before the training, not in every update: those of the reference
   (`reference_logps`), and those of the model as it starts (PPO's).
 
-Left out on purpose: sharded training (FSDP), saving on SIGTERM (SIGKILL is survived, so SIGTERM is), evaluation within
-training (the flow plays games instead).
+Left out on purpose: saving on SIGTERM (SIGKILL is survived, so SIGTERM is), evaluation within training (the flow plays
+games instead).
 """
 
 from __future__ import annotations
 
 import math
-import pickle
+import shutil
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -26,10 +29,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
 from ipr import identity, models, store
 from ipr.config import TrainConfig
-from ipr.models import plug
+from ipr.models import plug, processes
 from ipr.tokens import ChatTokens
 from ipr.training import losses
 from ipr.training.batches import (
@@ -49,7 +55,6 @@ Log = Callable[[int, dict[str, float]], None]
 
 Told = Callable[[str], Sequence[Message]]
 """Task id -> the prompt before its conversation (`EnvSpec.told`)."""
-CHECKPOINT = "checkpoint.pt"
 
 
 @dataclass(slots=True)
@@ -100,6 +105,7 @@ def train(
     another one's checkpoint is refused. Raises IprError where nothing fits
     max_length, the checkpoint is of another training, or the loss is no longer finite.
     """
+    processes.spread(model)
     chosen = losses.get(loss)
     references = [(0.0, 0.0)] * len(rows)
     if chosen.reference:
@@ -162,18 +168,20 @@ def scored(
 
     Those longer than the limit are left out. Passes are dealt out to the processes, which all get everything.
     """
+    processes.spread(model)
     limit = _limit(model, max_length)
     kept = [i for i, e in enumerate(examples) if e.length <= limit]
     found: dict[int, Any] = {}
-    state = _processes(model)
+    state = processes.here(processes.place(model))
     model.eval()
     with torch.no_grad(), plug.fast_products(), shared_rows(model) as share, _precision(model, config):
         plan = micro_batches(examples, kept, config.micro_batch_tokens, share)
-        for done, indices in enumerate(plan):
-            if done % state.num_processes == state.process_index:
-                found |= zip(indices, score([examples[i] for i in indices], share), strict=True)
+        for done in range(0, len(plan), state.num_processes):
+            # As many passes in each process: one that is left over is the last one again.
+            indices = plan[min(done + state.process_index, len(plan) - 1)]
+            found |= zip(indices, score([examples[i] for i in indices], share), strict=True)
             if progress and state.is_main_process:
-                progress(done + 1, len(plan))
+                progress(min(done + state.num_processes, len(plan)), len(plan))
     if state.num_processes > 1:
         from accelerate.utils import gather_object
 
@@ -235,7 +243,7 @@ def run_updates(
     seen = [kept[i] for update in plan for i in update]
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizers = _optimizers(model, parameters, config)
-    state = _processes(model)
+    state = processes.here(processes.place(model))
     result = TrainResult(
         updates=len(plan),
         examples=len(kept),
@@ -245,10 +253,11 @@ def run_updates(
         seconds=0.0,
     )
     # The first values of every tensor tell another model from this one, where nobody says which it is.
-    of = [start, *((name, [*p.shape], p.detach().flatten()[:8].tolist()) for name, p in parameters.items())]
-    name = identity.of_training((e.content() for e in kept), loss, config, seed, of)
-    checkpoint = _Checkpoint(Path(out), name, parameters, optimizers, result)
-    first = checkpoint.load()
+    first_values = (processes.whole(p.detach()).flatten()[:8].tolist() for p in parameters.values())
+    of = [start, *((name, [*parameters[name].shape], v) for name, v in zip(parameters, first_values, strict=True))]
+    digest = identity.of_training((e.content() for e in kept), loss, config, seed, of)
+    saved = _Checkpoint(Path(out), digest, model, optimizers, result)
+    first = saved.load()
     begun = time.monotonic() - result.seconds
     model.train()
     for update in range(first, len(plan)):
@@ -260,30 +269,37 @@ def run_updates(
             optimizer.zero_grad(set_to_none=False)
         torch.manual_seed(derive_seed(seed, "dropout", update, state.process_index))
         # Longest first, dealt out to the processes.
-        mine = sorted(range(len(batch)), key=lambda i: (-batch[i].length, i))[
-            state.process_index :: state.num_processes
+        dealt = sorted(range(len(batch)), key=lambda i: (-batch[i].length, i))
+        plans = [
+            micro_batches(batch, dealt[k :: state.num_processes], config.micro_batch_tokens, share)
+            for k in range(state.num_processes)
         ]
+        mine = plans[state.process_index]
         found: list[dict[str, Tensor]] = []
-        for indices in micro_batches(batch, mine, config.micro_batch_tokens, share):
+        for k in range(max(map(len, plans))):
+            indices = mine[k] if k < len(mine) else dealt[-1:]
             with _precision(model, config):
                 value, parts = objective([batch[i] for i in indices], batch)
+            if k < len(mine):
+                found.append({"loss": value.detach(), **parts})
+            else:
+                value = 0 * value
             value.backward()
-            found.append({"loss": value.detach(), **parts})
-        metrics = _sum_over_processes(found, parameters.values(), state)
-        norm = float(nn.utils.clip_grad_norm_(parameters.values(), config.max_grad_norm))
+        metrics = _sum_over_processes(found, state)
+        norm = float(processes.whole(nn.utils.clip_grad_norm_(parameters.values(), config.max_grad_norm)))
         if not math.isfinite(norm):
             raise IprError(
                 f"gradient of update {update + 1} is {norm} (loss {metrics['loss']}); lower the learning_rate or"
-                f" set mixed_precision to no, and delete {checkpoint.path}"
+                f" set mixed_precision to no, and delete {saved.out}"
             )
         for optimizer in optimizers:
             optimizer.step()
         result.history.append({**metrics, "learning_rate": rate, "grad_norm": norm})
         result.seconds = time.monotonic() - begun
         done = update + 1
+        if done % config.checkpoint_every == 0 and done < len(plan):
+            saved.save(done)
         if state.is_main_process:
-            if done % config.checkpoint_every == 0 and done < len(plan):
-                checkpoint.save(done)
             if log:
                 log(done, result.history[-1])
             if progress:
@@ -293,7 +309,7 @@ def run_updates(
     result.final = _means(result.history[-in_epoch:])
     state.wait_for_everyone()
     if state.is_main_process:
-        checkpoint.path.unlink(missing_ok=True)
+        saved.drop()
     return result
 
 
@@ -331,14 +347,15 @@ def _pair_logps(model: Any, examples: Sequence[Example], share: bool) -> tuple[T
 def _part(model: Any, examples: Sequence[Example], share: bool) -> losses.Part:
     """The examples as the model scores them in one pass: all first rows, then all second ones."""
     rows = [row for place in zip(*(e.rows for e in examples), strict=True) for row in place]
-    batch = collate(rows, share, model.device)
+    device = processes.place(model)
+    batch = collate(rows, share, device)
     return losses.Part(
         losses.token_logps(logits(model, batch), batch.targets),
         batch.rows,
         batch.agent,
         batch.weights,
-        torch.tensor([e.reference for e in examples], device=model.device),
-        torch.tensor([e.step for e in examples], device=model.device),
+        torch.tensor([e.reference for e in examples], device=device),
+        torch.tensor([e.step for e in examples], device=device),
         batch.start_logps,
     )
 
@@ -358,7 +375,13 @@ def logits(model: Any, batch: Batch) -> Tensor:
 
 
 def _precision(model: Any, config: TrainConfig) -> torch.autocast:
-    return torch.autocast(model.device.type, torch.bfloat16, enabled=config.mixed_precision == "bf16")
+    # The cache would keep the rounded weights of all layers of a model that is spread.
+    return torch.autocast(
+        processes.place(model).type,
+        torch.bfloat16,
+        enabled=config.mixed_precision == "bf16",
+        cache_enabled=not processes.several(),
+    )
 
 
 def _limit(model: Any, max_length: int) -> int:
@@ -366,22 +389,11 @@ def _limit(model: Any, max_length: int) -> int:
     return min(max_length, models.longest(model.config))
 
 
-def _processes(model: Any) -> Any:
-    """This process among those of `accelerate launch` (or alone)."""
-    from accelerate import PartialState
-
-    return PartialState(cpu=model.device.type == "cpu")
-
-
-def _sum_over_processes(shares: list[dict[str, Tensor]], parameters: Any, state: Any) -> dict[str, float]:
-    """Adds up the gradients over the processes, in place; returns the sums of the metrics."""
+def _sum_over_processes(shares: list[dict[str, Tensor]], state: Any) -> dict[str, float]:
+    """The sums of the metrics."""
     if state.num_processes > 1:
         from accelerate.utils import gather_object
 
-        for parameter in parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            torch.distributed.all_reduce(parameter.grad)
         shares = gather_object([{k: v.cpu() for k, v in share.items()} for share in shares])
     return {name: float(sum(share[name] for share in shares)) for name in shares[0]}
 
@@ -392,51 +404,81 @@ def _means(rows: list[dict[str, float]]) -> dict[str, float]:
     return {name: sum(v) / len(v) for name, v in values.items()}
 
 
+def checkpoint(out: Path) -> Path | None:
+    """The folder of the checkpoint in a training's `out`."""
+    return max(Path(out).glob("updates-*"), default=None)
+
+
 class _Checkpoint:
-    """`out`/checkpoint.pt: trained parameters, optimizer state, updates done, history. Whole or not there."""
+    """`out`/updates-000050/: facts.json, and the trained weights and the optimizers' state as torch.distributed keeps
+    them, each process's parts in a file of its own. Whole or not there."""
 
     def __init__(
-        self,
-        out: Path,
-        digest: str,
-        parameters: dict[str, nn.Parameter],
-        optimizers: list[torch.optim.Optimizer],
-        result: TrainResult,
+        self, out: Path, digest: str, model: Any, optimizers: list[torch.optim.Optimizer], result: TrainResult
     ):
-        self.path = out / CHECKPOINT
+        self.out = out
         self._digest = digest
-        self._parameters, self._optimizers, self._result = parameters, optimizers, result
+        self._model, self._optimizers, self._result = model, optimizers, result
+        self._state = processes.here(processes.place(model))
 
     def save(self, done: int) -> None:
-        content = {
-            "digest": self._digest,
-            "done": done,
-            "parameters": {name: p.detach() for name, p in self._parameters.items()},
-            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
-            "history": self._result.history,
-            "seconds": self._result.seconds,
-        }
-        store.replace(self.path, lambda path: torch.save(content, path))
+        """All processes write; when all have, this is the checkpoint, and the one before goes."""
+        path = self.out / f"updates-{done:06}"
+        aside = _aside(path)
+        if self._state.is_main_process:
+            shutil.rmtree(aside, ignore_errors=True)
+            facts = {"digest": self._digest, "done": done, "seconds": self._result.seconds}
+            store.write_json(aside / "facts.json", facts | {"history": self._result.history})
+        self._state.wait_for_everyone()
+        try:
+            self._by_torch(state_dict_saver.save, self._content(), aside)
+        except (CheckpointException, OSError) as error:
+            told = next(iter(error.failures.values()))[0] if isinstance(error, CheckpointException) else error
+            raise IprError(f"cannot write {aside}: {told}; free space or choose another folder") from None
+        if self._state.is_main_process:
+            before = checkpoint(self.out)
+            aside.rename(path)
+            _remove(before)
 
     def load(self) -> int:
         """Puts everything back where there is a checkpoint; returns the updates done."""
-        if not self.path.exists():
+        path = checkpoint(self.out)
+        if path is None:
             return 0
-        try:
-            content = torch.load(self.path, map_location="cpu", weights_only=True)
-            other = content["digest"] != self._digest
-        except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError):
-            raise IprError(f"{self.path}: not a readable checkpoint; delete it to train from the start") from None
-        if other:
+        facts = store.read_json(path / "facts.json")
+        if facts["digest"] != self._digest:
             raise IprError(
-                f"{self.path.parent}: holds the checkpoint of a training with another config, data or base model;"
+                f"{self.out}: holds the checkpoint of a training with another config, data or base model;"
                 " choose another folder or delete it"
             )
-        with torch.no_grad():
-            for name, parameter in self._parameters.items():
-                parameter.copy_(content["parameters"][name])
-        for optimizer, state in zip(self._optimizers, content["optimizers"], strict=True):
-            optimizer.load_state_dict(state)
-        self._result.history = content["history"]
-        self._result.seconds = content["seconds"]
-        return content["done"]
+        content = self._content()
+        try:
+            self._by_torch(state_dict_loader.load, content, path)
+        except (CheckpointException, OSError, RuntimeError):
+            raise IprError(f"{path}: not a readable checkpoint; delete it to train from the start") from None
+        set_optimizer_state_dict(self._model, self._optimizers, content["optimizers"])
+        self._result.history, self._result.seconds = facts["history"], facts["seconds"]
+        return facts["done"]
+
+    def drop(self) -> None:
+        _remove(checkpoint(self.out))
+
+    def _content(self) -> dict[str, Any]:
+        """The tensors themselves: what is loaded into it, is loaded into them."""
+        weights = {name: p.detach() for name, p in self._model.named_parameters() if p.requires_grad}
+        return {"weights": weights, "optimizers": get_optimizer_state_dict(self._model, self._optimizers)}
+
+    def _by_torch(self, verb: Callable[..., Any], content: dict[str, Any], path: Path) -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # this process is alone
+            verb(content, checkpoint_id=path)
+
+
+def _aside(path: Path) -> Path:
+    """Where a folder is written, and removed: it is never half there. The same in every process."""
+    return path.with_name(f".{path.name}.part")
+
+
+def _remove(folder: Path | None) -> None:
+    if folder is not None:
+        shutil.rmtree(folder.rename(_aside(folder)))
