@@ -35,7 +35,7 @@ _NOTHING: Any = {
     "data": True,
     "alerts": True,
     "run": True,
-    "rollout": {"endpoint", "workers", "scheduler", "slots", "shard"},
+    "rollout": {"endpoint", "vllm", "workers", "scheduler", "slots", "shard"},
     "algorithm": {"cache"},
     "model": {"device"},
     "sft": {"micro_batch_tokens", "checkpoint_every"},

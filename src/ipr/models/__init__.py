@@ -14,7 +14,7 @@ from ipr.models.folders import (
     resolve,
     share_weights,
 )
-from ipr.models.loading import check_model, device, load_model, load_tokenizer, save_model
+from ipr.models.loading import check_model, device, load_model, load_tokenizer, save_blank_adapter, save_model
 from ipr.models.make import CHAT_TEMPLATE, SPECIAL_TOKENS, new_base_model, relate_forms, tiny_copy, train_tokenizer
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "new_base_model",
     "relate_forms",
     "resolve",
+    "save_blank_adapter",
     "save_model",
     "share_weights",
     "tiny_copy",
