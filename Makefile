@@ -2,10 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup run test lint base bench lock clean
+.PHONY: help setup run test test-vllm lint base bench lock clean
 
 help: ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 setup: .venv/.ready ## virtual environment with the locked dependencies
 
@@ -31,6 +31,16 @@ lint: setup
 test: lint ## lint, types, layers and the whole suite
 	$(BIN)/pytest -q -n 2 --dist loadfile
 
+test-vllm: setup .venv-vllm/.ready ## play against vLLM itself: its CPU build, in an environment of its own (3.4 GB)
+	$(BIN)/pytest -q -m vllm tests/vllm
+
+# torch is the CPU wheel: pip has to know an index that has it (PIP_EXTRA_INDEX_URL). See docs/gpu.md.
+.venv-vllm/.ready: tests/vllm/requirements.lock tests/vllm/as_vllm.py
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install --quiet --disable-pip-version-check --no-deps -r tests/vllm/requirements.lock
+	.venv-vllm/bin/python tests/vllm/as_vllm.py
+	@touch $@
+
 base: setup ## rebuild the base models that are shipped with the package
 	for name in alfworld sql webshop; do $(BIN)/ipr base $$name || exit 1; done
 
@@ -42,4 +52,4 @@ lock: setup ## write requirements.lock from the present environment
 	  $(BIN)/pip freeze --exclude-editable | grep -vE '^(ipr|pip|uv) ?[=@]' | sed 's/+cpu//' ) > requirements.lock
 
 clean: ## remove the virtual environment, caches and runs (data sets stay)
-	rm -rf .venv .ruff_cache .pytest_cache .import_linter_cache $(filter-out runs/pipeline,$(wildcard runs/*)) .prefect
+	rm -rf .venv .venv-vllm .ruff_cache .pytest_cache .import_linter_cache $(filter-out runs/pipeline,$(wildcard runs/*)) .prefect

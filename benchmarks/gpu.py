@@ -1,7 +1,7 @@
 """Everything that wants a GPU, tried and timed on one: the engine, training, a small loop. `gpu_session.sh` runs all.
 
     python -m benchmarks.gpu check       # our engine writes what transformers does, and what it does on a CPU; training
-    python -m benchmarks.gpu engines     # tokens a second beside transformers' generate, and vLLM's where that is here
+    python -m benchmarks.gpu engines     # tokens a second beside transformers' generate, and vLLM's (--vllm PATH)
     python -m benchmarks.gpu training    # tokens a second and memory of SFT and of the pair loss
     python -m benchmarks.gpu loop        # the preset smoke, stage by stage, as `ipr sft`, `ipr explore` ... run it
 
@@ -74,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--pairs", type=int, default=32, help="training: pairs, half of step level")
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--vllm", help="engines: the `vllm` command of its environment")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     if options.device.startswith("cuda") and not torch.cuda.is_available():
@@ -254,10 +255,10 @@ def play(options: argparse.Namespace, device: torch.device) -> Works:
                     f"{size}, {rows} rows, {engine.__name__}",
                     lambda engine=engine, rows=rows, size=size: engine(model(), size, rows, options, speed, device),
                 )
-        if find_spec("vllm") is not None and device.type == "cuda":
+        if options.vllm is not None and device.type == "cuda":
             yield f"{size}, vLLM", lambda size=size, kept=kept: with_vllm(kept, size, options)
         else:
-            print("vLLM: not here", flush=True)
+            print("vLLM: not asked for (--vllm PATH)", flush=True)
         kept.clear()
         free()
 
@@ -345,7 +346,7 @@ def theirs(
 
 def with_vllm(kept: list[Any], size: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """The same rows; prompts are new in every call, else its prefix cache would have them."""
-    from ipr.policies import load
+    from ipr.policies import load, rest
 
     with tempfile.TemporaryDirectory() as folder:
         models.save_model(kept.pop(), models.load_tokenizer(EMBEDDED), Path(folder) / "model")
@@ -354,7 +355,7 @@ def with_vllm(kept: list[Any], size: str, options: argparse.Namespace) -> list[d
         config = configs.validate(
             {
                 "model": {"path": str(Path(folder) / "model"), "dtype": "bfloat16", "max_length": length},
-                "rollout": {"backend": "vllm", "slots": max(options.rows)},
+                "rollout": {"backend": "vllm", "vllm": options.vllm, "slots": max(options.rows)},
             },
             "gpu.py",
         )
@@ -366,6 +367,7 @@ def with_vllm(kept: list[Any], size: str, options: argparse.Namespace) -> list[d
                 engines.generate(policy.engine, asked(rows, steps, options, 1 + next(calls)), 1.0)
 
             found.append(shown(size, rows, "vLLM", timed(write, rows, options, torch.device("cuda"))))
+        rest()
         return found
 
 

@@ -10,7 +10,7 @@ a  one episode at a time: environment reset, prefix replayed through it, and at 
 b  the same over many episodes at once: left padding, one `model.generate` a turn. To its advantage it runs in our
    loop, so the environment is forked, not replayed, and ended episodes are replaced
 c  as b with transformers' continuous batching (`generate_batch`), greedy exploring only
-d  vLLM, where it is installed
+d  vLLM (--vllm PATH: its command), where it is asked for
 
 They play an even choice of our episodes; what all would take them follows from their seconds a new token.
 With `--workers N` we play as a run does with rollout.workers=N, in N processes of one thread; the others are one
@@ -30,7 +30,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +76,7 @@ def main() -> None:
     parser.add_argument("--kv", default="model", choices=("model", "bfloat16"), help="type of our key-values")
     parser.add_argument("--max-steps", type=int, default=None)
     parser.add_argument("--max-new-tokens", type=int, default=56)
+    parser.add_argument("--vllm", help="the `vllm` command of its environment")
     parser.add_argument("--json", type=Path, help="file for all figures")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -126,7 +126,7 @@ class Setup:
 
     def __init__(self, spec: EnvSpec, options: argparse.Namespace):
         self.spec, self.path, self.tasks, self.workers = spec, options.model, options.tasks, options.workers
-        self.slots = options.slots
+        self.slots, self.vllm = options.slots, options.vllm
         self.settings = [
             f"env.name={options.env}",
             f"env.max_steps={'null' if options.max_steps is None else options.max_steps}",
@@ -498,12 +498,13 @@ def _theirs(
 
 
 def with_vllm(setup: Setup, raw: Iteration, rollouts: int) -> dict[str, Any]:
-    """(d): an even choice of what `raw` explored, by vLLM in this process on its own device; in seconds of the wall."""
-    if find_spec("vllm") is None:
-        print("d: not here")
+    """(d): an even choice of what `raw` explored, by vLLM's server on its own device; in seconds of the wall."""
+    if setup.vllm is None:
+        print("d: not asked for (--vllm PATH)")
         return {}
     fields = {"max_length": setup.max_length, "path": setup.path}
-    config = configs.validate({"model": fields, "rollout": {"backend": "vllm", "slots": setup.slots}}, "rollouts.py")
+    played = {"backend": "vllm", "vllm": setup.vllm, "slots": setup.slots}
+    config = configs.validate({"model": fields, "rollout": played}, "rollouts.py")
     policy = policies.load(setup.path, "vllm", config)
     chosen = raw.explored[:: max(1, len(raw.explored) // rollouts)]
     jobs = [Job(t.prefix(t.start), t.seed) for t in chosen]

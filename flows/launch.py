@@ -44,7 +44,7 @@ def run(
     check_space(folder, 200 << 20)
     start.check_servers(config, root)
     start.check(config)
-    policies.check(config)
+    policies.check(config, folder)
     start.check_memory(config)
     defaults(root)
     try:
@@ -62,6 +62,9 @@ def run(
         if opened is not None and run.keeper:
             opened(run)
         run.note(base=base_of(run))
+        if config.model.path == "champion" and config.rollout.endpoint:  # now it is known
+            model = config.model.model_copy(update={"path": run.base})
+            policies.check(config.model_copy(update={"model": model}), folder)
         run.identify()
         if profile:
             run.note(profile=True)

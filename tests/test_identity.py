@@ -190,6 +190,7 @@ NOTHING = [
     "rollout.slots=7",
     "rollout.shard=7",
     "rollout.scheduler=tcp://there:8786",
+    "rollout.vllm=there/bin/vllm",
     "model.device=cpu",
     "track.experiment=other",
     "track.enabled=false",
@@ -280,7 +281,7 @@ def test_every_key_of_the_config_is_in_a_runs_identity_or_known_to_decide_nothin
     nothing = ("endpoint", "track", "data", "alerts", "run", "machine")
     sections = {key for key in configs.flat(config) if key.split(".")[0] in nothing}
     for_what_they_mean = {"env.data", "env.experts", "env.max_steps", "env.server", "env.shots", "model.path"}
-    by = {"rollout.endpoint", "rollout.workers", "rollout.scheduler", "rollout.slots", "rollout.shard", "model.device"}
+    by = {f"rollout.{key}" for key in ("endpoint", "vllm", "workers", "scheduler", "slots", "shard")} | {"model.device"}
     cut = {f"{section}.{key}" for section in ("sft", "train") for key in ("micro_batch_tokens", "checkpoint_every")}
     assert left == sections | for_what_they_mean | by | cut | {"algorithm.cache"}
 

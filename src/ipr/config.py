@@ -235,11 +235,14 @@ class AlgorithmConfig(_Section):
 
 class RolloutConfig(_Section):
     backend: str = "transformers"
-    """What runs the model: "transformers" with our own engine (CPU or GPU), or "vllm" (GPU), which draws its own random
-    numbers and rounds otherwise; those of `ipr.policies.BACKENDS`."""
+    """What runs the model: "transformers" with our own engine (CPU or GPU), or "vllm" by its server, which draws
+    random numbers of its own and rounds otherwise; those of `ipr.policies.BACKENDS`."""
     endpoint: str | None = None
-    """URL of a vLLM server (http://host:8000/v1) that runs the model; null runs it in the run's own process. Needs
-    backend=vllm and `model.lora.rank`. Decides no result."""
+    """URL of a vLLM server (http://host:8000/v1) that runs the model. Needs backend=vllm and `model.lora.rank`. Decides
+    no result."""
+    vllm: str | None = None
+    """The `vllm` command of another environment, by its path: the run starts its server on this machine, and ends it.
+    Needs backend=vllm. Decides no result."""
     slots: int = Field(default=128, ge=1)
     """Episodes played at the same time."""
     shard: int = Field(default=1024, ge=1)

@@ -36,7 +36,7 @@ _NOTHING: Any = {
     "alerts": True,
     "run": True,
     "machine": True,
-    "rollout": {"endpoint", "workers", "scheduler", "slots", "shard"},
+    "rollout": {"endpoint", "vllm", "workers", "scheduler", "slots", "shard"},
     "algorithm": {"cache"},
     "model": {"device"},
     "sft": {"micro_batch_tokens", "checkpoint_every"},

@@ -36,21 +36,23 @@ def url(policy: ChatPolicy) -> Iterator[str]:
 
 def ask(url: str, path: str = CHAT, **more: Any) -> httpx.Response:
     headers = {"Authorization": "Bearer sesame"} | more.pop("headers", {})
-    return httpx.request("GET" if path.endswith("models") else "POST", url + path, headers=headers, **more)
+    return httpx.request("GET" if path.endswith("models") else "POST", url + path, headers=headers, timeout=60, **more)
 
 
-def code(answer: httpx.Response) -> tuple[int, str]:
+def refused(answer: httpx.Response) -> int:
     said = answer.json()["error"]
-    assert set(said) == {"message", "type", "param", "code"}, "as OpenAI's"
+    assert set(said) == {"message", "type", "param", "code"}, "as OpenAI's and vLLM's"
     assert said["message"]
-    return answer.status_code, said["code"]
+    assert said["type"]
+    assert said["code"] == answer.status_code, "as vLLM's"
+    return answer.status_code
 
 
 def test_the_key_is_needed_everywhere(url: str) -> None:
     for path in (CHAT, "/v1/models", "/nowhere"):
         for wrong in ("", "Bearer", "Bearer other", "Basic sesame", "Bearer sesamee", "Bearer sésame"):
             answer = ask(url, path, headers={"Authorization": wrong.encode("latin-1")})
-            assert code(answer) == (401, "invalid_api_key")
+            assert refused(answer) == 401
     assert ask(url, json=ASK).status_code == 200
     with pytest.raises(openai.AuthenticationError):
         openai.OpenAI(base_url=f"{url}/v1", api_key="none").models.list()
@@ -58,8 +60,8 @@ def test_the_key_is_needed_everywhere(url: str) -> None:
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "evil.example:8000", "[", "localhost@evil"])
 def test_a_name_that_is_not_ours_is_refused(url: str, host: str) -> None:
-    assert code(ask(url, "/v1/models", headers={"Host": host})) == (403, "host_not_allowed")
-    assert code(ask(url, json=ASK, headers={"Origin": f"http://{host}"})) == (403, "host_not_allowed")
+    assert refused(ask(url, "/v1/models", headers={"Host": host})) == 403
+    assert refused(ask(url, json=ASK, headers={"Origin": f"http://{host}"})) == 403
 
 
 @pytest.mark.parametrize("host", ["localhost", "localhost:8000", "127.0.0.1:1", "[::1]:8000", "AGENT.example:80"])
@@ -68,21 +70,21 @@ def test_a_name_that_is_ours_is_answered(url: str, host: str) -> None:
 
 
 def test_a_page_without_an_origin_of_its_own_is_refused(url: str) -> None:
-    assert code(ask(url, json=ASK, headers={"Origin": "null"})) == (403, "host_not_allowed")
+    assert refused(ask(url, json=ASK, headers={"Origin": "null"})) == 403
 
 
 def test_large_requests_are_refused_with_and_without_their_length(url: str) -> None:
     talk = [{"role": "user", "content": "x" * 3000}]
-    assert code(ask(url, json=ASK | {"messages": talk})) == (413, "request_too_large")
+    assert refused(ask(url, json=ASK | {"messages": talk})) == 413
     pieces = (b"x" * 500 for _ in range(10))
-    assert code(ask(url, content=pieces)) == (413, "request_too_large")
+    assert refused(ask(url, content=pieces)) == 413
 
 
 def test_many_tokens_are_refused(url: str) -> None:
-    assert code(ask(url, json=ASK | {"n": 26})) == (400, "too_many_tokens")
-    assert code(ask(url, json=ASK | {"max_tokens": None})) == (400, "too_many_tokens"), "up to the context's end: 200"
+    assert refused(ask(url, json=ASK | {"n": 26})) == 400
+    assert refused(ask(url, json=ASK | {"max_tokens": None})) == 400, "up to the context's end: 200"
     prompts = {"model": "tiny", "prompt": [[5]] * 11, "max_tokens": 10}
-    assert code(ask(url, "/v1/completions", json=prompts)) == (400, "too_many_tokens")
+    assert refused(ask(url, "/v1/completions", json=prompts)) == 400
     assert ask(url, json=ASK | {"n": 25}).status_code == 200
 
 
@@ -100,11 +102,11 @@ def test_requests_beyond_the_limit_are_told_to_come_again(
 
     with ThreadPoolExecutor(1) as pool, monkeypatch.context() as patch:
         patch.setattr(engine, "stream", slow)
-        first = pool.submit(ask, url, json=ASK, timeout=60)
+        first = pool.submit(ask, url, json=ASK)
         assert begun.wait(30)
         answer = ask(url, json=ASK)
         go_on.set()
-        assert code(answer) == (429, "rate_limit_exceeded")
+        assert refused(answer) == 429
         assert answer.headers["retry-after"] == "1"
         assert first.result().status_code == 200
     assert ask(url, json=ASK).status_code == 200, "there is room again"
@@ -153,7 +155,7 @@ def test_adapters_come_from_their_folder_alone(tmp_path: Path) -> None:
             return httpx.post(f"{url}/v1/load_lora_adapter", json=body, timeout=60)
 
         for path in (str(tmp_path / "outside"), "../outside", "link", "someone/adapter", str(base), "/etc", "a\0b"):
-            assert code(loaded(path)) == (400, "invalid_value"), path
+            assert refused(loaded(path)) == 404, path
         for path in ("good", str(inside / "good")):
             assert loaded(path).status_code == 200
-        assert code(httpx.post(url + CHAT, json=ASK | {"model": "someone/model"})) == (404, "model_not_found")
+        assert refused(httpx.post(url + CHAT, json=ASK | {"model": "someone/model"})) == 404

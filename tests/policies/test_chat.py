@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -157,13 +158,13 @@ def test_a_backend_is_one_line_of_the_registry(monkeypatch: pytest.MonkeyPatch) 
     rested: list[str] = []
     module: Any = ModuleType("parrots")
     module.load = lambda path, name, config: SimpleNamespace(name=f"{name} of {path}")
-    module.check = lambda config: "on a perch"
+    module.check = lambda config, folder: f"on a perch in {folder}"
     module.rest = lambda: rested.append("parrots")
     monkeypatch.setitem(sys.modules, "parrots", module)
     monkeypatch.setitem(policies.BACKENDS, "parrot", policies.Backend("parrots"))
     config = configs.load(None, ["rollout.backend=parrot"])
     assert policies.load("folder", "polly", config).name == "polly of folder"
-    assert policies.check(config) == "on a perch"
+    assert policies.check(config, Path("runs")) == "on a perch in runs"
     policies.rest()
     assert "parrots" in rested
     with pytest.raises(IprError, match=r"unknown backend 'parot'; did you mean 'parrot'\?"):

@@ -163,6 +163,7 @@ def test_the_rate_is_limited() -> None:
         (refusal(400, "no such words here", "content_filter"), Completion("", (), "stop")),
         (refusal(400, "too long", "context_length_exceeded"), Completion("", (), "overflow")),
         (refusal(400, "This model's maximum context length is 99 tokens"), Completion("", (), "overflow")),
+        (refusal(400, "max_tokens must be at least 1, got 0. (parameter=max_tokens)"), Completion("", (), "overflow")),
         (refusal(413, "Payload Too Large"), Completion("", (), "overflow")),
     ],
 )

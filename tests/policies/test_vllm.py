@@ -1,27 +1,31 @@
-"""The policy against `ipr serve`, which speaks vLLM's protocol with a real model, and against as much of `vllm.LLM` as
-we use, with a real model behind it. vLLM itself needs a GPU and was not there.
+"""The policy against `ipr serve`, which speaks vLLM's protocol with a real model, also as a process of the run.
+
+Against vLLM itself: `make test-vllm`, tests/vllm.
 """
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import openai
+import psutil
 import pytest
 import torch
 
+import flows
+import ipr
 from ipr import config as configs
-from ipr import engine as engines
 from ipr import models, policies
 from ipr.apps.serve_command import adapter
 from ipr.config import LoraConfig, ModelConfig, RunConfig
-from ipr.engine import Generated, Request
-from ipr.policies import local, vllm
+from ipr.policies import local, vllm, vllm_server
 from ipr.policies.chat import ChatPolicy
 from ipr.rollout import play
 from ipr.types import IprError, Job, Message, Prefix, Sampling, Trajectory, Turn
@@ -56,8 +60,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
-def settings(url: str | None = None, **model: Any) -> RunConfig:
-    rollout = {"backend": "vllm", "slots": 8, "endpoint": url}
+def settings(url: str | None = None, vllm: str | None = None, workers: int = 1, **model: Any) -> RunConfig:
+    rollout = {"backend": "vllm", "slots": 8, "endpoint": url, "vllm": vllm, "workers": workers}
     fields = {"model": MODEL.model_dump() | model, "rollout": rollout, "endpoint": {"retries": 0}}
     return configs.validate(fields, "test")
 
@@ -129,24 +133,32 @@ def test_a_full_context_ends_the_episode(folders: dict[str, Path], url: str) -> 
 # What is refused ------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_is_checked_before_it_starts(folders: dict[str, Path], url: str) -> None:
-    path = str(folders["b"])
-    vllm.check(settings(url, path=path))
-    with pytest.raises(IprError, match=r"cannot reach .*rollout\.endpoint"):
-        vllm.check(settings("http://127.0.0.1:9/v1", path=path))
-    with pytest.raises(
-        IprError, match=f"serves base.*, not {folders['o']}; start it with: .*vllm serve {folders['o']}"
-    ):
-        vllm.check(settings(url, path=str(folders["o"])))
-    with pytest.raises(IprError, match=r"takes 300 tokens.* up to 400 .*--max-model-len 400"):
-        vllm.check(settings(url, path=path, max_length=400))
-    with pytest.raises(IprError, match=r"train adapters .model\.lora\.rank"):
-        vllm.check(settings(url, path=path, lora={"rank": 0}))
-    with (
-        serving(here(folders["b"]), path) as plain,
-        pytest.raises(IprError, match=r"loads no adapters .*UPDATING=True"),
-    ):
-        vllm.check(settings(plain, path=path))
+def test_a_run_is_checked_before_it_starts(folders: dict[str, Path], url: str, tmp_path: Path) -> None:
+    path, runs = str(folders["b"]), folders["b"].parent
+
+    def refused(said: str, config: RunConfig, folder: Path = runs / "new" / "run") -> None:
+        with pytest.raises(IprError, match=said):
+            vllm.check(config, folder)
+
+    before = sorted(runs.iterdir())
+    assert vllm.check(settings(url, path=path), runs / "new" / "run") == url
+    assert vllm.check(settings(url, path="champion"), None) == url, "its model is not known yet"
+    assert sorted(runs.iterdir()) == before, "the throw-away adapter is gone"
+    assert len(openai.OpenAI(base_url=url, api_key="none").models.list().data) <= 3, "and unloaded"
+    refused(
+        r"does not take an adapter of rank 8 \(.*greater than 4.*; start it with: .*--max-lora-rank 8",
+        settings(url, path=path, lora={"rank": 8}),
+    )
+    refused("finds no adapter in .*must see the run's folder", settings(url, path=path), tmp_path)
+    refused(r"cannot reach .*rollout\.endpoint", settings("http://127.0.0.1:9/v1", path=path))
+    refused(
+        f"serves base.*, not {folders['o']}; start it with: .*vllm serve {folders['o']}",
+        settings(url, path=str(folders["o"])),
+    )
+    refused(r"takes 300 tokens.* up to 400 .*--max-model-len 400", settings(url, path=path, max_length=400))
+    refused(r"train adapters .model\.lora\.rank", settings(url, path=path, lora={"rank": 0}))
+    with serving(here(folders["b"]), path) as plain:
+        refused(r"loads no adapters .*UPDATING=True", settings(plain, path=path))
     with pytest.raises(IprError, match=r"set rollout\.backend=vllm too"):
         policies.check(configs.load(None, ["rollout.endpoint=http://127.0.0.1:8000/v1"]))
     with pytest.raises(IprError, match=r"unknown backend 'vlm'; did you mean 'vllm'"):
@@ -170,16 +182,16 @@ def test_an_adapter_that_cannot_be_loaded_is_one_line(folders: dict[str, Path], 
     def post(route: str, **body: str) -> str:
         return client.post(f"/{route}_lora_adapter", body=body, cast_to=str)
 
-    for folder, said in ((tmp_path / "none", "no adapter '"), (folders["o"], "no adapter '")):
-        with pytest.raises(openai.BadRequestError, match=said):
+    for folder in (tmp_path / "none", folders["o"]):
+        with pytest.raises(openai.NotFoundError, match="No adapter found"):
             post("load", lora_name="a", lora_path=str(folder))
     post("load", lora_name="a", lora_path=str(folders["sft"]))
-    with pytest.raises(openai.BadRequestError, match="loaded already"):
+    with pytest.raises(openai.BadRequestError, match="already been loaded"):
         post("load", lora_name="a", lora_path=str(folders["sft"]))
     post("unload", lora_name="a")
-    with pytest.raises(openai.NotFoundError, match="no adapter 'a'"):
+    with pytest.raises(openai.NotFoundError, match="'a' cannot be found"):
         post("unload", lora_name="a")
-    with pytest.raises(openai.NotFoundError, match="no model 'a'"):
+    with pytest.raises(openai.NotFoundError, match="`a` does not exist"):
         client.completions.create(model="a", prompt=[5, 6])
 
 
@@ -198,8 +210,8 @@ def test_completions_are_vllms(folders: dict[str, Path], url: str) -> None:
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (len(prompts[0]), 16)
     for fields, said in (
         ({"prompt": "words"}, "prompt"),
-        ({"prompt": [10**6]}, "not all are ids"),
-        ({"prompt": [5] * 300}, "context length is 300"),
+        ({"prompt": [10**6]}, "out of vocabulary"),
+        ({"prompt": [5] * 301}, "context length is 300"),
         ({"extra_body": {"stop_token_ids": [99]}}, "do not end a turn"),
         ({"extra_body": {"top_k": 5}}, "not supported"),
     ):
@@ -207,97 +219,145 @@ def test_completions_are_vllms(folders: dict[str, Path], url: str) -> None:
             client.completions.create(**{"model": "base", "prompt": prompts[0]} | fields)
 
 
-# In this process ------------------------------------------------------------------------------------------------------
+# A server that the run starts -----------------------------------------------------------------------------------------
+
+AS_VLLM = """#!/bin/sh
+# `ipr serve` with vLLM's name and flags: serve MODEL --max-model-len N ... --host H --port P
+model=$2
+while [ $# -gt 0 ]; do
+  case $1 in --max-model-len) length=$2 ;; --port) port=$2 ;; esac
+  shift
+done
+export IPR_API_KEY=$VLLM_API_KEY PYTHONPATH={path}
+exec {python} -m flows.cli serve $model --port $port --adapters {inside} model.device=cpu model.max_length=$length
+"""
+ANSWERS = """#!{python}
+import http.server, os, sys
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+
+open({mark!r}, "w").write(str(os.getpid()))
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Handler).serve_forever()
+"""
+
+
+def executable(place: Path, text: str) -> str:
+    place.write_text(text)
+    place.chmod(0o755)
+    return str(place)
 
 
 @pytest.fixture
-def library(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
-    """A module `vllm` with what we use of it, played by our own policy; the engines that were made."""
-    made: list[LLM] = []
-
-    class LLM:
-        def __init__(self, model: str, *, max_model_len: int, max_num_seqs: int, enable_lora: bool = False, **_: Any):
-            self._model = MODEL.model_copy(update={"max_length": max_model_len})
-            self._base, self._lora, self.asleep, self.seen = model, enable_lora, False, []
-            self._policies: dict[Any, ChatPolicy] = {}
-            self.asked: list[Any] = []
-            """What each call of `generate` had: (prompt, seed, n, most tokens)."""
-            made.append(self)
-
-        def generate(self, prompts: list[Any], params: list[Any], *, lora_request: Any, use_tqdm: bool) -> list[Any]:
-            assert not self.asleep
-            assert lora_request is None or self._lora
-            self.seen.append(lora_request and lora_request.lora_int_id)
-            folder = lora_request.lora_path if lora_request else self._base
-            key = lora_request.lora_int_id if lora_request else None
-            if key not in self._policies:
-                self._policies[key] = here(Path(folder), self._model)
-            self.asked.append(
-                [(p["prompt_token_ids"], s.seed, s.n, s.max_tokens) for p, s in zip(prompts, params, strict=True)]
-            )
-            return [
-                self._one(self._policies[key], p["prompt_token_ids"], s) for p, s in zip(prompts, params, strict=True)
-            ]
-
-        def _one(self, policy: ChatPolicy, ids: list[int], params: Any) -> Any:
-            assert params.stop_token_ids == policy.engine.ends
-            wanted = [Request(ids, params.max_tokens, params.seed + i) for i in range(params.n)]
-            outputs = [
-                SimpleNamespace(index=i, token_ids=list(one.ids), finish_reason=one.finish)
-                for i, one in enumerate(engines.generate(policy.engine, wanted, params.temperature))
-            ]
-            return SimpleNamespace(outputs=outputs[::-1])
-
-        def sleep(self, level: int) -> None:
-            self.asleep = True
-
-        def wake_up(self) -> None:
-            self.asleep = False
-
-    def lora(lora_name: str, lora_int_id: int, lora_path: str) -> Any:
-        return SimpleNamespace(lora_name=lora_name, lora_int_id=lora_int_id, lora_path=lora_path)
-
-    def module(name: str, **content: Callable[..., Any]) -> None:
-        found = ModuleType(name)
-        vars(found).update(content)
-        monkeypatch.setitem(sys.modules, name, found)
-
-    module("vllm", LLM=LLM, SamplingParams=SimpleNamespace, TokensPrompt=dict)
-    module("vllm.lora.request", LoRARequest=lora)
-    yield made
-    vllm._kept.clear()
+def _stopped() -> Iterator[None]:
+    yield
+    while vllm._kept:
+        vllm._kept.pop()[1].stop()
 
 
-def test_the_engine_stays_while_adapters_change_and_goes_with_its_base(
-    folders: dict[str, Path], library: list[Any]
+@pytest.mark.usefixtures("_stopped")
+def test_the_run_starts_a_server_and_keeps_it_while_adapters_change(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vllm.check(settings())
-    for name in ("b", "sft", "iteration-1", "sft", "o"):
-        policy = policies.load(str(folders[name]), name, settings())
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # the output of the one that dies stays
+    path = f"{Path(flows.__path__[0]).parent}:{Path(ipr.__path__[0]).parent}"
+    text = AS_VLLM.format(path=path, python=sys.executable, inside=folders["b"].parent)
+    config = settings(vllm=executable(tmp_path / "vllm", text), path=str(folders["b"]))
+    assert "that the run starts" in policies.check(config, tmp_path)
+    processes = []
+    for name in ("b", "sft", "iteration-1", "sft"):
+        policy = policies.load(str(folders[name]), name, config)
         for sampling in (GREEDY, SAMPLED):
             assert policy.generate(turns(), sampling) == here(folders[name]).generate(turns(), sampling)
             policies.rest()
-            assert library[-1].asleep
-    assert [engine.seen for engine in library] == [[None, None, 1, 1, 2, 2, 1, 1], [None, None]]
+        processes.append(vllm._kept[0][1])
+    assert len({id(one) for one in processes}) == 1, "one server for all adapters"
+    # It dies: the next request says why, the next stage has a new one.
+    psutil.Process(processes[0]._process.pid).children()[0].kill()
+    with pytest.raises(IprError, match="vLLM has ended"):
+        policy.generate(turns(), GREEDY)
+    again = policies.load(str(folders["sft"]), "sft", config)
+    assert again.generate(turns(), GREEDY) == here(folders["sft"]).generate(turns(), GREEDY)
 
 
-def test_samples_in_a_row_are_one_request(folders: dict[str, Path], library: list[Any]) -> None:
-    policy: Any = policies.load(str(folders["b"]), "p", settings())
-    asked, ours = [replace(turns()[0], session=None)] * 2 + turns(), here(folders["b"])
-    found = policy.generate(asked, SAMPLED)
-    [first], prompt = library[0].asked, ours.chat.prompt(turns()[0].conversation)
-    assert [one[1:] for one in first] == [(3, 3, 12), (9, 1, 12)]
-    assert first[0][0] == prompt
-    assert found == [ours.generate([turn], SAMPLED)[0] for turn in asked]
-    policy.generate(turns(), GREEDY)
-    assert [one[2] for one in library[0].asked[1]] == [1, 1], "greedy answers to a prompt are the same"
-    full = [Request(prompt, 0, 5), Request(prompt, 3, 5)]
-    assert [len(one.ids) for one in engines.generate(policy.engine, full, 1.0)] == [0, 3]
-    assert engines.generate(policy.engine, full[:1], 1.0) == [Generated((), "length")]
+def test_the_server_of_a_killed_run_ends_with_it(tmp_path: Path) -> None:
+    server = executable(tmp_path / "vllm", ANSWERS.format(python=sys.executable, mark=str(tmp_path / "pid")))
+    code = (
+        "import sys, time\nfrom ipr.policies.vllm_server import VllmProcess\n"
+        f"VllmProcess([{server!r}], [], sleeps=False)\nprint('up', flush=True)\ntime.sleep(600)\n"
+    )
+    env = os.environ | {"TMPDIR": str(tmp_path)}  # its output stays
+    run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=env)
+    assert run.stdout is not None
+    assert run.stdout.readline() == b"up\n"
+    pid = int((tmp_path / "pid").read_text())
+    assert psutil.pid_exists(pid)
+    run.kill()
+    run.communicate()
+    for _ in range(600):
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("the server lives")
 
 
-def test_vllm_that_is_missing_is_one_line(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "vllm", None)
-    for ask in (lambda: vllm.check(settings()), lambda: policies.load(str(folders["b"]), "b", settings())):
-        with pytest.raises(IprError, match="pip install vllm, or name a server"):
-            ask()
+PREFIX = "(EngineCore pid=7) ERROR 11-30 08:26:24 [core.py:9] "
+SAID = {
+    "RuntimeError: no offset": [
+        "(APIServer pid=5) WARNING 11-30 08:21:47 [utils.py:255] this can cause `OSError: [Errno 24] Too many`.",
+        PREFIX + "Traceback (most recent call last):",
+        PREFIX + "RuntimeError: no offset",
+        "RuntimeError: Engine core initialization failed. See root cause above.",
+    ],
+    "vllm: error: unrecognized arguments: --no-such-flag": [
+        "usage: vllm [-h] [-v]",
+        "vllm: error: unrecognized arguments: --no-such-flag",
+    ],
+    "pydantic_core.ValidationError: 1 validation error for ModelConfig: Value error, no such type": [
+        "pydantic_core.ValidationError: 1 validation error for ModelConfig",
+        "  Value error, no such type",
+    ],
+    "Killed": ["loading", "Killed", ""],
+    "it said nothing": [],
+}
+
+
+@pytest.mark.parametrize("cause", SAID)
+def test_what_vllm_says_becomes_one_line(cause: str) -> None:
+    assert vllm_server.cause(SAID[cause]) == cause
+
+
+def test_a_server_that_does_not_start_is_one_line(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # its output stays
+    path = str(folders["b"])
+    server = executable(tmp_path / "vllm", "#!/bin/sh\necho 'ValueError: out of memory'\nexit 1\n")
+    with pytest.raises(IprError, match=r"vLLM did not start \(ValueError: out of memory\); its output: /") as error:
+        policies.load(path, "b", settings(vllm=server))
+    output = Path(str(error.value).rpartition(" ")[2])
+    assert output.read_text() == "ValueError: out of memory\n"
+    executable(tmp_path / "vllm", "#!/bin/sh\necho '  Value error, Sleep mode is not supported on this platform.'\n")
+    with pytest.raises(IprError, match=r"no sleep mode on this platform.*rollout\.endpoint"):
+        policies.load(path, "b", settings(vllm=server))
+
+
+def test_where_vllm_runs_has_to_be_said(folders: dict[str, Path]) -> None:
+    path = str(folders["b"])
+    for ask in (lambda c: vllm.check(c, None), lambda c: policies.load(path, "b", c)):
+        with pytest.raises(IprError, match=r"rollout\.vllm=PATH .*rollout\.endpoint=http"):
+            ask(settings())
+        with pytest.raises(IprError, match=r"leave one of them out"):
+            ask(settings("http://127.0.0.1:9/v1", vllm="vllm"))
+    with pytest.raises(IprError, match=r"rollout\.vllm=/nowhere/vllm is no executable"):
+        vllm.check(settings(vllm="/nowhere/vllm"), None)
+    with pytest.raises(IprError, match=r"rollout\.workers: each would start a vLLM of its own"):
+        vllm.check(settings(vllm=sys.executable, workers=2), None)
+    with pytest.raises(IprError, match=r"rank=600 is more than vLLM takes"):
+        vllm.check(settings(vllm=sys.executable, lora={"rank": 600}), None)
+    with pytest.raises(IprError, match=r"rollout\.vllm is a server; set rollout\.backend=vllm too"):
+        policies.check(configs.load(None, ["rollout.vllm=vllm"]))
+    assert vllm_server.find(sys.executable) == [sys.executable, "-m", "vllm.entrypoints.cli.main"]

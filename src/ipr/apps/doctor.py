@@ -186,7 +186,12 @@ def _models(config: RunConfig) -> Iterator[Check]:
     )
     if path != "champion" and not path.startswith(EMBEDDED):
         yield _tried("model", lambda: models.check_model(path) or path, "correct model.path", needed=True)
-    yield _tried(f"backend {config.rollout.backend}", lambda: policies.check(config), "see docs/gpu.md", needed=True)
+    yield _tried(
+        f"backend {config.rollout.backend}",
+        lambda: policies.check(config, Path("runs")),
+        "see docs/gpu.md",
+        needed=True,
+    )
 
 
 def _shipped() -> str:

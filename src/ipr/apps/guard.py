@@ -13,6 +13,7 @@ import hmac
 import ipaddress
 import os
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -73,11 +74,11 @@ class Guard:
             try:
                 body = await asyncio.wait_for(self._body(headers, receive), self.limits.seconds)
             except TimeoutError:
-                refusal = error("the request did not arrive in time", 408, "timeout", None)
+                refusal = error("the request did not arrive in time", 408)
                 return await refusal(scope, receive, send)
             if body is None:
                 text = f"the request is larger than {self.limits.body} bytes"
-                return await error(text, 413, "request_too_large", None)(scope, receive, send)
+                return await error(text, 413)(scope, receive, send)
             given = iter([{"type": "http.request", "body": body, "more_body": False}])
 
             async def again() -> Any:
@@ -93,15 +94,15 @@ class Guard:
             value = headers.get(name)
             if value is not None and not self._ours(value if name == "origin" else f"//{value}"):
                 text = f"{name.capitalize()} '{value[:200]}' is not this server; ipr serve --allow-host adds a name"
-                return error(text, 403, "host_not_allowed", None)
+                return error(text, 403)
         if limits.key is not None:
             scheme, _, given = headers.get("authorization", "").partition(" ")
             right = hmac.compare_digest(given.strip().encode("latin-1"), limits.key.encode())
             if scheme.lower() != "bearer" or not right:
-                return error("the API key is missing or wrong", 401, "invalid_api_key", None)
+                return error("the API key is missing or wrong", 401)
         if self._under_way >= limits.requests:
             text = f"{limits.requests} requests are under way already; ask again later"
-            return error(text, 429, "rate_limit_exceeded", None, {"Retry-After": "1"})
+            return error(text, 429, headers={"Retry-After": "1"})
         return None
 
     def _ours(self, url: str) -> bool:
@@ -128,12 +129,11 @@ class Guard:
 
 
 def error(
-    message: str, status: int, code: str, param: str | None, headers: dict[str, str] | None = None
+    message: str, status: int, kind: str | None = None, param: str | None = None, headers: dict[str, str] | None = None
 ) -> JSONResponse:
-    """An error as the protocol has it."""
-    kinds = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-    kind = kinds.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    return JSONResponse({"error": {"message": message, "type": kind, "param": param, "code": code}}, status, headers)
+    """An error as vLLM's server has it: the code is the status, the type its phrase where there is no better one."""
+    body = {"message": message, "type": kind or HTTPStatus(status).phrase, "param": param, "code": status}
+    return JSONResponse({"error": body}, status, headers)
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -4,7 +4,8 @@ Decided here: requests that wait are answered together, by one thread that has t
 finds the key-values of its earlier turns, and the n samples of one prompt share its. What the policy cannot do is
 refused, never left out silently; who may ask, and how much, is said in `ipr.apps.guard`. Completions are of token ids,
 as vLLM's server takes and returns them; so are the routes that load and unload adapters (`--adapters`), each of which
-is a whole model of its own here. Not `transformers serve` (5.23): with a model whose generation config is greedy it
+is a whole model of its own here. What is wrong with a request is answered as vLLM answers it: status, type, parameter
+and code (`tests/vllm/answers.json`). Not `transformers serve` (5.23): with a model whose generation config is greedy it
 leaves out temperature and seed, it leaves out n, and its list of models fails where nothing came from the hub.
 Left out: streaming, tools, completions of text, other ways to sample than temperature. A stop text cuts the answer
 after it was written.
@@ -24,7 +25,7 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import uvicorn
 from fastapi import FastAPI, Response
@@ -73,47 +74,59 @@ class _ChatMessage(BaseModel):
         return Message(self.role, text)
 
 
-class ChatRequest(BaseModel):
-    """What is understood of a request; anything else is in `model_extra`."""
+_Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+_Id = Annotated[int, Field(ge=0)]
+
+
+class _Asking(BaseModel):
+    """What is understood of both kinds of request; anything else is in `model_extra`."""
 
     model_config = ConfigDict(extra="allow")
-    model: str
-    messages: list[_ChatMessage] = Field(min_length=1)
-    temperature: float | None = Field(default=None, ge=0)
-    max_tokens: int | None = Field(default=None, ge=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
-    seed: int | None = None
-    n: int | None = Field(default=None, ge=1, le=128)
+    model: str | None = None
+    """None: the model that is served."""
+    temperature: float | None = None
+    max_tokens: int | None = None
+    seed: _Seed | None = None
+    n: int | None = None
     stop: str | list[str] | None = None
 
 
-class CompletionRequest(BaseModel):
-    """The same for prompts of token ids; sample i of every prompt is drawn with the seed + i, as by vLLM."""
+class ChatRequest(_Asking):
+    messages: list[_ChatMessage]
+    max_completion_tokens: int | None = None
 
-    model_config = ConfigDict(extra="allow")
-    model: str
-    prompt: list[int] | list[list[int]] = Field(min_length=1)
-    temperature: float | None = Field(default=None, ge=0)
-    max_tokens: int | None = Field(default=None, ge=1)
-    seed: int | None = None
-    n: int | None = Field(default=None, ge=1, le=128)
-    stop: str | list[str] | None = None
+
+class CompletionRequest(_Asking):
+    """Prompts of token ids; sample i of every prompt is drawn with the seed + i, as by vLLM."""
+
+    prompt: list[_Id] | list[list[_Id]] | None = None
     stop_token_ids: list[int] = []
     """Those that end a turn anyway; others are refused."""
     return_token_ids: bool | None = None
 
 
-class AdapterRequest(BaseModel):
+class UnloadRequest(BaseModel):
     lora_name: str
-    lora_path: str = ""
+
+
+class LoadRequest(UnloadRequest):
+    lora_path: str
+
+
+class NoAdapter(IprError):
+    """There is none in the folder that is named."""
 
 
 class _Refused(Exception):
-    """A request that cannot be answered, in the protocol's terms."""
+    """A request that cannot be answered, in vLLM's terms."""
 
-    def __init__(self, message: str, code: str, param: str | None = None, status: int = 400):
+    def __init__(self, message: str, param: str | None = None, status: int = 400, kind: str = "BadRequestError"):
         super().__init__(message)
-        self.code, self.param, self.status = code, param, status
+        self.param, self.status, self.kind = param, status, kind
+
+
+_MOST_SAMPLES = 128
+"""That a request may ask for of a prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,24 +231,29 @@ class Answerer:
 
 def _ids(policy: ChatPolicy, prompt: tuple[Message, ...] | list[int]) -> list[int]:
     """The prompt's tokens. Raises _Refused where it is none, or too long."""
-    what = "messages" if isinstance(prompt, tuple) else "prompt"
     if isinstance(prompt, list):
         ids = prompt
-        if not ids or min(ids) < 0 or max(ids) >= len(policy.chat.tokenizer):
-            raise _Refused("prompt: not all are ids of this model's tokens", "invalid_value", what)
+        if not ids:
+            raise _Refused("You must pass at least one prompt")
+        if (last := max(ids)) >= len(policy.chat.tokenizer):
+            raise _Refused(f"Token id {last} is out of vocabulary")
     else:
         try:
             ids = policy.chat.prompt(prompt)
         except ValueError as error:
-            raise _Refused(f"messages: {error}", "invalid_value", what) from None
-    if (limit := policy.engine.max_length) <= len(ids):
-        text = f"{what}: {len(ids)} tokens, this model's context length is {limit}"
-        raise _Refused(text, "context_length_exceeded", what)
+            raise _Refused(f"messages: {error}", "messages") from None
+    limit = policy.engine.max_length
+    if len(ids) > limit:
+        text = f"This model's maximum context length is {limit} tokens. However, your prompt has {len(ids)}"
+        raise _Refused(text, "input_tokens")
+    if len(ids) == limit:
+        raise _Refused(f"max_tokens must be at least 1, got 0: the prompt has all of {limit} tokens", "max_tokens")
     return ids
 
 
 Load = Callable[[str], ChatPolicy]
-"""The folder of an adapter -> the model with it."""
+"""The folder of an adapter -> the model with it. Raises NoAdapter, or IprError for one that cannot be taken."""
+_INPUT, _FAILED = "InvalidUserInput", "InternalServerError"
 
 
 def app(
@@ -255,29 +273,43 @@ def app(
 
     card(name, root=root or name, max_model_len=policy.engine.max_length)
 
-    def check(request: ChatRequest | CompletionRequest) -> None:
-        if request.model not in cards:
-            there = ", ".join(f"'{model}'" for model in cards)
-            raise _Refused(f"no model '{request.model}'; there is {there}", "model_not_found", "model", 404)
+    def check(request: _Asking) -> str:
+        """The model that is asked. Raises _Refused for what it cannot be asked."""
+        model = request.model or name
+        if model not in cards:
+            there = ", ".join(cards)
+            raise _Refused(f"The model `{model}` does not exist. There is {there}", "model", 404, "NotFoundError")
         for key, value in (request.model_extra or {}).items():
             if value is not None and (key not in _NEUTRAL or _NEUTRAL[key] not in (value, None)):
-                raise _Refused(f"{key}={value!r} is not supported", "unsupported_parameter", key)
+                raise _Refused(f"{key}={value!r} is not supported", key)
+        if request.temperature is not None and request.temperature < 0:
+            raise _Refused(f"temperature must be non-negative, got {request.temperature}", "temperature")
+        for key in ("max_tokens", "max_completion_tokens"):
+            if (most := getattr(request, key, None)) is not None and most < 1:
+                raise _Refused(f"{key} must be at least 1, got {most}", "max_tokens")
+        if request.n is not None and not 0 < request.n <= _MOST_SAMPLES:
+            raise _Refused(f"n must be at least 1 and at most {_MOST_SAMPLES}, got {request.n}")
+        return model
 
     async def answer(
-        request: ChatRequest | CompletionRequest, prompts: list[Any], limit: int, seeds: list[int]
+        model: str, request: _Asking, prompts: list[Any], limit: int, seeds: list[int]
     ) -> tuple[list[list[Sample]], dict[str, int]]:
         """For each prompt the samples, and the usage of all."""
         temperature = 1.0 if request.temperature is None else request.temperature
-        wanted = len(prompts) * len(seeds) * min(limit, answers.models[request.model].engine.max_length)
+        wanted = len(prompts) * len(seeds) * min(limit, answers.models[model].engine.max_length)
         if wanted > limits.tokens:
             text = f"{wanted} tokens are asked for, {limits.tokens} at most in a request; lower max_tokens or n"
-            raise _Refused(text, "too_many_tokens", "max_tokens")
-        asked = (answers.ask(request.model, prompt, seeds, temperature, limit) for prompt in prompts)
+            raise _Refused(text, "max_tokens")
+        asked = (answers.ask(model, prompt, seeds, temperature, limit) for prompt in prompts)
         found = await asyncio.gather(*map(asyncio.wrap_future, asked))
         read = sum(length for length, _ in found)
         written = sum(len(sample.ids) for _, samples in found for sample in samples)
         usage = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
         return [samples for _, samples in found], usage
+
+    @served.get("/health")
+    async def health() -> Response:
+        return Response()
 
     @served.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -285,44 +317,52 @@ def app(
 
     @served.post("/v1/chat/completions")
     async def chat(request: ChatRequest) -> dict[str, Any]:
-        check(request)
+        model = check(request)
+        if not request.messages:
+            raise _Refused("there are no messages; give at least one")
         conversation = tuple(message.message() for message in request.messages)
         limit = request.max_completion_tokens or request.max_tokens or policy.engine.max_length
         seed = uuid.uuid4().int if request.seed is None else request.seed
         # A negative seed is a seed too; sample 0 is what a policy at hand writes with this seed.
         seeds = [seed % 2**64, *(derive_seed(seed, i) for i in range(1, request.n or 1))]
-        [samples], usage = await answer(request, [conversation], limit, seeds)
+        [samples], usage = await answer(model, request, [conversation], limit, seeds)
         choices = []
         for sample in samples:
             text, choice = _choice(len(choices), sample, request.stop)
             choices.append(choice | {"message": {"role": "assistant", "content": text}})
-        return _body("chat.completion", request.model, choices, usage)
+        return _body("chat.completion", model, choices, usage)
 
     @served.post("/v1/completions")
     async def completions(request: CompletionRequest) -> dict[str, Any]:
-        check(request)
-        if foreign := set(request.stop_token_ids) - set(answers.models[request.model].engine.ends):
-            raise _Refused(f"{sorted(foreign)} do not end a turn here", "unsupported_parameter", "stop_token_ids")
-        prompts: list[Any] = request.prompt if isinstance(request.prompt[0], list) else [request.prompt]
+        model = check(request)
+        if foreign := set(request.stop_token_ids) - set(answers.models[model].engine.ends):
+            raise _Refused(f"{sorted(foreign)} do not end a turn here", "stop_token_ids")
+        if request.prompt is None:
+            raise _Refused("a prompt must be provided", "prompt")
+        prompts: list[Any] = (
+            request.prompt if request.prompt and isinstance(request.prompt[0], list) else [request.prompt]
+        )
         seed = uuid.uuid4().int if request.seed is None else request.seed
         seeds = [(seed + i) % 2**64 for i in range(request.n or 1)]
-        found, usage = await answer(request, prompts, request.max_tokens or 16, seeds)
+        found, usage = await answer(model, request, prompts, request.max_tokens or 16, seeds)
         choices = []
         for prompt, samples in zip(prompts, found, strict=True):
             for sample in samples:
                 text, choice = _choice(len(choices), sample, request.stop)
                 ids = {"prompt_token_ids": prompt, "token_ids": sample.ids} if request.return_token_ids else {}
                 choices.append(choice | {"text": text} | ids)
-        return _body("text_completion", request.model, choices, usage)
+        return _body("text_completion", model, choices, usage)
 
     if load is not None:
 
         @served.post("/v1/load_lora_adapter")
-        async def load_adapter(request: AdapterRequest) -> Response:
+        async def load_adapter(request: LoadRequest) -> Response:
             if not request.lora_name or not request.lora_path:
-                raise _Refused("lora_name and lora_path are both needed", "invalid_value", "lora_path")
+                raise _Refused("Both 'lora_name' and 'lora_path' must be provided", kind=_INPUT)
+            if request.lora_name == name:
+                raise _Refused(f"'{name}' is the name of the model that is served", kind=_INPUT)
             if request.lora_name in cards:
-                raise _Refused(f"'{request.lora_name}' is loaded already", "invalid_value", "lora_name")
+                raise _Refused(f"The lora adapter '{request.lora_name}' has already been loaded", kind=_INPUT)
 
             def work() -> ChatPolicy:
                 with answers.busy:
@@ -330,32 +370,38 @@ def app(
 
             try:
                 answers.models[request.lora_name] = await asyncio.to_thread(work)
+            except NoAdapter as error:
+                raise _Refused(str(error), status=404, kind="NotFoundError") from None
             except IprError as error:
-                raise _Refused(str(error), "invalid_value", "lora_path") from None
+                raise _Refused(str(error), status=500, kind=_FAILED) from None
             card(request.lora_name, root=request.lora_path, parent=name)
-            return Response(f"loaded '{request.lora_name}'")
+            return Response(f"Success: LoRA adapter '{request.lora_name}' added successfully.")
 
         @served.post("/v1/unload_lora_adapter")
-        async def unload_adapter(request: AdapterRequest) -> Response:
+        async def unload_adapter(request: UnloadRequest) -> Response:
+            if not request.lora_name:
+                raise _Refused("'lora_name' needs to be provided", kind=_INPUT)
             if request.lora_name == name or request.lora_name not in cards:
-                raise _Refused(f"no adapter '{request.lora_name}'", "model_not_found", "lora_name", 404)
+                text = f"The lora adapter '{request.lora_name}' cannot be found"
+                raise _Refused(text, status=404, kind="NotFoundError")
             del cards[request.lora_name]
             await asyncio.to_thread(answers.remove, request.lora_name)
-            return Response(f"unloaded '{request.lora_name}'")
+            return Response(f"Success: LoRA adapter '{request.lora_name}' removed successfully.")
 
     @served.exception_handler(_Refused)
     async def refused(_: HttpRequest, refusal: _Refused) -> JSONResponse:
-        return error(str(refusal), refusal.status, refusal.code, refusal.param)
+        return error(str(refusal), refusal.status, refusal.kind, refusal.param)
 
     @served.exception_handler(RequestValidationError)
     async def malformed(_: HttpRequest, problem: RequestValidationError) -> JSONResponse:
         first = problem.errors()[0]
-        param = ".".join(str(part) for part in first["loc"][1:])
-        return error(f"{param}: {first['msg']}", 400, "invalid_value", param)
+        # Names of pydantic's own are left out, e.g. that of a union's branch.
+        param = ".".join(str(part) for part in first["loc"] if "[" not in str(part))
+        return error(f"{param}: {first['msg']}", 400, param=param)
 
     @served.exception_handler(Exception)
     async def failed(_: HttpRequest, problem: Exception) -> JSONResponse:
-        return error(f"{type(problem).__name__}; see the server's output", 500, "server_error", None)
+        return error(f"{type(problem).__name__}; see the server's output", 500, _FAILED)
 
     return served
 

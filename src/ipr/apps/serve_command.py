@@ -34,7 +34,8 @@ def run(options: Namespace) -> None:
 def adapter(folder: str, base: str, config: RunConfig, inside: Path) -> ChatPolicy:
     """What a client asks for: an adapter on the model that is served, in a folder inside of `inside`.
 
-    Raises IprError where it is elsewhere (links are followed) or another model's. Nothing is looked for on the hub.
+    Raises IprError where it is elsewhere (links are followed), another model's, or of a rank over `model.lora.rank`
+    where one is set, as vLLM's --max-lora-rank. Nothing is looked for on the hub.
     """
     root = inside.resolve()
     try:
@@ -42,11 +43,13 @@ def adapter(folder: str, base: str, config: RunConfig, inside: Path) -> ChatPoli
         if not (place.is_relative_to(root) and (place / "adapter_config.json").is_file()):
             raise ValueError
     except (OSError, ValueError):  # also a name that no file system takes
-        raise IprError(
-            f"no adapter '{folder}' in the folder that adapters are loaded from (ipr serve --adapters)"
+        raise serve.NoAdapter(
+            f"No adapter found for '{folder}' in the folder that adapters are loaded from (ipr serve --adapters)"
         ) from None
     on = models.adapter(place)
     if on is None or models.model_hash(on[0]) != models.model_hash(base):
         raise IprError(f"'{folder}' is no adapter on the model that is served")
+    if config.model.lora.rank and on[1] > config.model.lora.rank:
+        raise IprError(f"LoRA rank {on[1]} is greater than {config.model.lora.rank} (model.lora.rank)")
     models.check_model(place)
     return local.load(str(place), str(place), config)

@@ -23,6 +23,7 @@ from ipr.models.loading import (
     dtype_of,
     load_model,
     load_tokenizer,
+    save_blank_adapter,
     save_model,
     with_adapter,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "new_base_model",
     "relate_forms",
     "resolve",
+    "save_blank_adapter",
     "save_model",
     "shallow",
     "share_weights",

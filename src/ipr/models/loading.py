@@ -170,6 +170,26 @@ def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> 
     return store.replace_folder(Path(folder), write)
 
 
+def save_blank_adapter(base: str | Path, config: ModelConfig, folder: Path) -> Path:
+    """An adapter that changes nothing, of the shapes that a training on `base` would make; no weights are read.
+
+    Raises IprError where the base's config cannot be read.
+    """
+    import torch
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(read_config(resolve(base)))
+    model = _new_adapter(model, base, config)
+    weights = {name: torch.zeros(value.shape) for name, value in get_peft_model_state_dict(model).items()}
+    model.peft_config["default"].save_pretrained(str(folder))
+    save_file(weights, folder / "adapter_model.safetensors")
+    load_tokenizer(base).save_pretrained(str(folder))
+    return folder
+
+
 def _load_full(name: str, dtype: str, revision: str | None = None) -> Any:
     import torch
     from accelerate.utils import patch_environment

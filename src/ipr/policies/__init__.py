@@ -4,8 +4,9 @@ given words, for tests (`scripted`). Imports none of them itself.
 A backend is a module with three functions, and a line in `BACKENDS` or an entry point; nothing else asks which it is:
 
     load(path, name, config)    the model of a folder or hub name as a policy called `name`
-    check(config)               raises IprError, before a run starts, for what would stop it later (also where it cannot
-                                play behind `rollout.workers`); else says in some words where it plays
+    check(config, folder)       raises IprError, before a run starts, for what would stop it later (also where it cannot
+                                play behind `rollout.workers`); else says in some words where it plays. The run's folder
+                                may not be there yet, and is None where there is no run
     rest()                      leaves a GPU's memory to others until it is played again
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 import importlib
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipr.types import IprError, plugged
@@ -30,7 +32,7 @@ class Backend:
     module: str
     """Imported when it is needed: some take seconds, or are not installed."""
     endpoint: bool = False
-    """It can be a server, at `rollout.endpoint`."""
+    """It is a server, at `rollout.endpoint` or by `rollout.vllm`."""
 
 
 GROUP = "ipr.backends"
@@ -46,9 +48,9 @@ def load(path: str, name: str, config: RunConfig) -> Policy:
     return _module(config).load(path, name, config)
 
 
-def check(config: RunConfig) -> str:
-    """Where the config's backend plays. Raises IprError for what would stop a run later."""
-    return _module(config).check(config)
+def check(config: RunConfig, folder: Path | None = None) -> str:
+    """Where the config's backend plays. Raises IprError for what would stop a run in `folder` later."""
+    return _module(config).check(config, folder)
 
 
 def rest() -> None:
@@ -62,9 +64,10 @@ def backend(config: RunConfig) -> Backend:
     """What the config names. Raises IprError for one that is not there, or that is no server where one is named."""
     name = config.rollout.backend
     found = BACKENDS[name] if name in BACKENDS else plugged("backend", name, GROUP, BACKENDS)
-    if config.rollout.endpoint is not None and not found.endpoint:
-        others = " or ".join(other for other, one in BACKENDS.items() if one.endpoint)
-        raise IprError(f"rollout.endpoint is a server; set rollout.backend={others} too, or leave it out")
+    for key in ("endpoint", "vllm"):
+        if getattr(config.rollout, key) is not None and not found.endpoint:
+            others = " or ".join(other for other, one in BACKENDS.items() if one.endpoint)
+            raise IprError(f"rollout.{key} is a server; set rollout.backend={others} too, or leave it out")
     return found
 
 

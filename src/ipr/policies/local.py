@@ -5,6 +5,7 @@ what that cannot play, by transformers' own cache.
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -48,7 +49,7 @@ def load(path: str, name: str, config: RunConfig) -> ChatPolicy:
     )
 
 
-def check(config: RunConfig) -> str:
+def check(config: RunConfig, folder: Path | None) -> str:
     """See `ipr.policies.check`: a GPU that has no room for one conversation.
 
     How a model plays is tried with a tiny copy of its architecture, before its weights are read.

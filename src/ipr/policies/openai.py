@@ -27,7 +27,11 @@ from openai.types.chat import ChatCompletion
 from ipr.config import EndpointConfig
 from ipr.types import Completion, IprError, Message, Sampling, Turn
 
-_TOO_LONG = re.compile(r"context (length|window|size)|(prompt|input)\b.* too long|token count\b.* exceeds", re.I)
+_TOO_LONG = re.compile(
+    r"context (length|window|size)|(prompt|input)\b.* too long|token count\b.* exceeds"
+    r"|max_tokens must be at least 1, got 0",  # vLLM's, where the conversation takes exactly the whole context
+    re.I,
+)
 """How servers say that a conversation does not fit; where they give a code, it is looked at first."""
 _CODES = {"context_length_exceeded", "exceed_context_size_error"}
 _NO_WORDS = "..."
@@ -56,13 +60,14 @@ class Usage:
 class Server:
     """An OpenAI-compatible server at `url`, as far as /v1; what it answers with instead of an answer, as IprErrors.
 
-    `option` is what the user names it by, `hint` what may help where it refuses a request.
+    `option` is what the user names it by, `hint` what may help where it refuses a request; a `key` of its own replaces
+    that of the environment.
     """
 
-    def __init__(self, url: str, settings: EndpointConfig, option: str, hint: str):
+    def __init__(self, url: str, settings: EndpointConfig, option: str, hint: str, key: str | None = None):
         self.url = base_url(url, option)
         self._timeout, self._option, self._hint = settings.timeout, option, hint
-        self._key = os.environ.get("OPENAI_API_KEY", "")
+        self._key = key or os.environ.get("OPENAI_API_KEY", "")
         # A server of one's own wants no key, the client library wants one.
         self.client = openai.OpenAI(
             base_url=self.url, api_key=self._key or "none", timeout=settings.timeout, max_retries=settings.retries

@@ -225,11 +225,14 @@ def _dial(address: str) -> Any:
 
 def _named_everywhere(player: Player) -> Player:
     """With whole paths: a worker may run in another folder."""
-    path, env = player.path, player.config.env
+    path, env, played = player.path, player.config.env, player.config.rollout
     whole = str(Path(path).expanduser().resolve()) if Path(path).expanduser().is_dir() else path
     data = None if env.data is None else str(Path(env.data).expanduser().resolve())
     env = env.model_copy(update={"data": data})
-    return Player(whole, player.name, player.config.model_copy(update={"env": env}), player.temperature)
+    if played.vllm is not None and Path(played.vllm).name != played.vllm:  # else it is looked for there
+        played = played.model_copy(update={"vllm": str(Path(played.vllm).expanduser().absolute())})
+    config = player.config.model_copy(update={"env": env, "rollout": played})
+    return Player(whole, player.name, config, player.temperature)
 
 
 def _versions() -> dict[str, str]:
