@@ -93,12 +93,13 @@ def of_training(config: RunConfig, section: str, scale: int) -> tuple[int, int]:
     settings = getattr(config, section).model_copy(update={"updates": 2})
     examples = memory.updates(config, spec, chat, experts)[section]
     estimated = memory.training(text, config, settings, examples)["total"]
-    pairs: Any = make_pairs(8)
-    rows, loss = (pairs, "ipr") if section == "train" else ([demonstration(t) for t in experts], "sft")
+    pairs = make_pairs(8)
+    rows: Any = pairs if section == "train" else [demonstration(t) for t in experts]
+    loss = "ipr" if section == "train" else "sft"
 
     def learn(text: Any) -> None:
         model = made(text, config, training=True)
-        limit = {"max_length": config.model.max_length}
+        limit: dict[str, Any] = {"max_length": config.model.max_length}
         reference = reference_logps(model, chat, rows, spec.told, settings, **limit) if loss == "ipr" else None
         with tempfile.TemporaryDirectory() as out:
             train(model, chat, rows, spec.told, loss, settings, reference=reference, seed=0, out=Path(out), **limit)
@@ -121,10 +122,10 @@ def of_playing(config: RunConfig, kind: str, scale: int) -> tuple[int, int]:
 def architecture(kind: str, scale: int) -> Any:
     common: dict[str, Any] = {"vocab_size": 8000, "num_hidden_layers": 4, "max_position_embeddings": 4096}
     if kind == "playing":  # much to keep of each token, and little to compute
-        heads = {"num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 128}
-        return Qwen3Config(**common, hidden_size=256 * scale, intermediate_size=512 * scale, **heads)
-    heads = {"num_attention_heads": 8, "num_key_value_heads": 4}
-    return LlamaConfig(**common, hidden_size=512 * scale, intermediate_size=1408 * scale, **heads)
+        common |= {"num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 128}
+        return Qwen3Config(**common, hidden_size=256 * scale, intermediate_size=512 * scale)
+    common |= {"num_attention_heads": 8, "num_key_value_heads": 4}
+    return LlamaConfig(**common, hidden_size=512 * scale, intermediate_size=1408 * scale)
 
 
 def made(text: Any, config: RunConfig, *, training: bool) -> Any:

@@ -13,6 +13,7 @@ from flows import launch
 from flows.cli import main
 from ipr import config as configs
 from ipr import models, store
+from ipr.models.folders import ARCHITECTURES
 from ipr.runs import ITERATION
 from ipr.types import Trajectory
 from tests import families
@@ -93,7 +94,7 @@ def test_a_preset_is_planned_without_its_model(preset: str, capsys: pytest.Captu
 
 def test_architectures_are_those_that_presets_name() -> None:
     named = {configs.load(preset, [], PRESETS).model.path for preset in FAMILY}
-    files = {file.stem.replace("--", "/") for file in models.folders.ARCHITECTURES.glob("*.json")}
+    files = {file.stem.replace("--", "/") for file in ARCHITECTURES.glob("*.json")}
     assert files == named
     assert models.known("someone/else") is None
     assert isinstance(models.known("Qwen/Qwen3-4B"), type(AutoConfig.for_model("qwen3")))
