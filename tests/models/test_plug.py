@@ -185,7 +185,7 @@ def test_the_commit_of_a_hub_name_is_known(tmp_path, monkeypatch):
 def test_bytes_are_counted_without_numbers():
     from transformers import AutoModelForCausalLM, LlamaConfig
 
-    few = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    few: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=50, tie_word_embeddings=True, **few))
     with plug.without_numbers(model):

@@ -152,7 +152,7 @@ def _estimate(
     batch = max(config.sft.batch_size, config.train.batch_size)
     shown = [spec.expert(task_id) for task_id in spec.task_ids("train")[: min(batch, config.env.tasks)]]
     rows = memory.updates(config, spec, chat, shown)
-    return memory.estimate(text, config, rows, memory=room, processes=processes)
+    return memory.estimate(text, config, rows, memory=room, processes=processes, sharded=processes > 1)
 
 
 def end_orphans() -> None:

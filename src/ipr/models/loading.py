@@ -96,12 +96,7 @@ def load_model(path: str | Path, config: ModelConfig, *, training: bool = False)
     if not (Path(name) / "adapter_config.json").exists():
         model = _load_full(name, dtype)
         if rank:
-            from ipr.models import plug
-
-            model = with_adapter(model, config, plug.revision(name))
-            folder = Path(path)
-            # "embedded" and hub names mean the same everywhere; a folder only by its whole path.
-            model.peft_config["default"].base_model_name_or_path = str(folder.resolve() if folder.is_dir() else path)
+            model = _new_adapter(model, path, config)
     else:
         from peft import PeftModel
 
@@ -213,6 +208,15 @@ def _load_full(name: str, dtype: str, revision: str | None = None) -> Any:
     # transformers only warns of these, and fills them with random numbers.
     if info["missing_keys"]:
         raise IprError(f"weights of model {name} lack {len(info['missing_keys'])} tensors of its config; restore them")
+    return model
+
+
+def _new_adapter(model: Any, path: str | Path, config: ModelConfig) -> Any:
+    from ipr.models import plug
+
+    model, folder = with_adapter(model, config, plug.revision(resolve(path))), Path(path)
+    # "embedded" and hub names mean the same everywhere; a folder only by its whole path.
+    model.peft_config["default"].base_model_name_or_path = str(folder.resolve() if folder.is_dir() else path)
     return model
 
 

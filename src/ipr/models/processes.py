@@ -13,7 +13,7 @@ it keeps its part), whole layers kept from the forward to the backward pass, sev
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -79,7 +79,7 @@ def place(model: Any) -> torch.device:
 def whole(tensor: Tensor) -> Tensor:
     """A tensor of a model with the parts of all processes, in every one. All have to ask for it."""
     # From where it rests in the CPU's memory first to the GPU, over which it travels.
-    return tensor.to(here(tensor.device).device).full_tensor() if isinstance(tensor, DTensor) else tensor
+    return cast(DTensor, tensor.to(here(tensor.device).device)).full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def whole_state(model: Any) -> dict[str, Tensor] | None:
