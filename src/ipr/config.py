@@ -166,6 +166,7 @@ class AlgorithmConfig(_Section):
     """So many of the last iterations are of the method "raft": each problem is played once, at `steady_temperature`,
     and only own successes are imitated. Makes the sampled agent steadier."""
     steady_temperature: float = Field(default=0.4, gt=0)
+    """Of the agent that explores in a steady iteration."""
     tau: float = Field(default=0.5, ge=0)
     """Step pairs are kept when the difference of step rewards is above it. ALFWorld 0.5, WebShop 0.01, SQL 0.1."""
     outcome_margin: float = Field(default=0.0, ge=0)

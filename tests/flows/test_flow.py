@@ -14,6 +14,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -197,7 +198,10 @@ def test_a_promotion_that_waited_for_mlflow_is_told_when_it_comes(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     assert not launch.deliver(Run(folder))
     assert store.read_json(stage)["outcome"] == "waits"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlflow/mlflow.db")
+    copy = tmp_path / "mlflow.db"  # what this run tells is for no other test
+    with closing(sqlite3.connect(root / "mlflow/mlflow.db")) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{copy}")
     launch._deliver_others(tmp_path / "runs" / "next")
     assert (store.read_json(stage)["outcome"], store.read_json(stage)["why"]) == ("promoted", "better")
     assert store.read_json(folder / "summary.json")["champion"]["verdict"].endswith("is promoted: better.")

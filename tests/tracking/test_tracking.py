@@ -13,7 +13,8 @@ import sys
 import time
 import tomllib
 from pathlib import Path
-from typing import Any, get_args
+from types import SimpleNamespace
+from typing import Any, cast, get_args
 from unittest import mock
 
 import pytest
@@ -22,7 +23,19 @@ from ipr import store
 from ipr.config import TrackConfig
 from ipr.data import datasets
 from ipr.runs.project import answers
-from ipr.tracking import Tracker, champion_info, champion_page, lineage, links, live, promote, restore_data, roll_back
+from ipr.runs.run import Run
+from ipr.tracking import (
+    Tracker,
+    champion_info,
+    champion_page,
+    lineage,
+    links,
+    live,
+    promote,
+    restore_data,
+    retention,
+    roll_back,
+)
 from ipr.tracking.client import connect
 from ipr.tracking.events import Kind, read
 from ipr.tracking.view import Sent
@@ -301,6 +314,19 @@ def test_the_view(root: Path, config: TrackConfig):
     key = shown["mlflow ranking"].partition("viewStateShareKey=")[2]
     view = json.loads(client.get_experiment_by_name("ipr").tags[f"mlflow.sharedViewState.{key}"])
     assert view["orderByKey"] in view["selectedColumns"]
+
+
+@integration
+def test_what_a_run_has_told_goes_with_it(root: Path, config: TrackConfig):
+    tracker = told(root, config)
+    client = connect(config, root)
+    experiment = client.get_experiment_by_name("ipr").experiment_id
+    assert client.search_traces(locations=[experiment])
+    assert client.search_datasets([experiment])
+    retention.remove(cast(Run, SimpleNamespace(config=SimpleNamespace(track=config), folder=tracker.folder)), root)
+    assert not client.search_traces(locations=[experiment])
+    assert not client.search_datasets([experiment])
+    assert not client.search_runs([experiment])
 
 
 @integration

@@ -114,7 +114,9 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
     room = machine.memory and machine.memory * memory.GIB
     found = _estimate(config, spec, chat, text, room, machine.gpus)
     planned["gibibytes_on_each_gpu"] = {
-        name: {what: value if what == "slots" else round(value / memory.GIB, 2) for what, value in held.items()}
+        name: {
+            what: value if what in ("slots", "tokens") else round(value / memory.GIB, 2) for what, value in held.items()
+        }
         for name, held in (*found.training.items(), ("playing", found.playing))
     }
     planned["turns"] = found.turns

@@ -71,7 +71,7 @@ def size(run: Run, root: Path) -> int:
 
 
 def remove(run: Run, root: Path) -> None:
-    """Delete what the run has sent: versions, models with their files, runs."""
+    """Delete what the run has sent: versions, models with their files, traces, evaluation data sets, runs."""
     ours = not tracking_uri(run.config.track, root).startswith(("http", "databricks"))
     with asking(run.config.track, root) as client:
         for run_id in sent_ids(run, root):
@@ -84,6 +84,7 @@ def remove(run: Run, root: Path) -> None:
                 if ours:
                     _erase(model.artifact_location)
                     _store(client)._hard_delete_logged_model(model.model_id)
+            _forget(client, sent)
             client.delete_run(run_id)
             if ours:
                 _erase(sent.info.artifact_uri)
@@ -134,6 +135,17 @@ def _models(client: Any, sent: Any) -> list[Any]:
     outputs = sent.outputs.model_outputs if sent.outputs else []
     found = [_found(client.get_logged_model, output.model_id) for output in outputs]
     return [model for model in found if model is not None and model.source_run_id == sent.info.run_id]
+
+
+def _forget(client: Any, sent: Any) -> None:
+    """Delete the traces and evaluation data sets of a run, which MLflow would keep without it."""
+    run_id, experiment = sent.info.run_id, sent.info.experiment_id
+    while traces := client.search_traces(locations=[experiment], run_id=run_id, include_spans=False, max_results=100):
+        if not client.delete_traces(experiment, trace_ids=[trace.info.trace_id for trace in traces]):
+            break
+    with contextlib.suppress(NotImplementedError):  # a store without a database keeps none
+        for games in client.search_datasets([experiment], filter_string=f"tags.mlflow_run = '{run_id}'"):
+            client.delete_dataset(games.dataset_id)
 
 
 def _store(client: Any) -> Any:
