@@ -101,9 +101,7 @@ def test_who_shares_a_gpu_and_how() -> None:
 def test_a_stated_size_that_is_exceeded_stops_a_run() -> None:
     small = ["env.tasks=8", "algorithm.name=sft"]
     start.check_memory(configs.load("smoke", [*small, "machine.memory=2"], PRESETS))
-    with pytest.raises(
-        IprError, match=r"sft needs .* GiB on a GPU \(weights .*, of 0.1 GiB it may have 0.0; train"
-    ):
+    with pytest.raises(IprError, match=r"sft needs .* GiB on a GPU \(weights .*, of 0.1 GiB it may have 0.0; train"):
         start.check_memory(configs.load("smoke", [*small, "machine.memory=0.05"], PRESETS))
     with pytest.raises(IprError, match=r"set sft.micro_batch_tokens=\d+$") as refused:
         start.check_memory(configs.load("smoke", [*small, "machine.memory=0.15"], PRESETS))
