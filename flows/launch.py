@@ -70,9 +70,11 @@ def run(
             run.note(profile=True)
         if not run.manifest.get("complete"):
             _play(run)
+        from tasks.champion import settle
         from tasks.report import finish
 
-        deliver(run)
+        if run.keeper:
+            settle(run)
         summary = finish(run)
         if (decision := summary["champion"]) and decision["outcome"] in ("promoted", "worse"):
             _tell(run, decision["outcome"], decision["verdict"])

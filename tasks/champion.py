@@ -20,7 +20,6 @@ from ipr.tracking import Tracker, champion_info
 from ipr.types import IprError, Trajectory
 from tasks.common import eval_file, log, play, stage_task, whole_episodes
 
-WAITS = "; MLflow does not answer, so the alias moves with the next run's start or `ipr status RUN --sync`"
 OTHERS = "the champion is of other games; compare by hand: ipr compare"
 
 
@@ -69,7 +68,7 @@ def came_of(tracker: Tracker, decision: Mapping[str, Any]) -> dict[str, Any]:
         tracker.sync()
         return {}
     if not tracker.sync():
-        return {"promote": False, "outcome": "waits", "why": decision["why"] + WAITS}
+        return {"promote": False, "outcome": "waits"}
     if refused := tracker.refused(f"champion/{decision['iteration']}/{decision.get('champion')}"):
         return {"promote": False, "outcome": "kept", "why": refused}
     return {}
@@ -77,16 +76,16 @@ def came_of(tracker: Tracker, decision: Mapping[str, Any]) -> dict[str, Any]:
 
 def settle(run: Run) -> dict[str, Any] | None:
     """What came of a decision that waited for MLflow, where the tracker could send it now; else None."""
-    found = {k: run.record(k, "champion") for k in range(1, run.config.algorithm.iterations + 1)}
-    for iteration, decision in found.items():
-        if not decision or decision["outcome"] != "waits":
-            continue
-        asked = decision | {"promote": True, "outcome": "promoted", "why": decision["why"].partition(WAITS)[0]}
-        now = asked | came_of(Tracker(run.folder, run.config.track, project_root()), asked)
-        if now["outcome"] != "waits":
-            store.write_json(run.stage(iteration) / "champion.json", now)
-            return now
-    return None
+    last = run.config.algorithm.iterations
+    decision = run.record(last, "champion")
+    if not decision or decision["outcome"] != "waits":
+        return None
+    asked = decision | {"promote": True, "outcome": "promoted"}
+    now = asked | came_of(Tracker(run.folder, run.config.track, project_root()), asked)
+    if now["outcome"] == "waits":
+        return None
+    store.write_json(run.stage(last) / "champion.json", now)
+    return now
 
 
 def theirs_on(run: Run, iteration: int, present: Mapping[str, Any], mine: Sequence[Trajectory]) -> list[Trajectory]:

@@ -1,4 +1,4 @@
-"""A toy world for everyone's tests: find the ring in one of four boxes, put it on the table. No files, no torch.
+"""A toy world for all tests: find the ring in one of four boxes, put it on the table. No files; torch for models alone.
 
 `spec()` is its EnvSpec; `tokenizer()` and `model()` make a tiny byte-level BPE tokenizer with a chat template and a
 tiny Llama with random weights, the same in every process.
@@ -129,3 +129,18 @@ def model(seed: int = 0, *, max_length: int = 512, sharp: float = 8.0, **sizes: 
         if weight.dim() == 2:
             weight.data *= sharp
     return made
+
+
+def adapted(base: Any, config: Any, seed: int) -> Any:
+    """The model in the folder `base` with a new adapter of random weights, as a training by `config` would leave it."""
+    import torch
+
+    from ipr import models
+
+    found = models.load_model(base, config, training=True)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in found.parameters():
+            if parameter.requires_grad:
+                parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+    return found

@@ -185,7 +185,6 @@ def test_a_promotion_that_waited_for_mlflow_is_told_when_it_comes(
 ) -> None:
     from flows import launch
     from ipr.runs.run import Run
-    from tasks.champion import WAITS
 
     monkeypatch.setenv("IPR_ROOT", str(root))
     folder = shutil.copytree(root / "runs" / "whole", tmp_path / "runs" / "waiting")
@@ -193,7 +192,7 @@ def test_a_promotion_that_waited_for_mlflow_is_told_when_it_comes(
     config = re.sub(r"(?ms)^alerts:.*?(?=^\S)", "", (folder / "config.yaml").read_text() + "\n")
     (folder / "config.yaml").write_text(config + alert)
     (stage,) = folder.glob("*/champion.json")
-    store.write_json(stage, store.read_json(stage) | {"promote": False, "outcome": "waits", "why": "better" + WAITS})
+    store.write_json(stage, store.read_json(stage) | {"promote": False, "outcome": "waits", "why": "better"})
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     assert not launch.deliver(Run(folder))

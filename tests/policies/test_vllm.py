@@ -49,13 +49,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("models")
     found = {name: models.save_model(toy.model(seed), toy.tokenizer(), root / name) for seed, name in enumerate("bo")}
     for seed, name in enumerate(("sft", "iteration-1")):
-        model = models.load_model(found["b"], MODEL, training=True)
-        random = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.requires_grad:
-                    parameter += 0.3 * torch.randn(parameter.shape, generator=random)
-        found[name] = models.save_model(model, toy.tokenizer(), root / name)
+        found[name] = models.save_model(toy.adapted(found["b"], MODEL, seed), toy.tokenizer(), root / name)
     return found
 
 

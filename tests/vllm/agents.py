@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from ipr import models
 from ipr.config import LoraConfig, ModelConfig
 from tests import toy
@@ -21,13 +19,7 @@ def make(root: Path) -> dict[str, Path]:
     found = {name: models.save_model(toy.model(seed, **SIZES), toy.tokenizer(), root / name) for seed, name in BASES}
     for seed, (name, base, rank) in enumerate(ADAPTERS):
         config = MODEL.model_copy(update={"lora": LoraConfig(rank=rank)})
-        model = models.load_model(found[base], config, training=True)
-        random = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.requires_grad:
-                    parameter += 0.3 * torch.randn(parameter.shape, generator=random)
-        found[name] = models.save_model(model, toy.tokenizer(), root / name)
+        found[name] = models.save_model(toy.adapted(found[base], config, seed), toy.tokenizer(), root / name)
     return found
 
 

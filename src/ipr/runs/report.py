@@ -65,12 +65,16 @@ def warnings(summary: dict[str, Any]) -> list[str]:
     return [f"WARNING: {line}" for line in summary.get("warnings", [])]
 
 
+WAITS = "MLflow does not answer, so the alias moves with the next run's start or `ipr status RUN --sync`"
+
+
 def verdict(decision: dict[str, Any]) -> str:
     """What was decided of the champion, and why, in words."""
     if decision["promote"]:
         return f"Champion: {decision['stage']} is promoted: {decision['why']}."
-    word = "is to be promoted" if decision.get("outcome") == "waits" else "is not promoted"
-    return f"Champion: {decision['stage']} {word}: {decision['why']}."
+    if decision.get("outcome") == "waits":
+        return f"Champion: {decision['stage']} is to be promoted: {decision['why']}; {WAITS}."
+    return f"Champion: {decision['stage']} is not promoted: {decision['why']}."
 
 
 def sentences(summary: dict[str, Any]) -> list[str]:
