@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from ipr import bucket, store
+from ipr import store
 from ipr.apps import schedule
 from ipr.apps.schedule import Claim, Next, Skipped
+from ipr.runs import bucket
 from ipr.types import IprError
 
 POOL = [f"train/{k}" for k in range(7)]

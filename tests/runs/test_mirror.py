@@ -12,9 +12,9 @@ from unittest import mock
 
 import pytest
 
-from ipr import bucket, identity, store
+from ipr import identity, store
 from ipr.config import load
-from ipr.runs import mirror
+from ipr.runs import bucket, mirror
 from ipr.runs.run import Run
 from ipr.types import IprError
 

@@ -17,12 +17,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from ipr import algorithms, bucket, identity, models, store
+from ipr import algorithms, identity, models, store
 from ipr.apps.data_commands import EXPERTS
 from ipr.config import RunConfig, load
 from ipr.data import datasets
 from ipr.data.experts import environment, without_expert
-from ipr.runs import mirror
+from ipr.runs import bucket, mirror
 from ipr.runs.run import Run
 from ipr.tracking import champion_info
 from ipr.types import IprError, Trajectory, derive_seed

@@ -9,12 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ipr import algorithms, bucket, models, policies
+from ipr import algorithms, models, policies
 from ipr.apps import memory
 from ipr.apps.chosen_model import check_room
 from ipr.apps.plan import hours, plan
 from ipr.config import RunConfig, embedded, public
 from ipr.data import datasets, experts
+from ipr.runs import bucket
 from ipr.runs.project import STARTED_BY, answers
 from ipr.tokens import ChatTokens
 from ipr.training import losses

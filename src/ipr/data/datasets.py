@@ -27,10 +27,11 @@ from typing import Any
 
 import yaml
 
-from ipr import bucket, store
+from ipr import store
 from ipr.data import objects, versions
 from ipr.data.objects import Tree, alone, check_remote, md5_of, reach_remote
 from ipr.data.versions import Change, Version
+from ipr.runs import bucket
 from ipr.types import IprError, Trajectory
 
 __all__ = ["alone", "check_remote", "md5_of", "reach_remote"]

@@ -22,8 +22,9 @@ from typing import Any, TypeVar
 
 import yaml
 
-from ipr import bucket, store
+from ipr import store
 from ipr.config import public
+from ipr.runs import bucket
 from ipr.runs.project import answers
 from ipr.types import IprError
 

@@ -25,7 +25,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ipr import bucket, store
+from ipr import store
+from ipr.runs import bucket
 from ipr.types import IprError
 
 log = logging.getLogger("ipr")
