@@ -1,6 +1,6 @@
 """Which data is newest: a list of versions in the DVC remote, beside the data, that needs no git commit.
 
-Decided here: one small object (`ipr/versions.json`), written only where it is still what was read (`ipr.runs.bucket`). Who
+Decided here: one small object (`ipr/versions.json`), written only where it is still what was read (`runs.bucket`). Who
 comes second reads it again and puts his change on top of the newest, so what is published is a change, not a state.
 A file that another checkout has put at the same path stays; a run's own then go beside it.
 """
