@@ -89,6 +89,9 @@ class ModelConfig(_Section):
     max_length: int = Field(default=4096, ge=64)
     """Longest conversation in tokens, playing and training; the model's own limit where that is smaller."""
     lora: LoraConfig = LoraConfig()
+    freeze_embeddings: bool = False
+    """Train all but the words' embeddings (input and output), so that words which no example holds keep their meaning:
+    a small model that is trained on few databases forgets how to copy other names. An adapter leaves them anyway."""
     date: str = DATE
     """Today (year-month-day) for a chat template that shows the date: Llama-3.2, Granite, SmolLM3. It is kept in the
     trained model's template, so that servers show the date that the agent was trained with."""

@@ -78,6 +78,16 @@ def test_reference_is_the_models_own_logps_and_nan_where_too_long(chat):
     assert (chosen[~chosen.isnan()] < 0).all()
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_frozen_embeddings_stay_as_they_are_and_the_rest_is_trained(chat, tmp_path, optimizer):
+    save_model(tiny.make_model(chat), chat.tokenizer, tmp_path / "base")
+    model = load_model(tmp_path / "base", ModelConfig(device="cpu", freeze_embeddings=True), training=True)
+    before = weights(model)
+    sft(model, chat, tmp_path / "out", tiny.CONFIG.model_copy(update={"optimizer": optimizer, "epochs": 1}))
+    moved = {name for name, p in weights(model).items() if not torch.equal(p, before[name])}
+    assert set(before) - moved == {"model.embed_tokens.weight"}, "input and output are one"
+
+
 @pytest.mark.parametrize("stage", ["sft", "preference"])
 def test_micro_batches_do_not_change_an_update(chat, tmp_path, stage):
     """One update of 10 examples in one pass or in many: the same loss, terms and gradients."""

@@ -172,7 +172,11 @@ def _build(text: Any, config: ModelConfig, layers: int, dtype: torch.dtype = tor
     """A model of so many layers, without numbers, with the adapter that the config asks for."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(models.shallow(text, layers), dtype=dtype)
-        return models.with_adapter(model, config) if config.lora.rank else model
+        if config.lora.rank:
+            return models.with_adapter(model, config)
+        if config.freeze_embeddings:
+            models.freeze_embeddings(model)
+        return model
 
 
 def updates(config: RunConfig, spec: EnvSpec, chat: ChatTokens, experts: Sequence[Trajectory]) -> dict[str, Any]:

@@ -84,8 +84,8 @@ def load_tokenizer(path: str | Path, date: str = DATE) -> PreTrainedTokenizerBas
 def load_model(path: str | Path, config: ModelConfig, *, training: bool = False) -> Any:
     """A causal language model on its device.
 
-    For playing: weights in `config.dtype`, in evaluation mode. For training: float32 weights that require gradients,
-    or, where `config.lora.rank` is set, a base in `config.dtype` with a trainable float32 adapter: a new one, or the
+    For playing: weights in `config.dtype`, in evaluation mode. For training: float32 weights that require gradients
+    (without the embeddings where `config.freeze_embeddings` is set), or, where `config.lora.rank` is set, a base in `config.dtype` with a trainable float32 adapter: a new one, or the
     folder's own where it holds one (with rank 0 that is merged into the weights and everything is trained).
     Of several processes each loads it whole, and leaves one that is to be trained on the CPU: the training spreads it.
     Raises IprError naming the folder and the fix.
@@ -109,6 +109,8 @@ def load_model(path: str | Path, config: ModelConfig, *, training: bool = False)
             raise IprError(f"adapter {folder} has rank {saved}, model.lora.rank is {rank}; make them equal")
         if training and not rank:
             model = model.merge_and_unload().requires_grad_(True)
+    if training and config.freeze_embeddings:
+        freeze_embeddings(model)
     if training and model.num_parameters() > LARGE:
         model.activation_checkpointing_enable()
     if not training:
@@ -117,6 +119,12 @@ def load_model(path: str | Path, config: ModelConfig, *, training: bool = False)
 
     processes.here(device(config))
     return (model if processes.several() else model.to(device(config))).train()
+
+
+def freeze_embeddings(model: Any) -> None:
+    """Leave the input and the output embeddings as they are in training."""
+    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+        layer.requires_grad_(False)
 
 
 def dtype_of(config: ModelConfig, *, training: bool) -> str:

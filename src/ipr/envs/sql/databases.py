@@ -2,7 +2,8 @@
 
 Decided here: a domain is a few lines of text (`_TRAIN`, `_UNSEEN`); its variants differ in their rows and in how tables
 and columns are called, so that one has to look before one asks. Train, dev and seen share domains; unseen has domains
-of its own; pretrain mixes things of a third list into ever new schemas. Left out: files. A database is built in a few
+of its own; pretrain and practice mix things of a third list into ever new schemas, practice without a word of unseen's.
+Left out: files. A database is built in a few
 milliseconds and has no bytes outside the process that anybody could change.
 
 A line of a domain: `singular plural [< parent] | column:kind ...`, where a kind is `person`, `given`, `title`, `town`,
@@ -23,8 +24,10 @@ from ipr.types import derive_seed
 
 VARIANTS = 6
 """Databases of each domain."""
-MIXED = 3000
-"""Schemas of pretrain."""
+MIXED = {"pretrain": "mixed", "practice": "practice"}
+"""Pools of mixed schemas, and how the names of these begin."""
+SCHEMAS = 3000
+"""Of each of these pools."""
 
 _TRAIN = """
 aviary
@@ -273,9 +276,9 @@ class Schema:
 
 @cache
 def names(pool: str) -> list[str]:
-    """The databases of a pool ("train", "unseen", "pretrain"), by name: "<domain>/<variant>"."""
-    if pool == "pretrain":
-        return [f"mixed{k:03d}/0" for k in range(MIXED)]
+    """The databases of a pool ("train", "unseen", "pretrain", "practice"), by name: "<domain>/<variant>"."""
+    if pool in MIXED:
+        return [f"{MIXED[pool]}{k:03d}/0" for k in range(SCHEMAS)]
     return [f"{domain}/{v}" for domain in _domains(pool) for v in range(VARIANTS)]
 
 
@@ -291,23 +294,23 @@ def _domains(pool: str) -> dict[str, tuple[str, ...]]:
     return {domain: tuple(lines) for domain, lines in found.items()}
 
 
-def _mix(name: str) -> list[str]:
-    """The lines of a pretrain schema: three things that have nothing to do with each other, many of their names and
+def _mix(pool: str, name: str) -> list[str]:
+    """The lines of a mixed schema: three things that have nothing to do with each other, many of their names and
     values put in place of others, so that a reader learns to look names up and not to know them."""
     rng = random.Random(derive_seed("sql", "mixed", name))
-    lines = [_renamed(line, rng) for line in rng.sample(_MIXED.strip().splitlines(), 3)]
+    lines = [_renamed(line, pool, rng) for line in rng.sample(_MIXED.strip().splitlines(), 3)]
     above = [line.split()[0] for line in lines]
     parents = [None, above[0], above[rng.randrange(2)]]
     if len(set(above)) < 3:
-        return _mix(f"{name}+")
+        return _mix(pool, f"{name}+")
     return [
         line.replace(" |", f" < {parent} |") if parent else line for line, parent in zip(lines, parents, strict=True)
     ]
 
 
-def _renamed(line: str, rng: random.Random) -> str:
+def _renamed(line: str, pool: str, rng: random.Random) -> str:
     head, _, tail = line.partition("|")
-    things, labels, values = words()
+    things, labels, values = words(pool)
     if rng.random() < 0.7:
         head = " ".join(rng.choice(things)) + " "
     columns: dict[str, str] = {}
@@ -326,12 +329,13 @@ def _renamed(line: str, rng: random.Random) -> str:
 
 
 @cache
-def words() -> tuple[list[tuple[str, str]], list[str], list[str]]:
-    """Names for pretrain: of things (one, many), of columns, and values; the words of all domains, in other tables."""
+def words(pool: str = "pretrain") -> tuple[list[tuple[str, str]], list[str], list[str]]:
+    """Names for a pool of mixed schemas: of things (one, many), of columns, and values; for pretrain the words of all
+    domains, in other tables."""
     things: dict[tuple[str, str], None] = {}
     labels: dict[str, None] = {}
     values: dict[str, None] = {}
-    for line in (_TRAIN + _UNSEEN + _MIXED).strip().splitlines():
+    for line in (_TRAIN + (_UNSEEN if pool == "pretrain" else "") + _MIXED).strip().splitlines():
         if "|" in line:
             head, _, tail = line.partition("|")
             things[head.split()[0], head.split()[1]] = None
@@ -346,9 +350,9 @@ def words() -> tuple[list[tuple[str, str]], list[str], list[str]]:
 def schema(pool: str, name: str) -> Schema:
     """A database with its rows, always the same."""
     domain, _, variant = name.partition("/")
-    lines = _mix(domain) if pool == "pretrain" else _domains(pool)[domain]
+    lines = _mix(pool, domain) if pool in MIXED else _domains(pool)[domain]
     rng = random.Random(derive_seed("sql", "database", pool, name))
-    style = int(variant) % 3 if pool != "pretrain" else rng.randrange(3)
+    style = int(variant) % 3 if pool not in MIXED else rng.randrange(3)
     made = Schema(domain, [])
     towns = _some(rng, 7, _town)
     for line in lines:

@@ -4,7 +4,8 @@ Decided here: a task id ("train/000123") is its own seed; its place decides the 
 the database, the columns, the values and the phrasing. A draw is thrown away when its answer is empty, too long or open
 to dispute (a tie where the first are asked for), and when its query belongs to another split: queries are divided among
 train, dev and seen by a hash, so that no query of one is asked in another. Unseen and pretrain have databases of their
-own.
+own. Train's questions from `SHARED` on are about ever new databases (practice), as there are more of them than anybody
+wrote queries for: who learns from few learns their names by heart. So are half of dev's, which stand for unseen's.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from ipr.envs.sql.engine import Database
 from ipr.envs.sql.world import Question
 from ipr.types import IprError, derive_seed
 
-SIZES = {"train": 4000, "dev": 500, "seen": 500, "unseen": 500, "pretrain": 50_000}
+SIZES = {"train": 8000, "dev": 500, "seen": 500, "unseen": 500, "pretrain": 50_000}
 """Generated questions of each split."""
 
-_POOLS = {"unseen": "unseen", "pretrain": "pretrain"}
+SHARED = 4000
+"""Questions of train about the databases that seen asks about, too."""
 _TENTHS = {"dev": (8,), "seen": (9,), "train": tuple(range(8))}
 """The tenths of all queries that a split may ask."""
 MOST_ROWS = 25
@@ -44,7 +46,7 @@ def question(task_id: str) -> Question:
     """The question of a task id, always the same."""
     split, index = _parts(task_id)
     hardness, kind = _KINDS[index % len(_KINDS)]
-    pool = _POOLS.get(split, "train")
+    pool = _pool(split, index)
     attempt = 0
     while True:
         rng = random.Random(derive_seed("sql", "question", task_id, attempt))
@@ -88,6 +90,14 @@ def _parts(task_id: str) -> tuple[str, int]:
         last = f"train/{SIZES['train'] - 1:06d}"
         raise IprError(f"'{task_id}' is no generated question; ids run like train/000000 to {last}")
     return split, int(number)
+
+
+def _pool(split: str, index: int) -> str:
+    """Of databases."""
+    if split in ("unseen", "pretrain"):
+        return split
+    practice = index >= SHARED if split == "train" else split == "dev" and index // len(_KINDS) % 2
+    return "practice" if practice else "train"
 
 
 def _belongs(split: str, name: str, gold: str) -> bool:
