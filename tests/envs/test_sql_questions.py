@@ -52,11 +52,29 @@ def test_unseen_and_pretrain_schemas_differ_from_those_of_training() -> None:
     assert len(schemas("unseen")) == 8
     assert len(schemas("pretrain")) > 350
     assert not tables("train") & tables("unseen")
-    for split in ("train", "dev", "seen"):
+    for split in ("train", "seen"):
         assert {questions.question(i).where for i in some(split)} == {"train"}
 
 
-@pytest.mark.parametrize("pool", ["train", "unseen", "pretrain"])
+def test_later_questions_of_train_and_half_of_devs_are_about_practice_databases() -> None:
+    later = questions.task_ids("train")[questions.SHARED :][:96]
+    assert {questions.question(i).where for i in later} == {"practice"}
+    assert Counter(questions.question(i).where for i in some("dev")) == {"train": 48, "practice": 48}
+    assert all(expert.play(questions, i, 10).reward == 1.0 for i in later)
+
+
+def test_practice_has_no_word_that_only_unseen_has() -> None:
+    def words(pool: str) -> set[str]:
+        things, labels, values = databases.words(pool)
+        return {word for names in things for word in names} | {*labels, *values}
+
+    left = words("pretrain") - words("practice")
+    assert {"glacier", "towers", "thickness", "growing"} <= left
+    made = [databases.schema("practice", name) for name in databases.names("practice")[:300]]
+    assert not left & {label for s in made for t in s.tables for label in (t.singular, *(c.label for c in t.columns))}
+
+
+@pytest.mark.parametrize("pool", ["train", "unseen", "pretrain", "practice"])
 def test_databases_hang_together(pool: str) -> None:
     for name in databases.names(pool)[:48]:
         made = databases.schema(pool, name)
