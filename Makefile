@@ -45,7 +45,7 @@ base: setup ## rebuild the base models that are shipped with the package
 	for name in alfworld sql webshop; do $(BIN)/ipr base $$name || exit 1; done
 
 bench: setup ## benchmarks, each against its baseline (not gpu.py, which needs a GPU, nor lab.py, which experiments)
-	for file in $(filter-out benchmarks/gpu.py benchmarks/lab.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$file || exit 1; done
+	for file in $(filter-out benchmarks/gpu.py benchmarks/lab.py,$(wildcard benchmarks/*.py)); do $(BIN)/python -m benchmarks.$$(basename $$file .py) || exit 1; done
 
 lock: setup ## write requirements.lock from the present environment
 	( echo "# Made by 'make lock' from pyproject.toml with the extra 'dev'; what works together."; \

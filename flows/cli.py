@@ -351,6 +351,16 @@ def doctor(options: argparse.Namespace) -> Any:
     return [asdict(check) | {"fix": "" if check.ok else check.fix} for check in found]
 
 
+def model_import(options: argparse.Namespace) -> Any:
+    """Make a model folder of a GGUF file: its weights in float32, its tokenizer and chat template."""
+    from ipr import models
+
+    found = models.import_gguf(options.file, options.out)
+    if not options.json:
+        _print(found)
+    return found
+
+
 def base(options: argparse.Namespace) -> Any:
     """Rebuild a small base model that is shipped with the package: alfworld's, sql's or webshop's."""
     from ipr.apps.base import build
@@ -652,6 +662,12 @@ def _parser() -> argparse.ArgumentParser:
     sub = add("doctor", doctor)
     sub.add_argument("preset", nargs="?", default="quick", help="what is to run: a preset or a YAML file")
     sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. env.data=FOLDER")
+    made = commands.add_parser("model", help="Bring a model of another format.").add_subparsers(
+        metavar="WHAT", required=True
+    )
+    sub = add("import", model_import, made)
+    sub.add_argument("file", type=Path, help="the .gguf file")
+    sub.add_argument("--out", type=Path, required=True, help="the new folder")
     sub = add("base", base)
     sub.add_argument("env", help="whose: alfworld, sql or webshop")
     sub.add_argument("--out", help="the folder for its folder (default: the package's)")

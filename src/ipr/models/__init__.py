@@ -1,4 +1,4 @@
-"""Models: their folders (`folders`), loading and saving (`loading`), new small ones (`make`).
+"""Models: their folders (`folders`), loading and saving (`loading`), new small ones (`make`), GGUF (`from_gguf`).
 
 `plug` is the only touch on the internals of torch and transformers. `embedded/` holds the bases that are shipped.
 """
@@ -16,6 +16,7 @@ from ipr.models.folders import (
     resolve,
     share_weights,
 )
+from ipr.models.from_gguf import import_gguf
 from ipr.models.loading import (
     LARGE,
     check_model,
@@ -51,6 +52,7 @@ __all__ = [
     "device",
     "dtype_of",
     "freeze_embeddings",
+    "import_gguf",
     "is_here",
     "known",
     "load_model",

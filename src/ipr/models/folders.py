@@ -41,6 +41,8 @@ def resolve(path: str | Path) -> str:
     if folder.is_dir():
         return str(folder)
     if folder.exists():
+        if folder.suffix == ".gguf":
+            raise _unconverted(folder)
         raise IprError(f"model {path} is a file; give the folder it is in")
     if isinstance(path, Path) or not _HUB_NAME.fullmatch(path):
         raise IprError(f"no model folder {path}; correct model.path, or use 'embedded'")
@@ -182,8 +184,14 @@ def read_config(name: str) -> Any:
         raise IprError(f"cannot read the config of model {name}: {first_line(error)}") from None
 
 
+def _unconverted(file: Path) -> IprError:
+    return IprError(f"{file} is GGUF; make a model folder of it: ipr model import {file} --out NEW-FOLDER")
+
+
 def check_config(folder: Path) -> None:
     if not (folder / "config.json").exists():
+        if files := sorted(folder.glob("*.gguf")):
+            raise _unconverted(files[0] if len(files) == 1 else folder / "ONE-OF-THEM.gguf")
         raise IprError(f"no config.json in {folder}; a model folder holds config.json, weights and tokenizer")
     if "model_type" not in store.read_json(folder / "config.json"):
         raise IprError(f"{folder}/config.json names no model_type; restore it from the model's source")
