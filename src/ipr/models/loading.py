@@ -85,8 +85,9 @@ def load_model(path: str | Path, config: ModelConfig, *, training: bool = False)
     """A causal language model on its device.
 
     For playing: weights in `config.dtype`, in evaluation mode. For training: float32 weights that require gradients
-    (without the embeddings where `config.freeze_embeddings` is set), or, where `config.lora.rank` is set, a base in `config.dtype` with a trainable float32 adapter: a new one, or the
-    folder's own where it holds one (with rank 0 that is merged into the weights and everything is trained).
+    (but for the embeddings where `config.freeze_embeddings` is set), or, where `config.lora.rank` is set, a base in
+    `config.dtype` with a trainable float32 adapter: a new one, or the folder's own where it holds one (with rank 0 that
+    is merged into the weights and everything is trained).
     Of several processes each loads it whole, and leaves one that is to be trained on the CPU: the training spreads it.
     Raises IprError naming the folder and the fix.
     """
