@@ -66,9 +66,7 @@ def sizes(text: Any, config: ModelConfig) -> Sizes:
     """Of the model of a transformers config, with the adapter that the config asks for."""
     model, one, two = (_build(text, config, layers) for layers in (text.num_hidden_layers, 1, 2))
     whole, first, second = (sum(p.numel() for p in m.parameters()) for m in (model, one, two))
-    outside = {
-        id(p) for part in (model.get_input_embeddings(), model.get_output_embeddings()) for p in part.parameters()
-    }
+    outside = set(map(id, models.embeddings(model)))
     trained = [p for p in model.parameters() if p.requires_grad]
     matrices = sum(p.numel() for p in trained if p.ndim == 2 and id(p) not in outside)
     return Sizes(whole, sum(p.numel() for p in trained), matrices, second - first)

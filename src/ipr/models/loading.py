@@ -122,10 +122,15 @@ def load_model(path: str | Path, config: ModelConfig, *, training: bool = False)
     return (model if processes.several() else model.to(device(config))).train()
 
 
+def embeddings(model: Any) -> list[torch.nn.Parameter]:
+    """The parameters of the input and of the output embeddings; tied ones come twice."""
+    return [*model.get_input_embeddings().parameters(), *model.get_output_embeddings().parameters()]
+
+
 def freeze_embeddings(model: Any) -> None:
     """Leave the input and the output embeddings as they are in training."""
-    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
-        layer.requires_grad_(False)
+    for parameter in embeddings(model):
+        parameter.requires_grad_(False)
 
 
 def dtype_of(config: ModelConfig, *, training: bool) -> str:

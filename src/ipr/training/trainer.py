@@ -319,9 +319,7 @@ def _optimizers(model: Any, parameters: dict[str, nn.Parameter], config: TrainCo
     if config.optimizer == "adamw":
         rest = list(parameters.values())
         return [torch.optim.AdamW(rest, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)]
-    ends = {
-        id(p) for layer in (model.get_input_embeddings(), model.get_output_embeddings()) for p in layer.parameters()
-    }
+    ends = set(map(id, models.embeddings(model)))
     matrices = [p for p in parameters.values() if p.ndim == 2 and id(p) not in ends]
     rest = [p for p in parameters.values() if p.ndim != 2 or id(p) in ends]
     # Muon's update is orthogonal; scaled to the size of AdamW's, so that one learning rate serves both.
