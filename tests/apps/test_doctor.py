@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 from flows.cli import main
 from ipr import config as configs
 from ipr import policies
+from ipr.apps import doctor as checker
 from tests.conftest import Install
 
 NOWHERE = "http://127.0.0.1:9"
@@ -46,6 +50,52 @@ def test_all_is_well(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [name for name, check in found.items() if check["needed"] and not check["ok"]] == []
     assert main(["doctor"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "ipr run quick can start"
+
+
+@pytest.fixture
+def two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As nvidia-smi tells of them; torch sees none."""
+    card = "NVIDIA H200, 143771 MiB, 4 MiB, 570.86"
+    tool = tmp_path / "bin" / "nvidia-smi"
+    tool.parent.mkdir()
+    tool.write_text(f"#!/bin/sh\necho '{card}'\necho '{card}'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tool.parent), prepend=os.pathsep)
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_gpus_that_torch_cannot_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = "NVIDIA H200, 143771 MiB, 4 MiB, 570.86"
+    (found,) = list(checker._gpus())
+    assert (found.ok, found.detail) == (
+        False,
+        f"{card}; {card} (memory, in use, driver), but torch is a build for CPUs",
+    )
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    (found,) = list(checker._gpus())
+    assert not found.ok
+    assert found.detail.endswith("cannot use it with its CUDA 13.0")
+    assert "newer driver" in found.fix
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_what_several_gpus_speak_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with socket.create_server(("", 0)) as taken:
+        monkeypatch.setenv("MASTER_PORT", str(taken.getsockname()[1]))
+        found = {check.name: check for check in checker._gpus()}
+    assert found["gpu"].ok
+    assert found["gpu"].detail.endswith("torch sees 2, CUDA 13.0")
+    # This build has none.
+    assert (found["nccl"].ok, found["nccl"].detail) == (False, "torch is built without it")
+    assert not found["port"].ok
+    assert "--main_process_port" in found["port"].fix
+    found = {check.name: check for check in checker._gpus()}
+    assert found["port"].ok
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert [check.name for check in checker._gpus()] == ["gpu"]
 
 
 def test_what_only_waits_does_not_stop_a_run(

@@ -97,9 +97,13 @@ def test_who_shares_a_gpu_and_how() -> None:
     served = memory.estimate(text, config, rows, memory=24.0 * memory.GIB)
     assert served.playing == {}
     assert "the server at http://there:8000/v1 keeps its share" in served.turns
-    text, config, rows = planned("qwen3-4b-lora", "algorithm.name=sft", "rollout.workers=2")
-    shared = memory.estimate(text, config, rows, memory=24.0 * memory.GIB)
-    assert shared.training["sft"]["workers"] == 2 * shared.playing["total"]
+    text, config, rows = planned("qwen3-4b-lora", "algorithm.name=sft", "rollout.workers=3")
+    alone = memory.estimate(text, config, rows, memory=24.0 * memory.GIB, gpus=3)
+    shared = memory.estimate(text, config, rows, memory=24.0 * memory.GIB, gpus=2)
+    assert shared.turns.startswith("training and 3 workers take turns, up to 2 of them on a GPU")
+    assert shared.training == alone.training
+    assert 2 * shared.playing["total"] < 24 * memory.GIB
+    assert 0 < 2 * shared.playing["slots"] < alone.playing["slots"]
 
 
 def test_a_stated_size_that_is_exceeded_stops_a_run() -> None:

@@ -338,7 +338,7 @@ def test_a_server_that_does_not_start_is_one_line(
         policies.load(path, "b", settings(vllm=server))
 
 
-def test_where_vllm_runs_has_to_be_said(folders: dict[str, Path]) -> None:
+def test_where_vllm_runs_has_to_be_said(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     path = str(folders["b"])
     for ask in (lambda c: vllm.check(c, None), lambda c: policies.load(path, "b", c)):
         with pytest.raises(IprError, match=r"rollout\.vllm=PATH .*rollout\.endpoint=http"):
@@ -347,8 +347,12 @@ def test_where_vllm_runs_has_to_be_said(folders: dict[str, Path]) -> None:
             ask(settings("http://127.0.0.1:9/v1", vllm="vllm"))
     with pytest.raises(IprError, match=r"rollout\.vllm=/nowhere/vllm is no executable"):
         vllm.check(settings(vllm="/nowhere/vllm"), None)
-    with pytest.raises(IprError, match=r"rollout\.workers: each would start a vLLM of its own"):
+    with pytest.raises(IprError, match=r"rollout\.workers=2: each starts a vLLM .* here are 0 GPUs; use 1, or one"):
         vllm.check(settings(vllm=sys.executable, workers=2), None)
+    monkeypatch.setattr(models, "gpus", lambda _: ["0", "1"])
+    assert "a server that the run starts" in vllm.check(settings(vllm=sys.executable, workers=2), None)
+    with pytest.raises(IprError, match=r"rollout\.workers=3: .* here are 2 GPUs; use 2"):
+        vllm.check(settings(vllm=sys.executable, workers=3), None)
     with pytest.raises(IprError, match=r"rank=600 is more than vLLM takes"):
         vllm.check(settings(vllm=sys.executable, lora={"rank": 600}), None)
     with pytest.raises(IprError, match=r"rollout\.vllm is a server; set rollout\.backend=vllm too"):

@@ -88,6 +88,41 @@ def test_workers_play_what_one_process_plays(model: Path, client: Any) -> None:
     assert list(kept.values()) == [["agent"]] * 2
 
 
+def test_each_worker_has_a_gpu_of_its_own(model: Path, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told by the names that CUDA reads; there are no GPUs here."""
+    monkeypatch.setattr(models, "gpus", lambda _: ["3", "GPU-5"])
+    player = workers.Player(str(model), "agent", TWO, 1.0)
+    found = played(player, shards(4))
+    seen = client.run(lambda: os.environ.get("CUDA_VISIBLE_DEVICES"))
+    assert sorted(seen.values()) == ["3", "GPU-5"]
+    pids = list(client.run(os.getpid).values())
+    os.kill(pids[0], signal.SIGKILL)
+    assert played(player, shards(4)) == found == played(workers.Player(str(model), "agent", config(), 1.0), shards(4))
+    client.wait_for_workers(2, timeout=60)
+    assert pids[0] not in client.run(os.getpid).values()
+    played(player, shards(4))
+    seen = client.run(lambda: os.environ.get("CUDA_VISIBLE_DEVICES"))
+    assert sorted(seen.values()) == ["3", "GPU-5"]
+
+
+def test_a_stage_that_is_played_leaves_the_gpu(model: Path, client: Any) -> None:
+    """What plays is told to rest; a GPU's model goes (here CUDA is said to be in use), a CPU's stays."""
+    player = workers.Player(str(model), "agent", TWO, 1.0)
+    played(player, shards(2))
+    assert set(client.run(lambda: len(workers._kept)).values()) == {1}
+
+    def in_use() -> None:
+        torch.cuda.is_initialized = lambda: True
+        torch.cuda.empty_cache = lambda: None
+
+    client.run(in_use)
+    try:
+        played(player, shards(2))
+        assert set(client.run(lambda: len(workers._kept)).values()) == {0}
+    finally:
+        client.restart()
+
+
 def test_a_worker_that_dies_changes_nothing(model: Path, client: Any) -> None:
     jobs = shards(12)
     player = workers.Player(str(model), "agent", TWO, 1.0)
@@ -140,15 +175,15 @@ def test_workers_refuse_what_they_would_play_differently(model: Path, client: An
     mine, wanted = workers._versions(), player.identity()
     other = wanted | {"model": "another"}
     with pytest.raises(IprError, match=r"worker tcp://.* has another model in .*model; the run's folder"):
-        client.submit(workers._work, player, [], None, other, mine, pure=False).result()
+        client.submit(workers._work, player, [], None, other, mine, [], pure=False).result()
     other = wanted | {"data": "of old"}
     with pytest.raises(IprError, match=r"worker tcp://.* would play something else \(data: 'of old' -> None\)"):
-        client.submit(workers._work, player, [], None, other, mine, pure=False).result()
+        client.submit(workers._work, player, [], None, other, mine, [], pure=False).result()
     with pytest.raises(IprError, match=r"worker tcp://.* has torch .*, the run 0.4; install the same there"):
-        client.submit(workers._work, player, [], None, wanted, mine | {"torch": "0.4"}, pure=False).result()
+        client.submit(workers._work, player, [], None, wanted, mine | {"torch": "0.4"}, [], pure=False).result()
     lost = workers.Player("/no/such/folder", "agent", TWO, 1.0)
     with pytest.raises(IprError, match=r"worker .*no model folder /no/such/folder.*same path on every machine"):
-        client.submit(workers._work, lost, [], None, wanted, mine, pure=False).result()
+        client.submit(workers._work, lost, [], None, wanted, mine, [], pure=False).result()
 
 
 def test_a_scheduler_by_its_address(model: Path, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import importlib.util
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -103,16 +104,43 @@ def _machine(root: Path) -> Iterator[Check]:
     )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     yield Check("cores", True, str(cores))
-    cards = _said("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader")
-    if cards is None:
+    yield from _gpus()
+
+
+def _gpus() -> Iterator[Check]:
+    """The driver with torch's build; with several GPUs what their processes speak by."""
+    asked = "--query-gpu=name,memory.total,memory.used,driver_version"
+    said = _said("nvidia-smi", asked, "--format=csv,noheader")
+    if said is None:
         yield Check("gpu", True, "none; models run on the CPU")
         return
+    told = "; ".join(said.splitlines()) + " (memory, in use, driver)"
     try:
-        cpu_build = version("torch").endswith("+cpu")
-    except PackageNotFoundError:
-        cpu_build = False
-    detail = "; ".join(cards.splitlines()) + (", but torch is a build for CPUs" if cpu_build else "")
-    yield Check("gpu", not cpu_build, detail, "install torch's CUDA build: pip install --force-reinstall torch")
+        import torch
+    except ImportError:  # which the packages tell
+        yield Check("gpu", True, told)
+        return
+    if torch.version.cuda is None:
+        told += ", but torch is a build for CPUs"
+        yield Check("gpu", False, told, "install torch's CUDA build: pip install --force-reinstall torch")
+        return
+    if not torch.cuda.is_available():
+        told += f", but torch {torch.__version__} cannot use it with its CUDA {torch.version.cuda}"
+        yield Check("gpu", False, told, "install a newer driver, or torch for an older CUDA; see CUDA_VISIBLE_DEVICES")
+        return
+    yield Check("gpu", True, f"{told}; torch sees {torch.cuda.device_count()}, CUDA {torch.version.cuda}")
+    if torch.cuda.device_count() < 2:
+        return
+    nccl = torch.distributed.is_available() and torch.distributed.is_nccl_available()
+    number = ".".join(map(str, torch.cuda.nccl.version())) if nccl else "torch is built without it"
+    yield Check("nccl", nccl, number, "install torch's CUDA build: training on several GPUs speaks by NCCL")
+    port = int(os.environ.get("MASTER_PORT", "29500"))
+    try:
+        socket.create_server(("", port)).close()
+        yield Check("port", True, f"{port} is free for accelerate launch")
+    except OSError as error:
+        fix = "accelerate launch --main_process_port 29501, if it is another training"
+        yield Check("port", False, f"{port}: {error.strerror}", fix)
 
 
 def _said(*command: str, cwd: Path | None = None) -> str | None:

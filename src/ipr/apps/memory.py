@@ -42,7 +42,7 @@ _LOGIT = 12
 """Bytes of a trained token's logit where a loss is gone back from: its log-probability and two gradients, float32."""
 _TURNS = {
     "transformers": "training and playing take turns: what plays is dropped before training loads its model",
-    "workers": "{n} workers keep what they play with while training: it is added to training",
+    "workers": "training and {n} workers take turns, up to {share} of them on a GPU: they drop what they play with",
     "vllm": "training and vLLM take turns: asleep it leaves the GPU, its weights ({weights:.1f} GiB) lie in the CPU's"
     " memory",
     "server": "the server at {url} keeps its share of its GPU all the time, here it is not counted; where it is on the"
@@ -305,8 +305,11 @@ def estimate(
     memory: float | None = None,
     processes: int = 1,
     sharded: bool = False,
+    gpus: int = 1,
 ) -> Estimate:
-    """Of the model of a transformers config. `examples` are an update's (`updates`); `memory` is a GPU's, in bytes."""
+    """Of the model of a transformers config. `examples` are an update's (`updates`); `memory` is a GPU's, in bytes.
+    `processes` train; the workers play on `gpus`.
+    """
     learnt = {
         name: training(text, config, getattr(config, name), rows, processes=processes, sharded=sharded)
         for name, rows in examples.items()
@@ -314,13 +317,12 @@ def estimate(
     }
     if config.rollout.endpoint:
         return Estimate(learnt, {}, _TURNS["server"].format(url=config.rollout.endpoint))
-    played, workers = playing(text, config, memory=memory), config.rollout.workers
-    if workers > 1 and not config.rollout.scheduler:
-        for held in learnt.values():
-            held["workers"] = workers * played["total"]
-            held["total"] += held["workers"]
-        return Estimate(learnt, played, _TURNS["workers"].format(n=workers))
+    workers = 1 if config.rollout.scheduler else config.rollout.workers
+    share = ceil(workers / gpus)
+    played = playing(text, config, memory=memory and memory / share)
     kind = "vllm" if config.rollout.backend == "vllm" else "transformers"
+    if workers > 1 and kind == "transformers":
+        return Estimate(learnt, played, _TURNS["workers"].format(n=workers, share=share))
     return Estimate(learnt, played, _TURNS[kind].format(weights=played["weights"] / GIB))
 
 

@@ -113,7 +113,7 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
     size = memory.sizes(text, config.model)
     planned["parameters"] = {"all": size.whole, "trained": size.trained}
     room = machine.memory and machine.memory * memory.GIB
-    found = _estimate(config, spec, chat, text, room, machine.gpus)
+    found = _estimate(config, spec, chat, text, room, machine.gpus, machine.gpus)
     planned["gibibytes_on_each_gpu"] = {
         name: {
             what: value if what in ("slots", "tokens") else round(value / memory.GIB, 2) for what, value in held.items()
@@ -144,18 +144,18 @@ def check_memory(config: RunConfig) -> None:
     spec, path = experts.environment(config.env), config.model.path
     chat = ChatTokens(models.load_tokenizer(path, config.model.date))
     text = models.config_of(path).get_text_config()
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if refused := _estimate(config, spec, chat, text, room, processes).refusal(config, room):
+    processes, gpus = int(os.environ.get("WORLD_SIZE", "1")), len(models.gpus(config.model)) or config.machine.gpus
+    if refused := _estimate(config, spec, chat, text, room, processes, gpus).refusal(config, room):
         raise IprError(refused)
 
 
 def _estimate(
-    config: RunConfig, spec: EnvSpec, chat: ChatTokens, text: Any, room: float | None, processes: int
+    config: RunConfig, spec: EnvSpec, chat: ChatTokens, text: Any, room: float | None, processes: int, gpus: int
 ) -> memory.Estimate:
     batch = max(config.sft.batch_size, config.train.batch_size)
     shown = [spec.expert(task_id) for task_id in spec.task_ids("train")[: min(batch, config.env.tasks)]]
     rows = memory.updates(config, spec, chat, shown)
-    return memory.estimate(text, config, rows, memory=room, processes=processes, sharded=processes > 1)
+    return memory.estimate(text, config, rows, memory=room, processes=processes, sharded=processes > 1, gpus=gpus)
 
 
 def end_orphans() -> None:

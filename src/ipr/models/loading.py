@@ -154,6 +154,18 @@ def device(config: ModelConfig) -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if name == "cuda" else found
 
 
+def gpus(config: ModelConfig) -> list[str]:
+    """What CUDA_VISIBLE_DEVICES calls the GPUs that several processes can share out; none where `config.device` is a
+    CPU or names one of them.
+    """
+    import torch
+
+    if device(config).type != "cuda" or config.device not in ("auto", "cuda"):
+        return []
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]
+
+
 def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Path:
     """Write model (or adapter) and tokenizer aside and rename: the folder is whole or not there.
 

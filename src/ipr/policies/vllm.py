@@ -76,10 +76,11 @@ def check(config: RunConfig, folder: Path | None) -> str:
     if config.rollout.vllm:
         vllm_server.find(config.rollout.vllm)
         _Need("", rank, 0, config).max_rank()
-        if config.rollout.workers > 1:
+        workers, gpus = config.rollout.workers, len(models.gpus(config.model))
+        if workers > max(1, gpus):
             raise IprError(
-                "rollout.workers: each would start a vLLM of its own; use 1, as vLLM answers many at the same time, or"
-                " one server for all (rollout.endpoint)"
+                f"rollout.workers={workers}: each starts a vLLM of its own, which takes most of a GPU, and here are"
+                f" {gpus} GPUs; use {max(1, gpus)}, or one server for all (rollout.endpoint)"
             )
         return f"by a server that the run starts, {config.rollout.vllm}"
     if not rank:

@@ -2,14 +2,18 @@
 
 Decided here: a worker plays whole shards, and what a shard holds does not depend on the workers (`run.cut`), so
 trajectories are those of one process, letter by letter. To a worker goes what to play with by name (`Player`), never a
-model; it loads that once and keeps the last one. A worker that dies is replaced where it was started here, and its
-shard is played again. Left out: Prefect's task runners (without a server each of their processes starts one).
+model; it loads that once and keeps the last one. Where there are several GPUs each worker of this machine sees one of
+them alone, and leaves its memory to others when a stage is played. A worker that dies is replaced where it was started
+here, and its shard is played again. Left out: Prefect's task runners (without a server each of their processes starts
+one).
 """
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +29,8 @@ from ipr.types import EnvSpec, IprError, Job, More, Progress, Sampling, Trajecto
 
 if TYPE_CHECKING:
     from ipr.types import Policy
+
+log = logging.getLogger("ipr")
 
 Share = dict[str, float]
 """Where a worker's time went, as `profiling.since` has it."""
@@ -149,8 +155,10 @@ def _elsewhere(
     client = _client(player.config.rollout)
     player = _named_everywhere(player)
     wanted, versions = player.identity(), _versions()
+    gpus = [] if player.config.rollout.scheduler else models.gpus(player.config.model)
     places: dict[str, int] = {}
     waiting = list(enumerate(shards))[::-1]
+    log.info("%d shards wait for %d workers", len(waiting), len(client.nthreads()))
     finished = as_completed(loop=client.loop)
 
     def hand_out() -> None:
@@ -158,7 +166,7 @@ def _elsewhere(
         while waiting and (not places or len(places) < len(client.nthreads())):
             place, shard = waiting.pop()
             part = more and more.part(shard)
-            future = client.submit(_work, player, list(shard), part, wanted, versions, pure=False)
+            future = client.submit(_work, player, list(shard), part, wanted, versions, gpus, pure=False)
             places[future.key] = place
             finished.add(future)
 
@@ -172,6 +180,7 @@ def _elsewhere(
             place = places.pop(future.key)
             hand_out()
             yield place, trajectories
+        client.run(_rest, on_error="ignore")
     except KilledWorker:
         raise IprError(
             "a shard's worker died each time it was played, mostly for want of memory; lower rollout.workers,"
@@ -249,9 +258,18 @@ _kept: list[tuple[Player, dict[str, Any]]] = []
 
 
 def _work(
-    player: Player, jobs: list[Job], more: More | None, wanted: dict[str, Any], versions: dict[str, str]
+    player: Player,
+    jobs: list[Job],
+    more: More | None,
+    wanted: dict[str, Any],
+    versions: dict[str, str],
+    gpus: list[str],
 ) -> tuple[list[Trajectory], Share]:
     """Play a shard. Raises IprError where this machine would play something else than the main process."""
+    from distributed import get_worker
+
+    if gpus:  # before CUDA starts, which then sees this one alone; a worker that is started again has the same name
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[int(get_worker().name) % len(gpus)]
     import torch
 
     with _one:
@@ -263,6 +281,22 @@ def _work(
             _check(player, wanted, versions)
             _kept.append((player, wanted))
         return _kept[0][0].play(jobs, more=more), profiling.since(moment)
+
+
+def _rest() -> None:
+    """Leave a GPU to others until it is played again."""
+    import torch
+
+    if not _one.acquire(blocking=False):
+        return  # it plays for another run
+    try:
+        policies.rest()
+        if torch.cuda.is_initialized():
+            _kept.clear()
+            gc.collect()
+            torch.cuda.empty_cache()
+    finally:
+        _one.release()
 
 
 def _keep_memory() -> None:
