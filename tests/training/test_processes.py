@@ -90,11 +90,13 @@ def trainings(base: Path, out: Path) -> tuple[Found, list[int]]:
     lora = ModelConfig(device="cpu", lora=LoraConfig(rank=4))
     rounded = lora.model_copy(update={"dtype": "bfloat16"})
     sft("lora in bf16", load_model(base, rounded, training=True), mixed_precision="bf16")
-    for name, config in (("recomputed", ModelConfig(device="cpu")), ("lora", lora)):
-        model = load_model(base, config, training=True)
-        with patch_environment(FSDP_ACTIVATION_CHECKPOINTING=str(name == "recomputed")):
+    whole = ModelConfig(device="cpu")
+    frozen = whole.model_copy(update={"freeze_embeddings": True})
+    for name, config in (("recomputed", whole), ("recomputed, frozen", frozen), ("lora", lora)):
+        model, recomputed = load_model(base, config, training=True), name.startswith("recomputed")
+        with patch_environment(FSDP_ACTIVATION_CHECKPOINTING=str(recomputed)):
             sft(name, model)
-        assert model.is_activation_checkpointing == (name == "recomputed" and processes.several())
+        assert model.is_activation_checkpointing == (recomputed and processes.several())
         save_model(model, chat.tokenizer, out / name / "model")
     logps = reference_logps(gemma(chat), chat, tiny.make_pairs(), tiny.told, tiny.CONFIG, max_length=512)
     found["reference"] = ([], {"chosen": logps[0], "rejected": logps[1]})
