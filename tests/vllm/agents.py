@@ -15,13 +15,12 @@ RANK_THERE = 8
 
 
 def make(root: Path) -> dict[str, Path]:
-    """A base, two adapters on it, one of a rank that is too high, another base and its adapter; whole folders each."""
-    found = {name: models.save_model(toy.model(seed, **SIZES), toy.tokenizer(), root / name) for seed, name in BASES}
-    for seed, (name, base, rank) in enumerate(ADAPTERS):
+    """A base, two adapters on it, and one of a rank that is too high; whole folders each."""
+    found = {"base": models.save_model(toy.model(**SIZES), toy.tokenizer(), root / "base")}
+    for seed, (name, rank) in enumerate(ADAPTERS.items()):
         config = MODEL.model_copy(update={"lora": LoraConfig(rank=rank)})
-        found[name] = models.save_model(toy.adapted(found[base], config, seed), toy.tokenizer(), root / name)
+        found[name] = models.save_model(toy.adapted(found["base"], config, seed), toy.tokenizer(), root / name)
     return found
 
 
-BASES = [(0, "base"), (1, "other")]
-ADAPTERS = [("sft", "base", 4), ("iteration-1", "base", 4), ("large", "base", 16), ("foreign", "other", 4)]
+ADAPTERS = {"sft": 4, "iteration-1": 4, "large": 16}

@@ -54,7 +54,6 @@ def requests(model: str, folder: Path) -> list[tuple[str, str, dict[str, Any]]]:
         ("an adapter without a path", LOAD, {"lora_name": "a"}),
         ("an adapter in no folder", LOAD, adapter("a", "nowhere")),
         ("a base as an adapter", LOAD, adapter("a", "base")),
-        ("an adapter on another base", LOAD, adapter("a", "foreign")),
         ("an adapter of a rank over the maximum", LOAD, adapter("a", "large")),
         ("an adapter with the base's name", LOAD, adapter(model, "sft")),
         ("an adapter that is not loaded", COMPLETIONS, ask | {"model": "a"}),
