@@ -126,6 +126,9 @@ class TrainConfig(_Section):
     """Updates between resumable checkpoints."""
     observation_weight: float = Field(default=0.0, ge=0, le=1)
     """SFT only: weight of the environment's tokens in the loss. 0 is the paper (agent tokens only)."""
+    temperature: float = Field(default=1.0, gt=0)
+    """SFT only: by what logits are divided in the loss and in its figures. 1 is the paper. Above 1 the agent has to be
+    sure at this temperature, so what it samples at 1 is close to its greedy play."""
 
 
 class PreferenceConfig(TrainConfig):

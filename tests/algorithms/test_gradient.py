@@ -72,8 +72,9 @@ def test_a_turn_counts_by_what_it_changes(name: str) -> None:
 def test_a_group_of_one_is_refused(name: str) -> None:
     with pytest.raises(IprError, match=r"algorithm\.draws to 2 or more and algorithm\.explore_temperature above 0"):
         algorithms.make(AlgorithmConfig(name=name, draws=1, explore_temperature=1.0))
-    with pytest.raises(IprError, match=r"'train\.observation_weight' has no effect"):
-        config.load(None, [f"algorithm.name={name}", "train.observation_weight=0.1"])
+    for knob in ("observation_weight", "temperature"):
+        with pytest.raises(IprError, match=rf"'train\.{knob}' has no effect"):
+            config.load(None, [f"algorithm.name={name}", f"train.{knob}=0.1"])
     if "ppo" not in name:
         with pytest.raises(IprError, match=r"'train\.clip' has no effect"):
             config.load(None, [f"algorithm.name={name}", "train.clip=0.1"])

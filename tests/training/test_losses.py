@@ -64,6 +64,14 @@ def test_preference_gradient_closed_form():
     assert rejected.grad.item() == pytest.approx(0.5 * sigmoid(-1.5))
 
 
+def test_logps_at_a_temperature():
+    logits = torch.tensor([[2.0, 0.0], [4.0, 1.0]])
+    targets = torch.tensor([0, 1])
+    # log sigmoid of the logits' difference over the temperature
+    assert losses.token_logps(logits, targets).tolist() == pytest.approx([-0.126928, -3.048587], abs=1e-6)
+    assert losses.token_logps(logits, targets, 2.0).tolist() == pytest.approx([-0.313262, -1.701413], abs=1e-6)
+
+
 def test_sft_loss_is_a_weighted_token_mean():
     logps, weights = torch.tensor([-1.0, -2.0, -4.0]), torch.tensor([1.0, 1.0, 0.5])
     assert losses.sft_loss(logps, weights).item() == pytest.approx((1 + 2 + 2) / 2.5)

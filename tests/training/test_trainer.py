@@ -21,9 +21,9 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from ipr.config import LoraConfig, ModelConfig, PreferenceConfig, TrainConfig
 from ipr.models import load_model, save_model
 from ipr.training import losses, trainer
-from ipr.training.batches import pair_example
+from ipr.training.batches import demonstration_example, pair_example
 from ipr.training.sharing import shared_rows
-from ipr.training.trainer import TrainResult, checkpoint, learning_rate, reference_logps, train
+from ipr.training.trainer import TrainResult, _part, checkpoint, learning_rate, reference_logps, train
 from ipr.types import IprError
 from tests.training import tiny
 
@@ -118,6 +118,20 @@ def test_micro_batches_do_not_change_an_update(chat, tmp_path, stage):
     assert histories[1][0] == pytest.approx(histories[0][0], rel=1e-4)
     for whole, parts in zip(*gradients, strict=True):
         assert torch.allclose(whole, parts, rtol=1e-4, atol=1e-6)
+
+
+def test_imitation_at_a_temperature(chat, tmp_path):
+    """The loss is that of the logits over the temperature."""
+    rows, model = tiny.make_demonstrations(), tiny.make_model(chat)
+    examples = [demonstration_example(chat, tiny.PROMPT, row) for row in rows]
+    with torch.no_grad():
+        model.get_output_embeddings().weight *= 20
+        part = _part(model, examples, False)
+        at_three = _part(model, examples, False, 3.0)
+    config = TrainConfig(temperature=3.0, batch_size=len(rows), epochs=1)
+    (update,) = sft(model, chat, tmp_path, config).history
+    assert update["loss"] == pytest.approx(-float(at_three.logps.mean()), rel=1e-4)
+    assert update["loss"] != pytest.approx(-float(part.logps.mean()), rel=1e-2)
 
 
 def test_term_means_of_a_mixed_update_are_exact(chat, tmp_path):

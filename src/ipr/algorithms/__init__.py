@@ -30,6 +30,8 @@ _BUILT_IN = {
 """Method -> the module whose `method` it is."""
 OF_PAIRS = ("beta", "outcome_dpo", "step_dpo", "sft", "sft_on")
 """Knobs of the training that only losses on pairs read."""
+OF_IMITATION = ("observation_weight", "temperature")
+"""Those that only the loss `sft` reads."""
 _EXPLORING = ("draws", "explore_temperature")
 """Knobs that exploring reads for every method, also where a method reads them itself."""
 Scores = Literal[False, True, "turns"]

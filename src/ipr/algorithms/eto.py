@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ipr.algorithms import Examples, Training, Wanted
+from ipr.algorithms import OF_IMITATION, Examples, Training, Wanted
 from ipr.algorithms.pairs import outcome_pairs
 from ipr.types import Prefix, StepReward, Trajectory
 
@@ -16,7 +16,7 @@ class ETO:
     outcome_margin: float
     agent_wins: bool
 
-    training: ClassVar[Training] = Training("ipr", "agent", "train", ignores=("observation_weight", "step_dpo", "clip"))
+    training: ClassVar[Training] = Training("ipr", "agent", "train", ignores=(*OF_IMITATION, "step_dpo", "clip"))
     scores: ClassVar[bool] = False
     shortens: ClassVar[bool] = False
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from ipr.algorithms import Contrast, Examples, Training, Wanted
+from ipr.algorithms import OF_IMITATION, Contrast, Examples, Training, Wanted
 from ipr.algorithms.pairs import difference, has_action, outcome_pairs, pair, same_action, together, winner_by_outcome
 from ipr.types import Prefix, StepReward, Trajectory
 
@@ -20,7 +20,7 @@ class IPR:
     gate: bool
     skip_equal: bool
 
-    training: ClassVar[Training] = Training("ipr", "agent", "train", ignores=("observation_weight", "clip"))
+    training: ClassVar[Training] = Training("ipr", "agent", "train", ignores=(*OF_IMITATION, "clip"))
     scores: ClassVar[bool] = True
     shortens: ClassVar[bool] = False
 

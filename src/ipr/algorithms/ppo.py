@@ -11,10 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ipr.algorithms import OF_PAIRS, Training
+from ipr.algorithms import OF_IMITATION, OF_PAIRS, Training
 from ipr.algorithms.rloo import RLOO
 
-TRAINING = Training("ppo", "agent", "train", ignores=(*OF_PAIRS, "observation_weight"))
+TRAINING = Training("ppo", "agent", "train", ignores=(*OF_PAIRS, *OF_IMITATION))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ipr.algorithms import OF_PAIRS, Examples, Scores, Training, Wanted
+from ipr.algorithms import OF_IMITATION, OF_PAIRS, Examples, Scores, Training, Wanted
 from ipr.algorithms.pairs import has_action
 from ipr.types import Demonstration, IprError, Prefix, StepReward, Trajectory
 
@@ -27,7 +27,7 @@ class RLOO:
     draws: int
 
     training: ClassVar[Training] = Training(
-        "policy_gradient", "agent", "train", ignores=(*OF_PAIRS, "clip", "observation_weight")
+        "policy_gradient", "agent", "train", ignores=(*OF_PAIRS, *OF_IMITATION, "clip")
     )
     scores: ClassVar[Scores] = False
     shortens: ClassVar[bool] = False

@@ -132,14 +132,14 @@ def _peak(
             mixed = torch.autocast(
                 "cpu", torch.bfloat16, enabled=section.mixed_precision == "bf16", cache_enabled=not sharded
             )
-            found.append(_bytes(model, batch, mixed, layers))
+            found.append(_bytes(model, batch, mixed, layers, section.temperature))
     one, two = found
     # Forward, and back through the last layer, each layer adds alike; after that what was kept goes, layer by layer.
     deep = (a + (text.num_hidden_layers - 1) * (b - a) for a, b in zip(one[:2], two[:2], strict=True))
     return max(*deep, two[2]), len(batch.targets), _read(batch)
 
 
-def _bytes(model: Any, batch: Batch, mixed: torch.autocast, layers: int) -> tuple[int, int, int]:
+def _bytes(model: Any, batch: Batch, mixed: torch.autocast, layers: int, temperature: float) -> tuple[int, int, int]:
     """The most that is alive forward, back until the last layer is through, and after that."""
     stack = next(m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == layers)
     passed: list[int] = []
@@ -155,7 +155,7 @@ def _bytes(model: Any, batch: Batch, mixed: torch.autocast, layers: int) -> tupl
     outside = [t for p in model.parameters() for t in (p, p.grad) if t is not None]
     with plugged, plug.Held([*outside, *model.buffers()]) as held:
         with mixed:
-            loss = losses.token_logps(trainer.logits(model, batch), batch.targets).sum()
+            loss = losses.token_logps(trainer.logits(model, batch), batch.targets, temperature).sum()
         forward, held.most = held.most, held.now
         loss.backward()
     return forward, passed[0] if passed else held.most, held.most

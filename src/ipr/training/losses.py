@@ -72,9 +72,10 @@ class Loss:
     """Whether a row has a part in it at all under a config; others are left out."""
 
 
-def token_logps(logits: Tensor, targets: Tensor) -> Tensor:
-    """log pi(token) in nats. logits [K, V], targets [K] -> [K], in float32."""
-    return -F.cross_entropy(logits.float(), targets, reduction="none")
+def token_logps(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
+    """log pi(token) at a temperature in nats. logits [K, V], targets [K] -> [K], in float32."""
+    logits = logits.float() if temperature == 1 else logits.float() / temperature
+    return -F.cross_entropy(logits, targets, reduction="none")
 
 
 def sum_by_row(values: Tensor, rows: Tensor, n: int) -> Tensor:

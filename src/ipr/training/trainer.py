@@ -125,7 +125,7 @@ def train(
     with shared_rows(model) as share:
 
         def objective(micro: list[Example], batch: list[Example]) -> tuple[Tensor, dict[str, Tensor]]:
-            return chosen.of(_part(model, micro, share), _whole(batch), config)
+            return chosen.of(_part(model, micro, share, config.temperature), _whole(batch), config)
 
         return run_updates(model, examples, objective, share, loss, config, max_length, seed, out, start, log, progress)
 
@@ -342,13 +342,13 @@ def _pair_logps(model: Any, examples: Sequence[Example], share: bool) -> tuple[T
     return losses.pair_logps(_part(model, examples, share))
 
 
-def _part(model: Any, examples: Sequence[Example], share: bool) -> losses.Part:
+def _part(model: Any, examples: Sequence[Example], share: bool, temperature: float = 1.0) -> losses.Part:
     """The examples as the model scores them in one pass: all first rows, then all second ones."""
     rows = [row for place in zip(*(e.rows for e in examples), strict=True) for row in place]
     device = processes.place(model)
     batch = collate(rows, share, device)
     return losses.Part(
-        losses.token_logps(logits(model, batch), batch.targets),
+        losses.token_logps(logits(model, batch), batch.targets, temperature),
         batch.rows,
         batch.agent,
         batch.weights,
