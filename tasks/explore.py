@@ -20,7 +20,7 @@ def explore(run_dir: str, iteration: int) -> str:
     target = run.stage(iteration) / "explored.parquet"
 
     def work() -> dict:
-        settings = run.config.algorithm.at(iteration)
+        settings = run.config.algorithm
         method = algorithms.make(settings)
         chosen = every = experts(run)
         few = settings.explore_tasks

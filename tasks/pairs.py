@@ -23,7 +23,7 @@ def pairs(run_dir: str, iteration: int) -> str:
     def work() -> dict:
         explored = store.load(stage / "explored.parquet", Trajectory)
         rewards = {r.prefix: r for r in store.load(stage / "step_rewards.parquet", StepReward)}
-        method = algorithms.make(run.config.algorithm.at(iteration))
+        method = algorithms.make(run.config.algorithm)
         if method.shortens:
             spec = environment(run.config.env)
             explored = [shortened(spec, t) if t.reward >= run.config.algorithm.success else t for t in explored]

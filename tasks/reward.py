@@ -26,7 +26,7 @@ def reward(run_dir: str, iteration: int) -> str:
     target = run.stage(iteration) / "step_rewards.parquet"
 
     def work() -> dict:
-        settings = run.config.algorithm.at(iteration)
+        settings = run.config.algorithm
         expert, explored = experts(run), store.load(run.stage(iteration) / "explored.parquet", Trajectory)
         method = algorithms.make(settings)
         wanted = method.score(expert, explored)

@@ -29,7 +29,7 @@ def train(run_dir: str, iteration: int) -> str:
     run = Run(run_dir)
 
     def work() -> dict:
-        how = algorithms.make(run.config.algorithm.at(iteration)).training
+        how = algorithms.make(run.config.algorithm).training
         kind = losses.get(how.loss).on
         if rows := store.load(run.stage(iteration) / f"{kind}.parquet", ROWS[kind]):
             return fit(run, iteration, how, rows)

@@ -168,11 +168,6 @@ class AlgorithmConfig(_Section):
     explore_temperature above 0. RLOO and PPO play and keep all of them."""
     success: float = 1.0
     """Outcome reward from which on an episode is a success (WebShop's experts have more than 0.7)."""
-    steady: int = Field(default=0, ge=0)
-    """So many of the last iterations are of the method "raft": each problem is played once, at `steady_temperature`,
-    and only own successes are imitated. Makes the sampled agent steadier."""
-    steady_temperature: float = Field(default=0.4, gt=0)
-    """Of the agent that explores in a steady iteration."""
     tau: float = Field(default=0.5, ge=0)
     """Step pairs are kept when the difference of step rewards is above it. ALFWorld 0.5, WebShop 0.01, SQL 0.1."""
     outcome_margin: float = Field(default=0.0, ge=0)
@@ -199,12 +194,6 @@ class AlgorithmConfig(_Section):
     rewards: Literal["monte_carlo", "model"] = "monte_carlo"
     """Step rewards: "monte_carlo" (N rollouts), or from the second iteration on by a "model" that is fitted to those of
     the first, with the knobs of `sft`."""
-
-    def at(self, iteration: int) -> AlgorithmConfig:
-        """What iteration K goes by."""
-        if iteration <= self.iterations - self.steady:
-            return self
-        return self.model_copy(update={"name": "raft", "explore_temperature": self.steady_temperature, "draws": 1})
 
     @field_validator("name")
     @classmethod

@@ -222,10 +222,3 @@ def test_best_imitates_experts_and_the_shortest_success_of_each_new_problem() ->
     raft = algorithms.make(AlgorithmConfig.model_validate({"name": "raft"}))
     own = raft.examples([EXPERT], [*new, trajectory([A, C], 1)], {}).demonstrations
     assert [(d.task_id, d.source) for d in own] == [("new", "agent"), ("task", "agent")], "no expert beside them"
-
-
-def test_the_last_iterations_are_steady_ones() -> None:
-    given = {"name": "best", "iterations": 4, "steady": 2, "explore_temperature": 0.7, "draws": 3}
-    settings = AlgorithmConfig.model_validate(given)
-    found = [(s.name, s.explore_temperature, s.draws) for s in map(settings.at, (1, 2, 3, 4))]
-    assert found == [("best", 0.7, 3)] * 2 + [("raft", 0.4, 1)] * 2

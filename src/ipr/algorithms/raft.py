@@ -2,7 +2,7 @@
 
 Each iteration the agent plays new problems and is trained on from where it is, on the shortest success of each. Without
 experts beside them and at a low temperature of play this makes the sampled agent steadier rather than wiser
-(docs/results.md); the last `algorithm.steady` iterations of a run are of this method. No step rewards.
+(docs/lab-notes.md). No step rewards.
 """
 
 from __future__ import annotations
