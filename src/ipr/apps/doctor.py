@@ -131,9 +131,11 @@ def _gpus() -> Iterator[Check]:
     yield Check("gpu", True, f"{told}; torch sees {torch.cuda.device_count()}, CUDA {torch.version.cuda}")
     if torch.cuda.device_count() < 2:
         return
-    nccl = torch.distributed.is_available() and torch.distributed.is_nccl_available()
-    number = ".".join(map(str, torch.cuda.nccl.version())) if nccl else "torch is built without it"
-    yield Check("nccl", nccl, number, "install torch's CUDA build: training on several GPUs speaks by NCCL")
+    from torch.cuda import nccl
+
+    there = torch.distributed.is_available() and torch.distributed.is_nccl_available()
+    number = ".".join(map(str, nccl.version())) if there else "torch is built without it"
+    yield Check("nccl", there, number, "install torch's CUDA build: training on several GPUs speaks by NCCL")
     port = int(os.environ.get("MASTER_PORT", "29500"))
     try:
         socket.create_server(("", port)).close()
