@@ -9,6 +9,7 @@ from typing import Any
 
 from ipr import algorithms, models, store
 from ipr.algorithms import Training
+from ipr.config import PreferenceConfig
 from ipr.data.experts import environment
 from ipr.profiling import timed
 from ipr.runs.progress import progress
@@ -67,6 +68,7 @@ def fit(
             seed=derive_seed(run.config.seed, how.section, iteration),
             out=run.stage(iteration) / "checkpoint",
             start=models.model_hash(start),
+            share=1 / (iteration + 1) if isinstance(config, PreferenceConfig) and config.average else 1.0,
             log=log_update,
             progress=progress(f"{stage_name(iteration)} train", "updates"),
         )

@@ -135,6 +135,9 @@ class PreferenceConfig(TrainConfig):
     """The paper's third stage: L_outcome-DPO + L_step-DPO + L_SFT."""
 
     learning_rate: float = Field(default=1e-5, gt=0)
+    average: bool = False
+    """The agent of iteration K has the mean of the weights of the SFT agent and of what iterations 1 to K trained, each
+    on from the mean before. More of what the SFT agent could do stays (model soups, arXiv 2203.05482)."""
     beta: float = Field(default=0.1, gt=0)
     """beta of DPO; paper 0.1 to 0.5."""
     outcome_dpo: float = Field(default=1.0, ge=0)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from flows.cli import main
 from ipr import config as configs
@@ -15,6 +17,7 @@ from ipr.runs import ITERATION
 from ipr.runs.report import table
 from ipr.runs.run import Run
 from ipr.runs.summary import summarise
+from ipr.training import trainer
 from ipr.types import Demonstration, StepReward, Trajectory
 from tests import doors
 from tests.conftest import Install
@@ -53,6 +56,25 @@ def begun(beginner: Path, install: Install, tmp_path: Path, monkeypatch: pytest.
 def iterate(run: Run, iteration: int) -> None:
     for task in ITERATION:
         assert main([task, "--dir", str(run.folder), "--iteration", str(iteration)]) == 0
+
+
+def test_an_agent_is_the_mean_of_all_before_it(begun, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = begun("algorithm.name=best", "train.average=true")
+    trained, run_updates = [], trainer.run_updates
+
+    def watched(model: Any, *rest: Any) -> Any:
+        result = run_updates(model, *rest)
+        trained.append([p.detach().clone() for p in model.parameters()])
+        return result
+
+    monkeypatch.setattr(trainer, "run_updates", watched)
+    for iteration in (1, 2):
+        iterate(run, iteration)
+    sft, first, second = (list(models.load_model(str(run.model(k)), run.config.model).parameters()) for k in range(3))
+    for start, one, two, mean, last in zip(sft, *trained, first, second, strict=True):
+        assert torch.allclose(mean, (start + one) / 2, atol=1e-6)
+        assert torch.allclose(last, (start + one + two) / 3, atol=1e-6)
+    assert any(not torch.allclose(a, b, atol=1e-4) for a, b in zip(sft, second, strict=True))
 
 
 def test_step_ppo_with_a_reward_model_and_best_of_n(begun, capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,15 +63,12 @@ def trainings(base: Path, out: Path) -> tuple[Found, list[int]]:
     def keep(name: str, model: Any, result: Any) -> None:
         found[name] = (result.history, state(model))
 
-    def sft(name: str, model: Any, loss: str = "sft", **knobs: Any) -> None:
+    def sft(name: str, model: Any, loss: str = "sft", share: float = 1.0, **knobs: Any) -> None:
         knobs = {"learning_rate": 1e-3, "micro_batch_tokens": 256, "batch_size": 4, "epochs": 1, **knobs}
         config = TrainConfig(**knobs)
         config = tiny.CONFIG.model_copy(update=config.model_dump()) if loss == "ppo" else config
-        keep(
-            name,
-            model,
-            train(model, chat, demonstrations, tiny.told, loss, config, max_length=512, seed=3, out=out / name),
-        )
+        more = {"max_length": 512, "seed": 3, "out": out / name, "share": share}
+        keep(name, model, train(model, chat, demonstrations, tiny.told, loss, config, **more))
 
     held: list[torch.Tensor] = []
     watch = register_optimizer_step_pre_hook(
@@ -86,6 +83,7 @@ def trainings(base: Path, out: Path) -> tuple[Found, list[int]]:
     sft("bf16", tiny.make_model(chat), mixed_precision="bf16")
     sft("fewer examples than processes", tiny.make_model(chat), batch_size=1)
     sft("ppo", tiny.make_model(chat), "ppo")
+    sft("half the way", tiny.make_model(chat), share=0.5)
     sft("padded", gemma(chat))
     lora = ModelConfig(device="cpu", lora=LoraConfig(rank=4))
     rounded = lora.model_copy(update={"dtype": "bfloat16"})

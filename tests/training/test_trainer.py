@@ -120,6 +120,16 @@ def test_micro_batches_do_not_change_an_update(chat, tmp_path, stage):
         assert torch.allclose(whole, parts, rtol=1e-4, atol=1e-6)
 
 
+def test_a_share_of_the_way_is_between_the_weights(chat, tmp_path):
+    config = TrainConfig(learning_rate=1e-3, epochs=1, batch_size=4)
+    whole, part = (tiny.make_model(chat) for _ in range(2))
+    sft(whole, chat, tmp_path, config)
+    sft(part, chat, tmp_path, config, share=0.25)
+    for start, trained, found in zip(*(m.parameters() for m in (tiny.make_model(chat), whole, part)), strict=True):
+        assert torch.allclose(found, start + 0.25 * (trained - start), atol=1e-7)
+    assert any((a - b).abs().max() > 1e-4 for a, b in zip(part.parameters(), whole.parameters(), strict=True))
+
+
 def test_imitation_at_a_temperature(chat, tmp_path):
     """The loss is that of the logits over the temperature."""
     rows, model = tiny.make_demonstrations(), tiny.make_model(chat)

@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM
 
 from ipr import algorithms, models
 from ipr.algorithms.rft import demonstration
-from ipr.config import LoraConfig, ModelConfig, RunConfig, TrainConfig
+from ipr.config import LoraConfig, ModelConfig, PreferenceConfig, RunConfig, TrainConfig
 from ipr.engine import batching, kv
 from ipr.models import plug
 from ipr.tokens import ChatTokens
@@ -98,6 +98,8 @@ def training(
         "gradients": 4 * size.trained,
         "optimizer": states,
     }
+    if isinstance(section, PreferenceConfig) and section.average:
+        found["weights at the start"] = 4 * size.trained
     if sharded:
         found = {name: ceil(held / processes) for name, held in found.items()}
         # As they are kept: the layer at work and the next, whole, and their gradients before they are summed up; what

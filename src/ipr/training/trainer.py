@@ -94,6 +94,7 @@ def train(
     seed: int,
     out: Path,
     start: str = "",
+    share: float = 1.0,
     log: Log | None = None,
     progress: Progress | None = None,
 ) -> TrainResult:
@@ -102,10 +103,12 @@ def train(
     `reference` is what `reference_logps` gave for these pairs, where the loss needs it. Rows that the loss does not
     take under this config are left out. `model` is trained in place (its parameters that require gradients). `out`
     holds the checkpoint while it lasts: the same call goes on from there; `start` names what the model is, so that
-    another one's checkpoint is refused. Raises IprError where nothing fits
+    another one's checkpoint is refused. Below 1 `share` is how far the weights go at last from where they were towards
+    what was trained. Raises IprError where nothing fits
     max_length, the checkpoint is of another training, or the loss is no longer finite.
     """
     processes.spread(model)
+    before = [(p, p.detach().clone()) for p in model.parameters() if p.requires_grad] if share < 1 else []
     chosen = losses.get(loss)
     references = [(0.0, 0.0)] * len(rows)
     if chosen.reference:
@@ -122,12 +125,18 @@ def train(
     if chosen.start:  # the model is as it starts, also where a checkpoint is gone on from: that is read later
         examples = _with_start_logps(model, examples, config, max_length)
 
-    with shared_rows(model) as share:
+    with shared_rows(model) as shares:
 
         def objective(micro: list[Example], batch: list[Example]) -> tuple[Tensor, dict[str, Tensor]]:
-            return chosen.of(_part(model, micro, share, config.temperature), _whole(batch), config)
+            return chosen.of(_part(model, micro, shares, config.temperature), _whole(batch), config)
 
-        return run_updates(model, examples, objective, share, loss, config, max_length, seed, out, start, log, progress)
+        result = run_updates(
+            model, examples, objective, shares, loss, config, max_length, seed, out, start, log, progress
+        )
+    with torch.no_grad():
+        for parameter, at_start in before:
+            parameter.mul_(share).add_(at_start, alpha=1 - share)
+    return result
 
 
 def reference_logps(
