@@ -9,6 +9,7 @@ What is wrong with a folder is found by `check_model` before the long work start
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -164,6 +165,15 @@ def gpus(config: ModelConfig) -> list[str]:
         return []
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     return named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]
+
+
+def free_gpu() -> None:
+    """Give back what torch keeps of the GPU for itself, e.g. after a training."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Path:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import gc
 import logging
 import os
 import re
@@ -26,6 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ipr import models
 from ipr.policies import kept
 from ipr.types import IprError
 
@@ -53,7 +53,7 @@ class VllmProcess:
         number, name = tempfile.mkstemp(prefix="ipr-vllm-", suffix=".log")
         self._log = Path(name)
         more = ["--host", "127.0.0.1", "--port", str(port), *(["--enable-sleep-mode"] if sleeps else [])]
-        _free_gpu()
+        models.free_gpu()
         with open(number, "wb") as output:
             self._process = subprocess.Popen(
                 [sys.executable, kept.__file__, *executable, "serve", *flags, *more],
@@ -116,7 +116,7 @@ class VllmProcess:
 
     def wake(self) -> None:
         if not self._awake:
-            _free_gpu()
+            models.free_gpu()
             self._tell("wake_up")
             self._awake = True
 
@@ -173,12 +173,3 @@ def _environment(executable: Sequence[str], key: str, sleeps: bool) -> dict[str,
     found["PATH"] = f"{Path(executable[0]).parent}{os.pathsep}{found.get('PATH', os.defpath)}"
     found |= {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", "VLLM_API_KEY": key, "VLLM_NO_USAGE_STATS": "1"}
     return found | ({"VLLM_SERVER_DEV_MODE": "1"} if sleeps else {})  # it has the routes to sleep and to wake up
-
-
-def _free_gpu() -> None:
-    """Give back what torch keeps of the GPU for itself, e.g. after a training."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -11,7 +11,6 @@ one).
 from __future__ import annotations
 
 import ctypes
-import gc
 import logging
 import os
 import threading
@@ -293,8 +292,7 @@ def _rest() -> None:
         policies.rest()
         if torch.cuda.is_initialized():
             _kept.clear()
-            gc.collect()
-            torch.cuda.empty_cache()
+            models.free_gpu()
     finally:
         _one.release()
 

@@ -104,8 +104,8 @@ def train(
     take under this config are left out. `model` is trained in place (its parameters that require gradients). `out`
     holds the checkpoint while it lasts: the same call goes on from there; `start` names what the model is, so that
     another one's checkpoint is refused. Below 1 `share` is how far the weights go at last from where they were towards
-    what was trained. Raises IprError where nothing fits
-    max_length, the checkpoint is of another training, or the loss is no longer finite.
+    what was trained. Raises IprError where nothing fits max_length, the checkpoint is of another training, or the loss
+    is no longer finite.
     """
     processes.spread(model)
     before = [(p, p.detach().clone()) for p in model.parameters() if p.requires_grad] if share < 1 else []
