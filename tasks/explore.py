@@ -6,7 +6,6 @@ import random
 from collections import Counter
 
 from ipr import algorithms, store
-from ipr.config import RunConfig
 from ipr.data.experts import environment, new_problems, share, without_expert
 from ipr.rollout import UntilSolved
 from ipr.runs.run import Run
@@ -43,13 +42,11 @@ def explore(run_dir: str, iteration: int) -> str:
         # A method that asks for a prefix several times wants all these episodes, whatever they earn.
         until_solved = settings.draws > 1 and len(asked) == len(jobs)
         more = UntilSolved(settings.draws, settings.success) if until_solved else None
-        temperature = settings.explore_temperature * imitated_at(run.config, method.training, iteration - 1)
-        explored = play(run, iteration, "explore", iteration - 1, temperature)(jobs, more)
+        explored = play(run, iteration, "explore", iteration - 1, settings.explore_temperature)(jobs, more)
         store.save(target, explored, Trajectory)
         whole = [t.reward for t in explored if t.start == 0]
-        starts = {job.prefix for job in jobs} if settings.join and temperature == 0 else set()
+        starts = {job.prefix for job in jobs} if settings.join and settings.explore_temperature == 0 else set()
         return {
-            "temperature": temperature,
             "episodes": len(explored),
             "joined": sum(t.prefix(t.start + 1) in starts for t in explored),
             "reward": sum(whole) / max(len(whole), 1),
@@ -58,13 +55,3 @@ def explore(run_dir: str, iteration: int) -> str:
 
     run.once(iteration, "explore", work)
     return str(target)
-
-
-def imitated_at(config: RunConfig, training: algorithms.Training, iteration: int) -> float:
-    """The temperature at which the agent of an iteration (0: SFT) was taught to imitate; 1 for other losses.
-
-    An agent that was taught at 3 is as sure at 3 as another is at 1: sampled below, its draws would all be the same.
-    """
-    if "temperature" in training.ignores:
-        return 1.0
-    return (config.train if iteration and training.section == "train" else config.sft).temperature

@@ -165,8 +165,7 @@ class AlgorithmConfig(_Section):
     explore_tasks: int | None = Field(default=None, ge=1)
     """Problems explored in an iteration, another seeded choice in each; null explores all (paper)."""
     explore_temperature: float = Field(default=0.0, ge=0)
-    """Of the exploring agent; the paper explores greedily. It counts in units of the temperature that this agent was
-    taught to imitate at (`sft.temperature`, `train.temperature`), else a surer agent's draws would all be the same."""
+    """Of the exploring agent; the paper explores greedily."""
     draws: int = Field(default=1, ge=1)
     """Episodes from each explored prefix at most, until one earns `success`; more than 1 need
     explore_temperature above 0. RLOO and PPO play and keep all of them."""

@@ -77,21 +77,6 @@ def test_an_agent_is_the_mean_of_all_before_it(begun, monkeypatch: pytest.Monkey
     assert any(not torch.allclose(a, b, atol=1e-4) for a, b in zip(sft, second, strict=True))
 
 
-def test_an_agent_explores_in_units_of_the_temperature_that_it_imitated_at(begun) -> None:
-    run = begun("algorithm.name=best", "algorithm.explore_temperature=0.7", "train.temperature=2", "sft.temperature=3")
-    iterate(run, 1)
-    assert main(["explore", "--dir", str(run.folder), "--iteration", "2"]) == 0
-    found = [store.read_json(run.stage(k) / "explore.json")["temperature"] for k in (1, 2)]
-    assert found == pytest.approx([2.1, 1.4])
-
-
-def test_a_policy_gradient_explores_as_it_is_told(begun) -> None:
-    # Its loss is about the probabilities that the episodes were drawn with.
-    run = begun("algorithm.name=rloo", "sft.temperature=3")
-    assert main(["explore", "--dir", str(run.folder), "--iteration", "1"]) == 0
-    assert store.read_json(run.stage(1) / "explore.json")["temperature"] == 1.0
-
-
 def test_step_ppo_with_a_reward_model_and_best_of_n(begun, capsys: pytest.CaptureFixture[str]) -> None:
     run = begun("algorithm.name=step-ppo", "algorithm.rewards=model", "algorithm.samples=4")
     iterate(run, 1)
