@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -112,15 +113,14 @@ def test_a_stage_that_is_played_leaves_the_gpu(model: Path, client: Any) -> None
     assert set(client.run(lambda: len(workers._kept)).values()) == {1}
 
     def in_use() -> None:
-        torch.cuda.is_initialized = lambda: True
-        torch.cuda.empty_cache = lambda: None
+        mock.patch.multiple(torch.cuda, is_initialized=lambda: True, empty_cache=lambda: None).start()
 
     client.run(in_use)
     try:
         played(player, shards(2))
         assert set(client.run(lambda: len(workers._kept)).values()) == {0}
     finally:
-        client.restart()
+        client.run(mock.patch.stopall)
 
 
 def test_a_worker_that_dies_changes_nothing(model: Path, client: Any) -> None:
