@@ -16,7 +16,7 @@ from ipr.types import IprError
 
 
 def play(folder: Path, plan: bench.Plan, seeds: int, samples: int) -> dict[str, Any]:
-    """Play or go on with what lacks in `folder`; returns `bench.summary`, which is also written there.
+    """Play or go on with what lacks in `folder`; returns the tables of `bench.summary`, which is also written there.
 
     The methods of a seed share the SFT stage of the first. After a run: N episodes a test game at temperature 1 of its
     compared stage.
@@ -35,8 +35,8 @@ def play(folder: Path, plan: bench.Plan, seeds: int, samples: int) -> dict[str, 
             launch.run(place, mine, plan.preset, opened=adopt)
             stages = {bench.stage_of(name, config)} | ({bench.SFT} if name == first else set())
             _sample(folder / name, seed, samples, stages)
-    found = bench.summary(folder, list(plan.methods), samples)
-    bench.write(folder, found)
+    found, games = bench.summary(folder, list(plan.methods), samples)
+    bench.write(folder, found, games)
     return found
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas
 import pytest
 
 from ipr import config
@@ -36,7 +37,7 @@ def test_bad_plans_are_told_in_one_line() -> None:
 
 
 @pytest.mark.integration
-def test_two_methods_share_the_sft_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_methods_share_the_sft_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Played, and again from what is there."""
     monkeypatch.setenv("IPR_ROOT", str(tmp_path))
     small = [
@@ -52,17 +53,29 @@ def test_two_methods_share_the_sft_agent(tmp_path: Path, monkeypatch: pytest.Mon
         assert done.returncode == 0, done.stderr[-3000:]
         return json.loads(done.stdout.splitlines()[-1])
 
-    found = played("sft+,best")
-    assert [row["name"] for row in found["rows"]] == ["sft", "sft+", "best"]
+    found = played("sft+,best,rft")
+    assert [row["name"] for row in found["rows"]] == ["sft", "sft+", "best", "rft"]
     assert found["seeds"] == [0]
     assert found["rows"][1]["stages"] == {"0": "iteration-1"}, "the control's last stage, whatever dev says"
     assert {(c["a"], c["b"], c["what"]) for c in found["comparisons"]} == {
-        (a, b, what) for a, b in (("sft", "sft+"), ("sft", "best"), ("sft+", "best")) for what in ("greedy", "T = 1")
+        (a, b, what)
+        for a, b in (
+            *(("sft", b) for b in ("sft+", "best", "rft")),
+            *(("sft+", b) for b in ("best", "rft")),
+            ("rft", "best"),
+        )
+        for what in ("greedy", "T = 1")
     }
     weights = [tmp_path / "b" / m / f"{m}-0" / "sft" / "model" / "model.safetensors" for m in ("sft+", "best")]
     assert weights[0].samefile(weights[1])
     first = tmp_path / "b" / "best" / "best-0" / "manifest.json"
     assert json.loads(first.read_text())["sft_of"] == "sft+-0"
+    games = pandas.read_parquet(tmp_path / "b" / "games.parquet")
+    assert dict(games.groupby("method").size()) == dict.fromkeys(("sft", "sft+", "best", "rft"), found["games"])
+    means = games.groupby("method")[["greedy", "sampled"]].mean()
+    for row in found["rows"]:
+        assert row["greedy"]["reward"] == pytest.approx(means.loc[row["name"], "greedy"])
+        assert row["sampled"]["reward"] == pytest.approx(means.loc[row["name"], "sampled"])
     text = (tmp_path / "b" / "bench.md").read_text()
     assert "| best |" in text
     assert "best against sft+, greedy" in text
@@ -71,5 +84,5 @@ def test_two_methods_share_the_sft_agent(tmp_path: Path, monkeypatch: pytest.Mon
     assert "http" not in page.split("<svg")[0]
     record = weights[0].parents[1] / "train.json"
     before = record.stat().st_mtime_ns
-    assert played("sft+,best") == found
+    assert played("sft+,best,rft") == found
     assert record.stat().st_mtime_ns == before

@@ -24,9 +24,11 @@ from ipr.types import IprError, Trajectory, suggestion
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from pandas import DataFrame
 
-SFT, CONTROL = "sft", "sft+"
-"""The stage that every method starts from, and the method that only trains on: others are compared with both."""
+SFT, CONTROL, BEST = "sft", "sft+", "best"
+"""The stage that every method starts from and the method that only trains on: others are compared with both; and the
+method that is compared with all others."""
 NOTE = (
     "mean reward on the test games in %, 95 % interval over seeds and games together; greedy: one episode a game;"
     " T = 1: the mean of several samples a game; best of: of these the best by its outcome (an oracle picks: an upper"
@@ -87,12 +89,15 @@ def adopt(run: Run, source: Path) -> None:
     run.note(sft_of=finished.name, scorer=finished.manifest["scorer"])
 
 
-def summary(folder: Path, names: Sequence[str], samples: int) -> dict[str, Any]:
-    """Rows (SFT and the methods) and comparisons (each with SFT and the control), of the seeds that all have finished,
-    samples included.
+def summary(folder: Path, names: Sequence[str], samples: int) -> tuple[dict[str, Any], DataFrame]:
+    """Rows (SFT and the methods) and comparisons (each with SFT and the control, `best` with all), of the seeds that
+    all have finished, samples included; and each game's rewards, greedy and the mean of its samples, for other
+    comparisons.
 
     Raises IprError where there is none.
     """
+    from pandas import DataFrame
+
     groups = {name: Seeds(folder / name) for name in names}
     first = next(iter(groups.values()))
     sides = {SFT: (first, SFT)} | {name: (group, stage_of(name, group.config)) for name, group in groups.items()}
@@ -132,10 +137,10 @@ def summary(folder: Path, names: Sequence[str], samples: int) -> dict[str, Any]:
         {"a": a, "b": b, "what": what} | evaluate.compare_seeds(played[a], played[b], resamples)
         for what, played in (("greedy", greedy), ("T = 1", means))
         for b in names
-        for a in dict.fromkeys((SFT, *(n for n in (CONTROL,) if n in names)))
+        for a in dict.fromkeys((SFT, *(n for n in names if n == CONTROL or b == BEST)))
         if a != b
     ]
-    return {
+    found = {
         "env": first.config.env.name,
         "seeds": common,
         "games": rows[0]["greedy"]["games"],
@@ -143,6 +148,15 @@ def summary(folder: Path, names: Sequence[str], samples: int) -> dict[str, Any]:
         "rows": rows,
         "comparisons": comparisons,
     }
+    games: list[dict[str, Any]] = []
+    for name in sides:
+        for seed in common:
+            mean = {t.task_id: t.reward for t in means[name][seed]}
+            games += [
+                {"method": name, "seed": seed, "game": t.task_id, "greedy": t.reward, "sampled": mean[t.task_id]}
+                for t in greedy[name][seed]
+            ]
+    return found, DataFrame(games)
 
 
 def columns(found: Mapping[str, Any]) -> list[str]:
@@ -212,11 +226,13 @@ def plot(found: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def write(folder: Path, found: Mapping[str, Any]) -> None:
-    """bench.json, bench.md, bench.html (self-contained) and plots/bench.{png,svg} in the bench's folder."""
+def write(folder: Path, found: Mapping[str, Any], games: DataFrame) -> None:
+    """A `summary` as bench.json, games.parquet, bench.md, bench.html (self-contained) and plots/bench.{png,svg} in the
+    bench's folder."""
     from jinja2 import Environment
 
     store.write_json(folder / "bench.json", dict(found))
+    store.replace(folder / "games.parquet", lambda path: games.to_parquet(path, index=False))
     store.write_text(folder / "bench.md", markdown(found))
     plots.written(folder, "bench", plot(found))
     svg = (folder / "plots" / "bench.svg").read_text()
