@@ -1,13 +1,27 @@
-"""`ipr bench`: every method of a plan with every seed, each a run as any other; then their tables."""
+"""`ipr bench`: every method of a plan with every seed, each a run as any other; then their tables.
+
+Decided here: on a CPU runs are played side by side, a process and its share of the cores each. A small model's training
+gains little from a second thread, so two runs on two cores take less time than one after the other.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import os
+import signal
 import sys
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
 from flows import launch
+from ipr import models
+from ipr.apps.doctor import cores
+from ipr.config import RunConfig
 from ipr.runs import bench, workers
 from ipr.runs.run import Run, stage_name
 from ipr.runs.seeds import Seeds, member
@@ -15,29 +29,37 @@ from ipr.runs.summary import samples_file
 from ipr.types import IprError
 
 
-def play(folder: Path, plan: bench.Plan, seeds: int, samples: int) -> dict[str, Any]:
+def play(folder: Path, plan: bench.Plan, seeds: int, samples: int, jobs: int | None = None) -> dict[str, Any]:
     """Play or go on with what lacks in `folder`; returns the tables of `bench.summary`, which is also written there.
 
     The methods of a seed share the SFT stage of the first. After a run: N episodes a test game at temperature 1 of its
-    compared stage.
+    compared stage. With `jobs` other than 1 so many runs are played at once (None: as many as there are cores, or one
+    where the model is on a GPU or rollouts are played elsewhere).
     """
-    if seeds < 1 or samples < 2:
-        raise IprError(f"--seeds {seeds} --samples {samples}: give 1 or more seeds and 2 or more samples")
-    first = next(iter(plan.methods))
-    start = plan.methods[first].seed
-    for seed in range(start, start + seeds):
-        shared = member(folder / first, seed)
-        for name, config in plan.methods.items():
-            place = member(folder / name, seed)
-            print(f"seed {seed}, {name}", file=sys.stderr)
-            mine = config.model_copy(update={"seed": seed})
-            adopt = None if name == first else partial(bench.adopt, source=shared)
-            launch.run(place, mine, plan.preset, opened=adopt)
-            stages = {bench.stage_of(name, config)} | ({bench.SFT} if name == first else set())
-            _sample(folder / name, seed, samples, stages)
+    if seeds < 1 or samples < 2 or (jobs is not None and jobs < 1):
+        raise IprError(f"--seeds {seeds} --samples {samples} --jobs {jobs}: give 1, 2 and 1 or more")
+    first = next(iter(plan.methods.values()))
+    chosen = range(first.seed, first.seed + seeds)
+    jobs = min(jobs or _jobs(first), seeds * len(plan.methods))
+    if jobs > 1:
+        _side_by_side(folder, plan, chosen, samples, jobs)
+    else:
+        for seed in chosen:
+            for name in plan.methods:
+                print(f"seed {seed}, {name}", file=sys.stderr)
+                _play(folder, plan, name, seed, samples)
     found, games = bench.summary(folder, list(plan.methods), samples)
     bench.write(folder, found, games)
     return found
+
+
+def _play(folder: Path, plan: bench.Plan, name: str, seed: int, samples: int) -> None:
+    first = next(iter(plan.methods))
+    config = plan.methods[name]
+    adopt = None if name == first else partial(bench.adopt, source=member(folder / first, seed))
+    launch.run(member(folder / name, seed), config.model_copy(update={"seed": seed}), plan.preset, opened=adopt)
+    stages = {bench.stage_of(name, config)} | ({bench.SFT} if name == first else set())
+    _sample(folder / name, seed, samples, stages)
 
 
 def _sample(group: Path, seed: int, samples: int, stages: set[str]) -> None:
@@ -49,3 +71,71 @@ def _sample(group: Path, seed: int, samples: int, stages: set[str]) -> None:
             if not samples_file(run, k, samples, 1.0).exists():
                 print(f"{run.name}: {samples} samples a game of {stage_name(k)}", file=sys.stderr)
                 best_of(run, k, samples, 1.0)
+
+
+# Side by side ---------------------------------------------------------------------------------------------------------
+
+
+def _jobs(config: RunConfig) -> int:
+    rollout = config.rollout
+    elsewhere = rollout.endpoint or rollout.vllm or rollout.scheduler
+    return 1 if elsewhere or models.device(config.model).type != "cpu" else cores()
+
+
+def _side_by_side(folder: Path, plan: bench.Plan, seeds: Sequence[int], samples: int, jobs: int) -> None:
+    """The first method with every seed, then what waits for its SFT agent. The first error ends all."""
+    first, *others = plan.methods
+    share = max(1, cores() // jobs)
+    shared = {
+        name: config.model_copy(update={"rollout": config.rollout.model_copy(update={"workers": share})})
+        for name, config in plan.methods.items()
+    }
+    plan = bench.Plan(plan.env, plan.preset, shared)
+    os.environ["OMP_NUM_THREADS"] = str(share)  # read when a process imports torch
+    # A process for each run: it leaves all memory, and all that it printed is in one file.
+    pool = ProcessPoolExecutor(jobs, get_context("spawn"), max_tasks_per_child=1)
+
+    def begin(name: str, seed: int) -> Future[None]:
+        return pool.submit(_apart, folder, plan, name, seed, samples)
+
+    try:
+        playing = {begin(first, seed): (first, seed) for seed in seeds}
+        while playing:
+            done, _ = wait(playing, return_when=FIRST_COMPLETED)
+            for future in done:
+                name, seed = playing.pop(future)
+                _ended(future, name, seed)
+                if name == first:
+                    playing |= {begin(other, seed): (other, seed) for other in others}
+        pool.shutdown()
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in active_children():
+            process.terminate()
+        raise
+
+
+def _ended(future: Future[None], name: str, seed: int) -> None:
+    try:
+        future.result()
+    except IprError as error:
+        raise IprError(f"{name} with seed {seed}: {error}") from None
+    except BrokenProcessPool:
+        raise IprError(
+            "a run's process died, mostly for want of memory; with --jobs 1 one is played at a time. The same command"
+            " continues"
+        ) from None
+    print(f"seed {seed}, {name}: played", file=sys.stderr)
+
+
+def _apart(folder: Path, plan: bench.Plan, name: str, seed: int, samples: int) -> None:
+    """In a process of its own, which ends with the one that began it; what is printed goes to a file beside the run."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    log = folder / name / f"{member(folder / name, seed).name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    print(f"seed {seed}, {name}: {log}", file=sys.stderr)
+    with open(log, "a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    _play(folder, plan, name, seed, samples)

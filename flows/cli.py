@@ -177,7 +177,7 @@ def bench(options: argparse.Namespace) -> Any:
 
     plan = benches.plan(options.env, _presets(), options.methods or [], options.overrides)
     folder = options.dir or Path("runs") / f"bench-{options.env}"
-    found = flow.play(folder, plan, options.seeds, options.samples)
+    found = flow.play(folder, plan, options.seeds, options.samples, options.jobs)
     if not options.json:
         print(benches.table(found))
         print(f"tables: {folder / 'bench.md'}, page: {folder / 'bench.html'}, plot: {folder / 'plots' / 'bench.png'}")
@@ -538,6 +538,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--methods", type=_listed(str), metavar="NAME,...", help=text)
     sub.add_argument("--seeds", type=int, default=3, metavar="N", help="the preset's seed and the next ones")
     sub.add_argument("--samples", type=int, default=4, metavar="N", help="episodes a test game at temperature 1")
+    text = "runs at once, each with its share of the cores (default: one a core; with a GPU 1)"
+    sub.add_argument("--jobs", type=int, metavar="N", help=text)
     sub.add_argument("--dir", type=Path, help="default runs/bench-ENV; what is unfinished there continues")
 
     sub = add("compare", compare)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from statistics import fmean
 
@@ -39,7 +40,7 @@ def test_bad_plans_are_told_in_one_line() -> None:
 
 @pytest.mark.integration
 def test_methods_share_the_sft_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Played, and again from what is there."""
+    """Played side by side, and again from what is there."""
     monkeypatch.setenv("IPR_ROOT", str(tmp_path))
     small = [
         *("env.tasks=4", "env.max_steps=6", "sft.epochs=1", "train.updates=1", "algorithm.iterations=1"),
@@ -47,14 +48,14 @@ def test_methods_share_the_sft_agent(tmp_path: Path, monkeypatch: pytest.MonkeyP
         *("algorithm.explore_tasks=3", "algorithm.draws=2"),
     ]
 
-    def played(methods: str) -> dict:
+    def played(methods: str, jobs: int) -> dict:
         command = [sys.executable, "-m", "flows.cli", "bench", "alfworld", "--methods", methods, "--seeds", "1"]
-        command += ["--samples", "2", "--json", "--dir", str(tmp_path / "b"), *small]
+        command += ["--samples", "2", "--json", "--dir", str(tmp_path / "b"), "--jobs", str(jobs), *small]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
         return json.loads(done.stdout.splitlines()[-1])
 
-    found = played("sft+,best,rft")
+    found = played("sft+,best,rft", 2)
     assert [row["name"] for row in found["rows"]] == ["sft", "sft+", "best", "rft"]
     assert found["seeds"] == [0]
     assert found["rows"][1]["stages"] == {"0": "iteration-1"}, "the control's last stage, whatever dev says"
@@ -85,5 +86,24 @@ def test_methods_share_the_sft_agent(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "http" not in page.split("<svg")[0]
     record = weights[0].parents[1] / "train.json"
     before = record.stat().st_mtime_ns
-    assert played("sft+,best,rft") == found
+    assert played("sft+,best,rft", 1) == found
     assert record.stat().st_mtime_ns == before
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(sys.platform != "linux", reason="a process is told of its parent's end on Linux only")
+def test_runs_side_by_side_end_with_the_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else what it had begun would hold its runs' locks against the same command."""
+    monkeypatch.setenv("IPR_ROOT", str(tmp_path))
+    command = [sys.executable, "-m", "flows.cli", "bench", "alfworld", "--jobs", "2", "--dir", str(tmp_path / "b")]
+    with subprocess.Popen([*command, "env.tasks=4", "track.enabled=false"], cwd=ROOT, stderr=subprocess.PIPE) as bench:
+        assert bench.stderr is not None
+        told = {bench.stderr.readline().decode() for _ in range(2)}
+        assert told == {f"seed {s}, sft+: {tmp_path / 'b' / 'sft+' / f'sft+-{s}.log'}\n" for s in (0, 1)}
+        children = [int(pid) for pid in Path(f"/proc/{bench.pid}/task/{bench.pid}/children").read_text().split()]
+        assert len(children) >= 2
+        bench.kill()
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() for pid in children):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

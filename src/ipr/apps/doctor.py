@@ -95,6 +95,11 @@ def _version(package: str) -> str | None:
         return None
 
 
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _machine(root: Path) -> Iterator[Check]:
     free = shutil.disk_usage(root).free >> 20
     space = f"{free} MiB free for {root}"
@@ -102,8 +107,7 @@ def _machine(root: Path) -> Iterator[Check]:
     yield Check(
         "folder", os.access(root, os.W_OK), f"{root} can be written", f"make {root} writable, or set IPR_ROOT", True
     )
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    yield Check("cores", True, str(cores))
+    yield Check("cores", True, str(cores()))
     yield from _gpus()
 
 
