@@ -39,6 +39,22 @@ def test_a_recipe_makes_a_model_that_a_run_can_start_from(tmp_path, env):
     assert facts["dropped"] == 0
 
 
+@pytest.mark.parametrize("family", recipe.FAMILIES)
+def test_a_base_of_another_architecture(tmp_path, family):
+    recipe.build("alfworld", tmp_path, [*SMALL, f"family={family}"])
+    folder = tmp_path / "alfworld"
+    models.check_model(folder)
+    made = models.load_model(str(folder), configs.ModelConfig(path=str(folder)))
+    assert made.config.model_type == family
+    assert made.get_input_embeddings().weight is made.get_output_embeddings().weight
+
+
+def test_an_unknown_family_is_told_before_any_work(tmp_path):
+    with pytest.raises(IprError, match=r"no family 'qwen'; did you mean 'qwen3'\?"):
+        recipe.build("alfworld", tmp_path, ["family=qwen"])
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_build_that_was_killed_goes_on_and_ends_with_the_same_weights(tmp_path, monkeypatch):
     whole = recipe.build("alfworld", tmp_path / "whole", SMALL)
     real, calls = trainer.train, []

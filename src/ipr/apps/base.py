@@ -19,7 +19,10 @@ from ipr.config import TrainConfig
 from ipr.runs.progress import progress
 from ipr.tokens import ChatTokens
 from ipr.training.trainer import train
-from ipr.types import Demonstration, IprError, Message
+from ipr.types import Demonstration, IprError, Message, suggestion
+
+FAMILIES = ("llama", "qwen3", "mistral", "gpt_neox", "olmo2")
+"""Architectures that a base is made in, as transformers calls them; each is tried in tests."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class Recipe:
     """Whether a name with its number is one token (see `models.train_tokenizer`)."""
     related: bool = False
     """Whether the forms of a word begin as neighbours (see `models.relate_forms`)."""
+    family: str = "llama"
+    """Of `FAMILIES`."""
     hidden: int = 192
     layers: int = 3
     heads: int = 3
@@ -101,6 +106,7 @@ def build(env: str, out: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         intermediate=recipe.intermediate,
         max_length=recipe.max_length,
         seed=recipe.seed,
+        family=recipe.family,
     )
     if recipe.related:
         models.relate_forms(model, tokenizer)
@@ -173,5 +179,7 @@ def _recipe(env: str, overrides: Sequence[str]) -> Recipe:
         key, _, value = override.partition("=")
         if key not in kinds:
             raise IprError(f"ipr base: unknown key '{key}'; keys: {', '.join(kinds)}")
-        chosen[key] = kinds[key](float(value))
+        if key == "family" and value not in FAMILIES:
+            raise IprError(f"ipr base: no family '{value}'; {suggestion(value, FAMILIES)}")
+        chosen[key] = value if key == "family" else kinds[key](float(value))
     return replace(RECIPES[env], **chosen)

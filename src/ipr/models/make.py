@@ -33,21 +33,25 @@ def new_base_model(
     intermediate: int | None = None,
     max_length: int = 2048,
     seed: int = 0,
+    family: str = "llama",
 ) -> Any:
-    """A Llama-architecture model with random weights (tied embeddings), for a tokenizer made by `train_tokenizer`.
+    """A model with random weights (tied embeddings), for a tokenizer made by `train_tokenizer`.
 
-    `intermediate` is the width of the gated MLP; by default 8/3 of hidden, rounded up to 32.
+    `intermediate` is the width of the MLP; by default 8/3 of hidden, rounded up to 32. `family` is the architecture as
+    transformers calls it (llama, qwen3, mistral, gpt_neox); one that knows no `kv_heads` has as many as `heads`.
     """
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = LlamaConfig(
+    config = AutoConfig.for_model(
+        family,
         vocab_size=vocab_size,
         hidden_size=hidden,
         intermediate_size=intermediate or -(-hidden * 8 // 3 // 32) * 32,
         num_hidden_layers=layers,
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
+        head_dim=hidden // heads,
         max_position_embeddings=max_length,
         tie_word_embeddings=True,
         pad_token_id=SPECIAL_TOKENS.index(PAD),
@@ -56,7 +60,7 @@ def new_base_model(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return LlamaForCausalLM(config)
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 
 def shallow(config: Any, layers: int) -> Any:
