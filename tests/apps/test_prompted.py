@@ -11,7 +11,7 @@ import pytest
 from flows.cli import main
 from ipr import config, envs, store
 from ipr.apps import prompted
-from ipr.apps.chosen_model import check_room
+from ipr.apps.chosen_model import check_room, check_turns
 from ipr.evaluate import games
 from ipr.policies.scripted import ScriptedPolicy
 from ipr.types import IprError, Sampling, Trajectory
@@ -200,6 +200,17 @@ def test_a_local_model_is_refused_where_most_episodes_do_not_fit(capsys: pytest.
     assert note.endswith("use a model with a longer context, or leave the example out (env.shots=0)\n")
     with pytest.raises(IprError, match=r"longer than the context of 2048 tokens .*; raise model.max_length, or leave"):
         room(1, 2048)
+
+
+def test_an_expert_that_says_more_than_the_agent_may_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """Gemma, whose tokens are shorter than those of the model that a preset is for, lost its plans so."""
+    path = config.embedded(config.EMBEDDED, "alfworld")
+    for limit in (59, 60):  # the longest turn of the experts looked at has 60, its end included
+        check_turns(envs.get("alfworld"), path, config.load(None, [f"rollout.max_new_tokens={limit}"]))
+    note = capsys.readouterr().err
+    assert note.startswith("note: 1 of 20 expert episodes have a turn of more than rollout.max_new_tokens=59 tokens;")
+    assert note.endswith(": set it to 60 or more\n")
+    assert note.count("note") == 1
 
 
 def test_games_that_outgrow_the_context_are_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

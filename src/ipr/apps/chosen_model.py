@@ -54,6 +54,21 @@ def check_room(spec: EnvSpec, split: str, path: str, config: RunConfig) -> None:
     print(f"note: {told}; such games cannot be played to their end: {fix}", file=sys.stderr)
 
 
+def check_turns(spec: EnvSpec, path: str, config: RunConfig) -> None:
+    """Notes where the expert says more in a turn than the agent may: what the agent learns of it is cut off."""
+    chat, limit = ChatTokens(models.load_tokenizer(path, config.model.date)), config.rollout.max_new_tokens
+    longest = [
+        max((len(chat.agent(m.content)) for m in talk if m.role == "assistant"), default=0)
+        for talk in experts.conversations(spec, "train")
+    ]
+    if longer := sum(length > limit for length in longest):
+        print(
+            f"note: {longer} of {len(longest)} expert episodes have a turn of more than rollout.max_new_tokens={limit}"
+            f" tokens; an agent that learns it is cut off before its action: set it to {max(longest)} or more",
+            file=sys.stderr,
+        )
+
+
 def _champion(config: RunConfig) -> str | None:
     root = project_root()
     defaults(root)
