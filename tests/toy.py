@@ -123,7 +123,7 @@ def model(seed: int = 0, *, max_length: int = 512, sharp: float = 8.0, **sizes: 
     """
     from ipr import models
 
-    small = {"hidden": 32, "layers": 2, "heads": 4, "kv_heads": 2} | sizes
+    small: dict[str, Any] = {"hidden": 32, "layers": 2, "heads": 4, "kv_heads": 2} | sizes
     made = models.new_base_model(len(tokenizer()), max_length=max_length, seed=seed, **small).eval()
     for weight in made.parameters():
         if weight.dim() == 2:
