@@ -38,6 +38,15 @@ def test_bad_plans_are_told_in_one_line() -> None:
         bench.plan("alfworld", PRESETS, ["rlo"], [])
 
 
+def test_best_is_compared_with_every_method() -> None:
+    assert set(bench.against(["sft+", "rft", "best"])) == {
+        *(("sft", method) for method in ("sft+", "rft", "best")),
+        *(("sft+", method) for method in ("rft", "best")),
+        ("rft", "best"),
+    }
+    assert bench.against(["rft", "eto"]) == [("sft", "rft"), ("sft", "eto")]
+
+
 @pytest.mark.integration
 def test_methods_share_the_sft_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Played side by side, and again from what is there."""
@@ -55,18 +64,12 @@ def test_methods_share_the_sft_agent(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert done.returncode == 0, done.stderr[-3000:]
         return json.loads(done.stdout.splitlines()[-1])
 
-    found = played("sft+,best,rft", 2)
-    assert [row["name"] for row in found["rows"]] == ["sft", "sft+", "best", "rft"]
+    found = played("sft+,best", 2)
+    assert [row["name"] for row in found["rows"]] == ["sft", "sft+", "best"]
     assert found["seeds"] == [0]
     assert found["rows"][1]["stages"] == {"0": "iteration-1"}, "the control's last stage, whatever dev says"
     assert {(c["a"], c["b"], c["what"]) for c in found["comparisons"]} == {
-        (a, b, what)
-        for a, b in (
-            *(("sft", b) for b in ("sft+", "best", "rft")),
-            *(("sft+", b) for b in ("best", "rft")),
-            ("rft", "best"),
-        )
-        for what in ("greedy", "T = 1")
+        (a, b, what) for a, b in (("sft", "sft+"), ("sft", "best"), ("sft+", "best")) for what in ("greedy", "T = 1")
     }
     weights = [tmp_path / "b" / m / f"{m}-0" / "sft" / "model" / "model.safetensors" for m in ("sft+", "best")]
     assert weights[0].samefile(weights[1])
@@ -86,7 +89,7 @@ def test_methods_share_the_sft_agent(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "http" not in page.split("<svg")[0]
     record = weights[0].parents[1] / "train.json"
     before = record.stat().st_mtime_ns
-    assert played("sft+,best,rft", 1) == found
+    assert played("sft+,best", 1) == found
     assert record.stat().st_mtime_ns == before
 
 

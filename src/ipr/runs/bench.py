@@ -136,9 +136,7 @@ def summary(folder: Path, names: Sequence[str], samples: int) -> tuple[dict[str,
     comparisons = [
         {"a": a, "b": b, "what": what} | evaluate.compare_seeds(played[a], played[b], resamples)
         for what, played in (("greedy", greedy), ("T = 1", means))
-        for b in names
-        for a in dict.fromkeys((SFT, *(n for n in names if n == CONTROL or b == BEST)))
-        if a != b
+        for a, b in against(names)
     ]
     found = {
         "env": first.config.env.name,
@@ -157,6 +155,12 @@ def summary(folder: Path, names: Sequence[str], samples: int) -> tuple[dict[str,
                 for t in greedy[name][seed]
             ]
     return found, DataFrame(games)
+
+
+def against(names: Sequence[str]) -> list[tuple[str, str]]:
+    """(a, b) of every comparison, b less a."""
+    sides = ((a, b) for b in names for a in (SFT, *names) if a in (SFT, CONTROL) or b == BEST)
+    return [(a, b) for a, b in dict.fromkeys(sides) if a != b]
 
 
 def columns(found: Mapping[str, Any]) -> list[str]:
