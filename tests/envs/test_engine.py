@@ -224,7 +224,7 @@ def test_every_recorded_observation_is_equal(real: Path) -> None:
     assert report["games"] == report["wins"] == 400
     assert report["observations"] == report["equal"] == 7500
     assert report["broken"] == 0
-    assert report["steps_per_s"] > 10_000
+    assert report["steps_per_s"] > 6_000
 
 
 def test_broken_files_are_counted_not_raised(tmp_path: Path) -> None:

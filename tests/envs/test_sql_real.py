@@ -26,7 +26,8 @@ def test_every_gold_query_earns_everything(spider: Path) -> None:
     assert report["messages"] == []
     assert report["questions"] == report["full_reward"] == 631
     assert (report["broken"], report["refused"]) == (0, 15)
-    assert report["steps_per_s"] > 1500  # 3,000 and more on a quiet core
+    # Here and in the other environments: a tenth of what a quiet core does. CI's machine is shared.
+    assert report["steps_per_s"] > 300
 
 
 def test_the_expert_earns_everything(spider: Path) -> None:

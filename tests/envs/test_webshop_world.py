@@ -55,7 +55,7 @@ def test_the_contract_holds(spec: EnvSpec) -> None:
     assert report["problems"] == []
     assert report["ok"]
     assert report["expert_wins"] >= 45
-    assert report["steps_per_s"] > 5_000
+    assert report["steps_per_s"] > 2_000
 
 
 def test_a_short_limit_cuts_the_expert_too() -> None:

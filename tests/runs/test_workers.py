@@ -99,7 +99,7 @@ def test_each_worker_has_a_gpu_of_its_own(model: Path, client: Any, monkeypatch:
     pids = list(client.run(os.getpid).values())
     os.kill(pids[0], signal.SIGKILL)
     assert played(player, shards(4)) == found == played(workers.Player(str(model), "agent", config(), 1.0), shards(4))
-    client.wait_for_workers(2, timeout=60)
+    client.wait_for_workers(2, timeout=300)
     assert pids[0] not in client.run(os.getpid).values()
     played(player, shards(4))
     seen = client.run(lambda: os.environ.get("CUDA_VISIBLE_DEVICES"))
@@ -133,7 +133,7 @@ def test_a_worker_that_dies_changes_nothing(model: Path, client: Any) -> None:
             os.kill(pids[0], signal.SIGKILL)
         found[place] = trajectories
     assert [found[place] for place in range(12)] == played(workers.Player(str(model), "agent", config(), 1.0), jobs)
-    client.wait_for_workers(2, timeout=60)
+    client.wait_for_workers(2, timeout=300)
     assert pids[0] not in client.run(os.getpid).values()
 
 
