@@ -11,7 +11,7 @@ import pytest
 from flows.cli import main
 from ipr import config, envs, store
 from ipr.apps import prompted
-from ipr.apps.chosen_model import check_room, check_turns
+from ipr.apps.chosen_model import check_room
 from ipr.evaluate import games
 from ipr.policies.scripted import ScriptedPolicy
 from ipr.types import IprError, Sampling, Trajectory
@@ -206,7 +206,7 @@ def test_an_expert_that_says_more_than_the_agent_may_is_told(capsys: pytest.Capt
     """Gemma, whose tokens are shorter than those of the model that a preset is for, lost its plans so."""
     path = config.embedded(config.EMBEDDED, "alfworld")
     for limit in (59, 60):  # the longest turn of the experts looked at has 60, its end included
-        check_turns(envs.get("alfworld"), path, config.load(None, [f"rollout.max_new_tokens={limit}"]))
+        check_room(envs.get("alfworld"), "train", path, config.load(None, [f"rollout.max_new_tokens={limit}"]))
     note = capsys.readouterr().err
     assert note.startswith("note: 1 of 20 expert episodes have a turn of more than rollout.max_new_tokens=59 tokens;")
     assert note.endswith(": set it to 60 or more\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 from ipr import models
 from ipr.config import RunConfig, embedded
@@ -11,7 +12,7 @@ from ipr.runs.project import defaults, project_root
 from ipr.runs.run import Run
 from ipr.tokens import ChatTokens
 from ipr.tracking import champion_info
-from ipr.types import EnvSpec, IprError
+from ipr.types import EnvSpec, IprError, Message
 
 
 def folder_of(model: str, config: RunConfig) -> str:
@@ -38,9 +39,14 @@ def base_of(run: Run) -> str:
 
 
 def check_room(spec: EnvSpec, split: str, path: str, config: RunConfig) -> None:
-    """Raises IprError where most of the expert's episodes do not fit into the model's context; notes it where some."""
-    chat = ChatTokens(models.load_tokenizer(path, config.model.date))
-    lengths = [len(chat.conversation(talk).ids) for talk in experts.conversations(spec, split)]
+    """Raises IprError where most of the expert's episodes do not fit into the model's context; notes it where some.
+
+    Of the train split, from which the agent learns, it also notes turns for which an agent has no room.
+    """
+    chat, talks = ChatTokens(models.load_tokenizer(path, config.model.date)), experts.conversations(spec, split)
+    if split == "train":
+        _note_turns(chat, talks, config.rollout.max_new_tokens)
+    lengths = [len(chat.conversation(talk).ids) for talk in talks]
     context = models.context_length(path)
     limit = min(config.model.max_length, context)
     longer = sum(length > limit for length in lengths)
@@ -54,13 +60,8 @@ def check_room(spec: EnvSpec, split: str, path: str, config: RunConfig) -> None:
     print(f"note: {told}; such games cannot be played to their end: {fix}", file=sys.stderr)
 
 
-def check_turns(spec: EnvSpec, path: str, config: RunConfig) -> None:
-    """Notes where the expert says more in a turn than the agent may: what the agent learns of it is cut off."""
-    chat, limit = ChatTokens(models.load_tokenizer(path, config.model.date)), config.rollout.max_new_tokens
-    longest = [
-        max((len(chat.agent(m.content)) for m in talk if m.role == "assistant"), default=0)
-        for talk in experts.conversations(spec, "train")
-    ]
+def _note_turns(chat: ChatTokens, talks: Sequence[Sequence[Message]], limit: int) -> None:
+    longest = [max((len(chat.agent(m.content)) for m in talk if m.role == "assistant"), default=0) for talk in talks]
     if longer := sum(length > limit for length in longest):
         print(
             f"note: {longer} of {len(longest)} expert episodes have a turn of more than rollout.max_new_tokens={limit}"

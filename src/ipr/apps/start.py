@@ -11,7 +11,7 @@ from typing import Any
 
 from ipr import algorithms, models, policies
 from ipr.apps import memory
-from ipr.apps.chosen_model import check_room, check_turns
+from ipr.apps.chosen_model import check_room
 from ipr.apps.plan import hours, plan
 from ipr.config import RunConfig, embedded, public
 from ipr.data import datasets, experts
@@ -43,7 +43,6 @@ def check(config: RunConfig, *, model: bool = True) -> None:
     if path != "champion" and model:
         models.check_model(path)
         check_room(spec, "train", path, config)
-        check_turns(spec, path, config)
 
 
 def _wordings(config: RunConfig, spec: EnvSpec) -> None:
