@@ -222,6 +222,7 @@ def vllm(work: dict[str, Any]) -> Write:
         enable_prefix_caching=True,
         enable_chunked_prefill=False,  # a seeded prompt that is read in pieces ends the engine of the CPU build
         max_num_batched_tokens=32768,
+        gpu_memory_utilization=0.4,  # of the memory that is there: other work has some
     )
 
     def write(prompts: list[list[int]], turn: int) -> list[list[int]]:

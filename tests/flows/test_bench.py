@@ -23,7 +23,7 @@ PRESETS = ROOT / "flows" / "configs"
 @pytest.mark.parametrize("env", ["alfworld", "sql", "webshop"])
 def test_a_plan_gives_all_methods_one_sft_agent(env: str) -> None:
     plan = bench.plan(env, PRESETS, [], ["train.beta=0.3"])
-    assert list(plan.methods) == ["sft+", "rft", "eto", "ipr", "best"]
+    assert list(plan.methods) == ["best", "sft+", "rft", "eto", "ipr"]
     assert {m.algorithm.name for m in plan.methods.values()} == {"sft", "rft", "eto", "ipr", "best"}
     assert plan.methods["ipr"].train.beta == 0.3, "an override is for the methods that have a use for it"
     assert plan.methods["best"].train.beta == config.PreferenceConfig().beta
@@ -82,6 +82,8 @@ def test_methods_share_the_sft_agent(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert fmean(mine["greedy"]) == pytest.approx(row["greedy"]["reward"])
         assert fmean(mine["sampled"]) == pytest.approx(row["sampled"]["reward"])
     text = (tmp_path / "b" / "bench.md").read_text()
+    base = json.loads((weights[0].parents[2] / "base" / "evaluate.json").read_text())["test"]["reward"]
+    assert f"; the base model, greedy: {100 * base:.1f}\n" in text
     assert "| best |" in text
     assert "best against sft+, greedy" in text
     page = (tmp_path / "b" / "bench.html").read_text()
@@ -102,7 +104,7 @@ def test_runs_side_by_side_end_with_the_bench(tmp_path: Path, monkeypatch: pytes
     with subprocess.Popen([*command, "env.tasks=4", "track.enabled=false"], cwd=ROOT, stderr=subprocess.PIPE) as bench:
         assert bench.stderr is not None
         told = {bench.stderr.readline().decode() for _ in range(2)}
-        assert told == {f"seed {s}, sft+: {tmp_path / 'b' / 'sft+' / f'sft+-{s}.log'}\n" for s in (0, 1)}
+        assert told == {f"seed {s}, best: {tmp_path / 'b' / 'best' / f'best-{s}.log'}\n" for s in (0, 1)}
         children = [int(pid) for pid in Path(f"/proc/{bench.pid}/task/{bench.pid}/children").read_text().split()]
         assert len(children) >= 2
         bench.kill()

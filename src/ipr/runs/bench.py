@@ -143,6 +143,7 @@ def summary(folder: Path, names: Sequence[str], samples: int) -> tuple[dict[str,
         "seeds": common,
         "games": rows[0]["greedy"]["games"],
         "samples": samples,
+        "base": _figure(first.played(stage_name(-1)), resamples),
         "rows": rows,
         "comparisons": comparisons,
     }
@@ -258,7 +259,8 @@ def write(folder: Path, found: Mapping[str, Any], games: DataFrame) -> None:
 
 def _head(found: Mapping[str, Any]) -> str:
     seeds = ", ".join(map(str, found["seeds"]))
-    return f"{found['env']}: seeds {seeds}, {found['games']} test games, {found['samples']} samples a game at T = 1"
+    played = f"seeds {seeds}, {found['games']} test games, {found['samples']} samples a game at T = 1"
+    return f"{found['env']}: {played}; the base model, greedy: {100 * found['base']['reward']:.1f}"
 
 
 def _bounds(interval: Sequence[float]) -> str:
