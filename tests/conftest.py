@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from ipr import envs
-
+# As `ipr` sets it: pytest's workers have two threads each, which else spin while the other worker wants the cores. Read
+# when torch is imported, so here, before anything of ours is.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("IPR_CHECK_KERNELS", "1")  # see ipr.engine.kernels; also for processes that tests start
+
+from ipr import envs
 
 Install = Callable[..., None]
 
