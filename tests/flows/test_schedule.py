@@ -10,13 +10,13 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.client.base import PrefectHttpxSyncClient
 
 from ipr import store
 from ipr.config import AlertsConfig
@@ -83,11 +83,11 @@ def within(seconds: float, happens: Callable[[], Any]) -> Any:
 
 
 def asked(env: dict[str, str], path: str, body: Any = None) -> Any:
-    """Prefect's API, as it is."""
-    data = None if body is None else json.dumps(body, default=str).encode()
-    request = urllib.request.Request(env["PREFECT_API_URL"] + path, data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.loads(answer.read() or "null")
+    """Prefect's API, as it is. A busy server whose SQLite is locked answers 503: its client then asks again."""
+    data = None if body is None else json.dumps(body, default=str)
+    with PrefectHttpxSyncClient(headers={"Content-Type": "application/json"}, timeout=60) as client:
+        answer = client.request("GET" if data is None else "POST", env["PREFECT_API_URL"] + path, content=data)
+    return json.loads(answer.content or "null")
 
 
 def prefect(env: dict[str, str], *arguments: str) -> str:
