@@ -33,7 +33,7 @@ SMALL = [
 
 @pytest.mark.parametrize("env", ["sql", "webshop"])
 def test_a_recipe_makes_a_model_that_a_run_can_start_from(tmp_path, env):
-    facts = recipe.build(env, tmp_path, [*SMALL, "tours=0"])
+    facts = recipe.build(env, tmp_path, [*SMALL, "repeats=8", "tours=0"])
     models.check_model(tmp_path / env)
     assert facts["examples"] == 4
     assert facts["dropped"] == 0
