@@ -10,11 +10,13 @@ from pathlib import Path
 from statistics import fmean
 
 import pandas
+import psutil
 import pytest
 
 from ipr import config
 from ipr.runs import bench
 from ipr.types import IprError
+from tests.living import alive
 
 ROOT = Path(__file__).parents[2]
 PRESETS = ROOT / "flows" / "configs"
@@ -105,18 +107,10 @@ def test_runs_side_by_side_end_with_the_bench(tmp_path: Path, monkeypatch: pytes
         assert bench.stderr is not None
         told = {bench.stderr.readline().decode() for _ in range(2)}
         assert told == {f"seed {s}, best: {tmp_path / 'b' / 'best' / f'best-{s}.log'}\n" for s in (0, 1)}
-        children = [int(pid) for pid in Path(f"/proc/{bench.pid}/task/{bench.pid}/children").read_text().split()]
+        children = psutil.Process(bench.pid).children()
         assert len(children) >= 2
         bench.kill()
     deadline = time.monotonic() + 60
-    while any(_lives(pid) for pid in children):
+    while any(alive(child) for child in children):
         assert time.monotonic() < deadline
         time.sleep(0.1)
-
-
-def _lives(pid: int) -> bool:
-    """One that has ended stays in /proc until init, whose child it is by then, asks for it."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False

@@ -19,11 +19,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from ipr import store, tracking
 from ipr.runs.telling import slug
 from ipr.types import Demonstration, PreferencePair, StepReward, Trajectory
+from tests.living import alive
 
 pytestmark = pytest.mark.integration
 
@@ -143,13 +145,12 @@ def test_the_server_of_a_killed_run_is_ended_and_no_other() -> None:
         "server = subprocess.Popen(['sleep', '60'], env=env, stdout=null, stderr=null)\n"
     )
     run = subprocess.run([sys.executable, "-c", start + "print(server.pid)"], capture_output=True, check=True)
-    orphan = int(run.stdout)
-    os.kill(orphan, 0)
+    orphan = psutil.Process(int(run.stdout))
+    assert alive(orphan)
     ours = subprocess.Popen(["sleep", "60"], env={"PREFECT__SERVER_EPHEMERAL": "1", STARTED_BY: str(os.getpid())})
     end_orphans()
     for _ in range(50):
-        stat = Path(f"/proc/{orphan}/stat")
-        if not stat.exists() or ") Z " in stat.read_text():
+        if not alive(orphan):
             break
         time.sleep(0.1)
     else:

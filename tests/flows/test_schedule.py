@@ -85,7 +85,7 @@ def within(seconds: float, happens: Callable[[], Any]) -> Any:
 def asked(env: dict[str, str], path: str, body: Any = None) -> Any:
     """Prefect's API, as it is. A busy server whose SQLite is locked answers 503: its client then asks again."""
     data = None if body is None else json.dumps(body, default=str)
-    with PrefectHttpxSyncClient(headers={"Content-Type": "application/json"}, timeout=60) as client:
+    with PrefectHttpxSyncClient(headers={"Content-Type": "application/json"}, timeout=30) as client:
         answer = client.request("GET" if data is None else "POST", env["PREFECT_API_URL"] + path, content=data)
     return json.loads(answer.content or "null")
 

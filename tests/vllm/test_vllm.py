@@ -27,6 +27,7 @@ from ipr.config import RunConfig
 from ipr.policies import local, vllm
 from ipr.policies.vllm_server import VllmProcess
 from ipr.types import IprError, Message, Sampling, Trajectory, Turn
+from tests.living import alive
 from tests.vllm import agents, bad_requests
 
 VLLM = Path(__file__).parents[2] / ".venv-vllm/bin/vllm"
@@ -172,10 +173,3 @@ def wait(until: Any, process: subprocess.Popen | None = None, seconds: float = 2
         assert process is None or process.poll() is None, "the run ended"
         assert time.monotonic() < end
         time.sleep(0.1)
-
-
-def alive(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
