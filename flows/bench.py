@@ -10,7 +10,7 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -30,7 +30,8 @@ from ipr.types import IprError
 
 
 def play(folder: Path, plan: bench.Plan, seeds: int, samples: int, jobs: int | None = None) -> dict[str, Any]:
-    """Play or go on with what lacks in `folder`; returns the tables of `bench.summary`, which is also written there.
+    """Play or go on with what lacks in `folder`; returns the tables of `bench.summary`, which are also written there:
+    first when all methods have played one seed, so a bench that is ended early has them of the seeds that are whole.
 
     The methods of a seed share the SFT stage of the first. After a run: N episodes a test game at temperature 1 of its
     compared stage. With `jobs` other than 1 so many runs are played at once (None: as many as there are cores, or one
@@ -41,16 +42,22 @@ def play(folder: Path, plan: bench.Plan, seeds: int, samples: int, jobs: int | N
     first = next(iter(plan.methods.values()))
     chosen = range(first.seed, first.seed + seeds)
     jobs = min(jobs or _jobs(first), seeds * len(plan.methods))
-    if jobs > 1:
-        _side_by_side(folder, plan, chosen, samples, jobs)
-    else:
-        for seed in chosen:
-            for name in plan.methods:
-                print(f"seed {seed}, {name}", file=sys.stderr)
-                _play(folder, plan, name, seed, samples)
-    found, games = bench.summary(folder, list(plan.methods), samples)
-    bench.write(folder, found, games)
+    found: dict[str, Any] = {}
+    whole = _side_by_side(folder, plan, chosen, samples, jobs) if jobs > 1 else _in_turn(folder, plan, chosen, samples)
+    for seed in whole:
+        found, games = bench.summary(folder, list(plan.methods), samples)
+        bench.write(folder, found, games)
+        print(f"seed {seed}: all methods have played it, {folder / 'bench.md'}", file=sys.stderr)
     return found
+
+
+def _in_turn(folder: Path, plan: bench.Plan, seeds: Sequence[int], samples: int) -> Iterator[int]:
+    """Yields each seed that all methods have played."""
+    for seed in seeds:
+        for name in plan.methods:
+            print(f"seed {seed}, {name}", file=sys.stderr)
+            _play(folder, plan, name, seed, samples)
+        yield seed
 
 
 def _play(folder: Path, plan: bench.Plan, name: str, seed: int, samples: int) -> None:
@@ -82,8 +89,11 @@ def _jobs(config: RunConfig) -> int:
     return 1 if elsewhere or models.device(config.model).type != "cpu" else cores()
 
 
-def _side_by_side(folder: Path, plan: bench.Plan, seeds: Sequence[int], samples: int, jobs: int) -> None:
-    """The first method with every seed, then what waits for its SFT agent. The first error ends all."""
+def _side_by_side(folder: Path, plan: bench.Plan, seeds: Sequence[int], samples: int, jobs: int) -> Iterator[int]:
+    """The first method with every seed, then what waits for its SFT agent. The first error ends all.
+
+    Yields each seed that all methods have played.
+    """
     first, *others = plan.methods
     share = max(1, cores() // jobs)
     shared = {
@@ -100,6 +110,7 @@ def _side_by_side(folder: Path, plan: bench.Plan, seeds: Sequence[int], samples:
 
     try:
         playing = {begin(first, seed): (first, seed) for seed in seeds}
+        left = {seed: set(plan.methods) for seed in seeds}
         while playing:
             done, _ = wait(playing, return_when=FIRST_COMPLETED)
             for future in done:
@@ -107,6 +118,9 @@ def _side_by_side(folder: Path, plan: bench.Plan, seeds: Sequence[int], samples:
                 _ended(future, name, seed)
                 if name == first:
                     playing |= {begin(other, seed): (other, seed) for other in others}
+                left[seed].remove(name)
+                if not left[seed]:
+                    yield seed
         pool.shutdown()
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)

@@ -49,10 +49,28 @@ def test_a_base_of_another_architecture(tmp_path, family):
     assert made.get_input_embeddings().weight is made.get_output_embeddings().weight
 
 
-def test_an_unknown_family_is_told_before_any_work(tmp_path):
-    with pytest.raises(IprError, match=r"no family 'qwen'; did you mean 'qwen3'\?"):
-        recipe.build("alfworld", tmp_path, ["family=qwen"])
+@pytest.mark.parametrize(
+    ("env", "override", "said"),
+    [
+        ("alfworld", "family=qwen", r"no family 'qwen'; did you mean 'qwen3'\?"),
+        ("alfworld", "repeats=2", "repeats=2: alfworld has no such text; leave it at 0"),
+        ("sql", "tours=2", "tours=2: sql has no such text; leave it at 0"),
+        ("alfworld", "episodes=many", "episodes: .*valid integer.* \\(got 'many'\\)"),
+        ("alfworld", "episodes=0", "episodes: .*greater than 0 \\(got '0'\\)"),
+        ("alfworld", "glances=-1", "glances: .*greater than or equal to 0"),
+        ("alfworld", "hidden=100", "hidden=100 has to be a multiple of twice heads=3"),
+    ],
+)
+def test_what_a_recipe_cannot_be_is_told_before_any_work(tmp_path, env, override, said):
+    with pytest.raises(IprError, match=said):
+        recipe.build(env, tmp_path, [override])
     assert not any(tmp_path.iterdir())
+
+
+def test_keys_of_every_kind_can_be_given(tmp_path):
+    made = recipe._recipe("sql", ["names=true", "related=no", "learning_rate=1e-3", "family=qwen3", "steps=3"])
+    assert (made.names, made.related, made.learning_rate, made.family, made.steps) == (True, False, 1e-3, "qwen3", 3)
+    assert recipe._recipe("sql", []) == recipe.RECIPES["sql"]
 
 
 def test_a_build_that_was_killed_goes_on_and_ends_with_the_same_weights(tmp_path, monkeypatch):

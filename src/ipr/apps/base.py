@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from ipr import envs, models, store
 from ipr.config import TrainConfig
@@ -25,42 +27,48 @@ FAMILIES = ("llama", "qwen3", "mistral", "gpt_neox", "olmo2")
 """Architectures that a base is made in, as transformers calls them; each is tried in tests."""
 
 
+Count = Annotated[int, Field(ge=0)]
+Size = Annotated[int, Field(gt=0)]
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Every figure of a shipped model; the defaults are ALFWorld's."""
 
-    seed: int = 0
-    repeats: int = 0
+    seed: Count = 0
+    repeats: Count = 0
     """Lists of names said again and again (`play.repeat`), read first of all."""
-    glances: int = 10_000
+    glances: Count = 10_000
     """Short texts read first (`play.glance`), one per pretrain game, from the last backwards."""
-    tours: int = 3_000
+    tours: Count = 3_000
     """Searches of a few places (`play.tour`) read next, of the same games as the glances."""
-    episodes: int = 8_000
+    episodes: Size = 8_000
     """Wanderer's episodes read then, one per pretrain game, from the first."""
-    steps: int = 16
+    steps: Size = 16
     """Turns of an episode."""
-    vocabulary: int = 1024
+    vocabulary: Size = 1024
     names: bool = True
     """Whether a name with its number is one token (see `models.train_tokenizer`)."""
     related: bool = False
     """Whether the forms of a word begin as neighbours (see `models.relate_forms`)."""
     family: str = "llama"
     """Of `FAMILIES`."""
-    hidden: int = 192
-    layers: int = 3
-    heads: int = 3
-    kv_heads: int = 3
-    intermediate: int = 768
-    max_length: int = 2048
-    glances_batch: int = 32
-    tours_batch: int = 8
-    batch_size: int = 4
-    learning_rate: float = 3e-3
-    observation_weight: float = 0.3
-    micro_batch_tokens: int = 8192
+    hidden: Size = 192
+    layers: Size = 3
+    heads: Size = 3
+    kv_heads: Size = 3
+    intermediate: Size = 768
+    max_length: Size = 2048
+    glances_batch: Size = 32
+    tours_batch: Size = 8
+    batch_size: Size = 4
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-3
+    observation_weight: Annotated[float, Field(ge=0)] = 0.3
+    micro_batch_tokens: Size = 8192
 
 
+READINGS = {"repeats": "repeat", "glances": "glance", "tours": "tour"}
+"""Key of a recipe -> the function of an environment's `play` that writes such a text, in the order they are read."""
 _READER = Recipe(
     repeats=12_000,
     glances=12_000,
@@ -89,7 +97,7 @@ def build(env: str, out: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     import torch
 
     recipe = _recipe(env, overrides)
-    spec, play = envs.get(env), import_module(f"ipr.envs.{env}.play")
+    spec, play = envs.get(env), _play(env)
     all_ids = spec.task_ids("pretrain")
     episodes = [play.wander(task_id, recipe.seed, recipe.steps) for task_id in all_ids[: recipe.episodes]]
     # The expert's words are in the vocabulary, so that SFT needs no more tokens a word than the base model.
@@ -111,14 +119,11 @@ def build(env: str, out: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     if recipe.related:
         models.relate_forms(model, tokenizer)
     chat, work = ChatTokens(tokenizer), out / "build" / env
-    for stage, reading, count, batch in (
-        ("repeats", "repeat", recipe.repeats, recipe.glances_batch),
-        ("glances", "glance", recipe.glances, recipe.glances_batch),
-        ("tours", "tour", recipe.tours, recipe.tours_batch),
-    ):
-        if count:
+    for stage, reading in READINGS.items():
+        if count := getattr(recipe, stage):
             texts = [getattr(play, reading)(task_id, recipe.seed) for task_id in all_ids[: -count - 1 : -1]]
             read = [Demonstration("", text, "wanderer") for text in texts]
+            batch = recipe.tours_batch if stage == "tours" else recipe.glances_batch
             _read(model, chat, read, (), batch, recipe, work / stage)
     read = [Demonstration(e.task_id, (*e.history(0), *e.continuation(0)), "wanderer") for e in episodes]
     facts = _read(model, chat, read, spec.prompt, recipe.batch_size, recipe, work / "episodes")
@@ -173,13 +178,28 @@ def _read(
 def _recipe(env: str, overrides: Sequence[str]) -> Recipe:
     if env not in RECIPES:
         raise IprError(f"ipr base: no recipe '{env}'; there are {', '.join(RECIPES)}")
-    kinds = {f.name: type(f.default) for f in fields(Recipe)}
-    chosen: dict[str, Any] = {}
-    for override in overrides:
-        key, _, value = override.partition("=")
-        if key not in kinds:
-            raise IprError(f"ipr base: unknown key '{key}'; keys: {', '.join(kinds)}")
-        if key == "family" and value not in FAMILIES:
-            raise IprError(f"ipr base: no family '{value}'; {suggestion(value, FAMILIES)}")
-        chosen[key] = value if key == "family" else kinds[key](float(value))
-    return replace(RECIPES[env], **chosen)
+    known = [f.name for f in fields(Recipe)]
+    given = dict(override.partition("=")[::2] for override in overrides)
+    for key in given:
+        if key not in known:
+            raise IprError(f"ipr base: unknown key '{key}'; keys: {', '.join(known)}")
+    try:
+        recipe = TypeAdapter(Recipe).validate_python(asdict(RECIPES[env]) | given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise IprError(f"ipr base: {first['loc'][0]}: {first['msg']} (got {first['input']!r})") from None
+    if recipe.family not in FAMILIES:
+        raise IprError(f"ipr base: no family '{recipe.family}'; {suggestion(recipe.family, FAMILIES)}")
+    if recipe.hidden % (2 * recipe.heads) or recipe.heads % recipe.kv_heads:
+        raise IprError(
+            f"ipr base: hidden={recipe.hidden} has to be a multiple of twice heads={recipe.heads}, and these of"
+            f" kv_heads={recipe.kv_heads}"
+        )
+    for key, reading in READINGS.items():
+        if getattr(recipe, key) and not hasattr(_play(env), reading):
+            raise IprError(f"ipr base: {key}={getattr(recipe, key)}: {env} has no such text; leave it at 0")
+    return recipe
+
+
+def _play(env: str) -> Any:
+    return import_module(f"ipr.envs.{env}.play")
