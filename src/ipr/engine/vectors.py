@@ -10,6 +10,7 @@ from typing import Any
 
 import numba
 import numpy as np
+import torch
 from llvmlite import ir
 from numba import extending, types
 from numba.core import cgutils, errors
@@ -18,15 +19,19 @@ from ipr.engine.reference import TILE
 
 _TILES, _BLOCK = 8, 32
 """Tiles of keys, and tokens' values, that are read for one sequence after the other: they stay in the fastest cache."""
+_SUMS = 8 if torch.cpu.get_capabilities().get("avx512_f") else 4
+"""Vectors of 16 sums that are in registers at once; with AVX2 each takes two of 16."""
 
 _intrinsic: Any = extending.intrinsic
 
 
 @_intrinsic
-def _product(typing_context, lanes, add, n, c, c_step, a, a_step, b, b_step, count):
+def _product(typing_context, lanes, add, n, blocks, c, c_step, c_next, a, a_step, b, b_step, b_next, count):
     """c[n, lanes] = or += sum over k < count of a[n, k] * b[k, lanes], in float32; addresses, and steps in bytes.
 
-    Up to four sums [lanes] are kept in registers, which loops in Python cannot say: LLVM would store each for each k.
+    The same for `blocks` of c and b, each c_next and b_next after the one before. Up to `_SUMS` sums [lanes] are kept
+    in registers, which loops in Python cannot say: LLVM would store each for each k. They are of up to four rows, which
+    share what is read of b, and of as many blocks as there is room for: one sum alone would wait for itself at each k.
     """
     for known in (lanes, add):
         if not isinstance(known, types.Literal):
@@ -35,7 +40,7 @@ def _product(typing_context, lanes, add, n, c, c_step, a, a_step, b, b_step, cou
     vector = ir.VectorType(real, lanes.literal_value)
 
     def code(context, builder, signature, arguments):
-        n, c, c_step, a, a_step, b, b_step, count = arguments[2:]
+        n, blocks, c, c_step, c_next, a, a_step, b, b_step, b_next, count = arguments[2:]
 
         def load(address, kind):
             loaded = builder.load(builder.inttoptr(address, kind.as_pointer()))
@@ -45,35 +50,47 @@ def _product(typing_context, lanes, add, n, c, c_step, a, a_step, b, b_step, cou
         def plus(address, step, times):
             return builder.add(address, builder.mul(step, times))
 
+        def in_powers(whole, most, do):
+            """do(first, size) for pieces of `whole`: of the size `most`, a power of two, then of the smaller ones."""
+            of = whole.type
+            with cgutils.for_range(builder, builder.udiv(whole, of(most))) as loop:
+                do(builder.mul(loop.index, of(most)), most)
+            while most := most // 2:
+                with builder.if_then(builder.icmp_signed("!=", builder.and_(whole, of(most)), of(0))):
+                    do(builder.and_(whole, of(-2 * most)), most)
+
         def rows(first, size):
             """Of `size` rows of c from the `first` on."""
-            ends = [plus(c, c_step, builder.add(first, n.type(i))) for i in range(size)]
-            factors = [plus(a, a_step, builder.add(first, n.type(i))) for i in range(size)]
-            sums = [cgutils.alloca_once(builder, vector) for _ in ends]
-            for end, total in zip(ends, sums, strict=True):
-                builder.store(load(end, vector) if add.literal_value else vector([0.0] * vector.count), total)
-            with cgutils.for_range(builder, count) as loop:
-                row = load(plus(b, b_step, loop.index), vector)
-                for factor, total in zip(factors, sums, strict=True):
-                    one = builder.insert_element(
-                        vector(ir.Undefined), load(plus(factor, n.type(4), loop.index), real), ir.IntType(32)(0)
-                    )
-                    places = ir.VectorType(ir.IntType(32), vector.count)([0] * vector.count)
-                    weight = builder.shuffle_vector(one, vector(ir.Undefined), places)
-                    product = builder.fmul(weight, row, flags=("contract",))
-                    builder.store(builder.fadd(product, builder.load(total), flags=("contract",)), total)
-            for end, total in zip(ends, sums, strict=True):
-                builder.store(builder.load(total), builder.inttoptr(end, vector.as_pointer())).align = 4
+            places = [builder.add(first, n.type(i)) for i in range(size)]
+            factors = [plus(a, a_step, place) for place in places]
 
-        fours = builder.lshr(n, n.type(2))
-        with cgutils.for_range(builder, fours) as loop:
-            rows(builder.mul(loop.index, n.type(4)), 4)
-        for size in (2, 1):
-            with builder.if_then(builder.icmp_signed("!=", builder.and_(n, n.type(size)), n.type(0))):
-                rows(builder.and_(n, n.type(-2 * size)), size)
+            def together(first_block, many):
+                numbers = [builder.add(first_block, n.type(i)) for i in range(many)]
+                ends = [plus(plus(c, c_step, place), c_next, number) for place in places for number in numbers]
+                starts = [plus(b, b_next, number) for number in numbers]
+                sums = [cgutils.alloca_once(builder, vector) for _ in ends]
+                for end, total in zip(ends, sums, strict=True):
+                    builder.store(load(end, vector) if add.literal_value else vector([0.0] * vector.count), total)
+                with cgutils.for_range(builder, count) as loop:
+                    read = [load(plus(start, b_step, loop.index), vector) for start in starts]
+                    for i, factor in enumerate(factors):
+                        one = builder.insert_element(
+                            vector(ir.Undefined), load(plus(factor, n.type(4), loop.index), real), ir.IntType(32)(0)
+                        )
+                        zeros = ir.VectorType(ir.IntType(32), vector.count)([0] * vector.count)
+                        weight = builder.shuffle_vector(one, vector(ir.Undefined), zeros)
+                        for row, total in zip(read, sums[i * many : (i + 1) * many], strict=True):
+                            product = builder.fmul(weight, row, flags=("contract",))
+                            builder.store(builder.fadd(product, builder.load(total), flags=("contract",)), total)
+                for end, total in zip(ends, sums, strict=True):
+                    builder.store(builder.load(total), builder.inttoptr(end, vector.as_pointer())).align = 4
+
+            in_powers(blocks, _SUMS // size, together)
+
+        in_powers(n, 4, rows)
         return context.get_dummy_value()
 
-    return types.void(lanes, add, *[types.int64] * 8), code
+    return types.void(lanes, add, *[types.int64] * 11), code
 
 
 def attention(width: int, value_width: int, threads: bool) -> tuple[Callable[..., None], Callable[..., None]]:
@@ -100,12 +117,15 @@ def attention(width: int, value_width: int, threads: bool) -> tuple[Callable[...
                                     TILE,
                                     False,
                                     firsts[members[m] + 1] - n,
+                                    1,
                                     s + n * scores.strides[0] + h * scores.strides[1] + tile * TILE * 4,
                                     scores.strides[0],
+                                    0,
                                     q + n * query.strides[0] + h * query.strides[1],
                                     query.strides[0],
                                     x + slot * keys.strides[0] + g * keys.strides[1] + tile * keys.strides[2],
                                     keys.strides[3],
+                                    0,
                                     width,
                                 )
             for i in range(seen.shape[0]):
@@ -126,23 +146,21 @@ def attention(width: int, value_width: int, threads: bool) -> tuple[Callable[...
                     for m in range(a, b):
                         n = firsts[members[m]]
                         for h in range(g * heads, (g + 1) * heads):
-                            for d in range(0, value_width, lanes):
-                                _product(
-                                    lanes,
-                                    True,
-                                    firsts[members[m] + 1] - n,
-                                    o + n * out.strides[0] + h * out.strides[1] + d * 4,
-                                    out.strides[0],
-                                    w + n * weights.strides[0] + h * weights.strides[1] + first * 4,
-                                    weights.strides[0],
-                                    x
-                                    + slot * values.strides[0]
-                                    + g * values.strides[1]
-                                    + first * values.strides[2]
-                                    + d * 4,
-                                    values.strides[2],
-                                    last - first,
-                                )
+                            _product(
+                                lanes,
+                                True,
+                                firsts[members[m] + 1] - n,
+                                value_width // lanes,
+                                o + n * out.strides[0] + h * out.strides[1],
+                                out.strides[0],
+                                lanes * 4,
+                                w + n * weights.strides[0] + h * weights.strides[1] + first * 4,
+                                weights.strides[0],
+                                x + slot * values.strides[0] + g * values.strides[1] + first * values.strides[2],
+                                values.strides[2],
+                                lanes * 4,
+                                last - first,
+                            )
 
     return score, mix
 
