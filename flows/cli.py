@@ -351,6 +351,17 @@ def doctor(options: argparse.Namespace) -> Any:
     return [asdict(check) | {"fix": "" if check.ok else check.fix} for check in found]
 
 
+def export(options: argparse.Namespace) -> Any:
+    """Write an agent as a model folder for other software; with --merge an adapter becomes whole weights."""
+    from ipr import config, models
+    from ipr.apps.chosen_model import folder_of
+
+    found = models.export(folder_of(options.model, config.load(None, [])), options.out, merge=options.merge)
+    if not options.json:
+        _print(found)
+    return found
+
+
 def model_import(options: argparse.Namespace) -> Any:
     """Make a model folder of a GGUF file: its weights in float32, its tokenizer and chat template."""
     from ipr import models
@@ -664,6 +675,10 @@ def _parser() -> argparse.ArgumentParser:
     sub = add("doctor", doctor)
     sub.add_argument("preset", nargs="?", default="quick", help="what is to run: a preset or a YAML file")
     sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. env.data=FOLDER")
+    sub = add("export", export)
+    sub.add_argument("model", help="a model folder such as runs/quick/iteration-1/model, 'champion' or 'embedded'")
+    sub.add_argument("--out", type=Path, required=True, help="the new folder")
+    sub.add_argument("--merge", action="store_true", help="add an adapter's weights to its base's")
     made = commands.add_parser("model", help="Bring a model of another format.").add_subparsers(
         metavar="WHAT", required=True
     )

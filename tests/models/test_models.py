@@ -279,6 +279,23 @@ def test_adapter_is_saved_and_loaded_exactly(chat, base, sft_folder):
     assert models.model_hash(again) == models.model_hash(sft_folder) != models.model_hash(base)
 
 
+def test_an_adapter_is_exported_merged_for_others(base, sft_folder, tmp_path):
+    """transformers alone reads the folder, no peft; it is in the base's own type, and plays and trains like another."""
+    found = models.export(sft_folder, tmp_path / "merged", merge=True)
+    assert found == {"folder": str(tmp_path / "merged"), "whole": True}
+    assert not list((tmp_path / "merged").glob("adapter*"))
+    models.check_model(tmp_path / "merged")
+    whole = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert whole.dtype == models.config_of(base).dtype
+    with_adapter = models.load_model(sft_folder, LORA)
+    assert torch.allclose(logits(whole.float().eval()), logits(with_adapter), atol=1e-5)
+    assert models.load_tokenizer(tmp_path / "merged").chat_template == models.load_tokenizer(sft_folder).chat_template
+    assert models.export(sft_folder, tmp_path / "as-it-is") == {"folder": str(tmp_path / "as-it-is"), "whole": False}
+    assert models.model_hash(tmp_path / "as-it-is") == models.model_hash(sft_folder)
+    with pytest.raises(IprError, match="is there already; choose another folder"):
+        models.export(sft_folder, tmp_path / "merged", merge=True)
+
+
 def test_the_reference_of_an_adapter_is_base_and_sft_adapter(chat, sft_folder, tmp_path):
     """Preference training goes on from a copy of the SFT adapter; the SFT folder stays as it is, the reference."""
     before = models.model_hash(sft_folder)

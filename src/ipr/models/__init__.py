@@ -1,8 +1,10 @@
-"""Models: their folders (`folders`), loading and saving (`loading`), new small ones (`make`), GGUF (`from_gguf`).
+"""Models: their folders (`folders`), loading and saving (`loading`), new small ones (`make`), GGUF (`from_gguf`),
+for other software (`export`).
 
 `plug` is the only touch on the internals of torch and transformers. `embedded/` holds the bases that are shipped.
 """
 
+from ipr.models.export import export
 from ipr.models.folders import (
     adapter,
     config_of,
@@ -55,6 +57,7 @@ __all__ = [
     "device",
     "dtype_of",
     "embeddings",
+    "export",
     "free_gpu",
     "freeze_embeddings",
     "gpus",
