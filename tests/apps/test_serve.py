@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import openai
 import pytest
 
@@ -94,6 +95,7 @@ def test_a_conversation_goes_on_with_its_key_values(client: openai.OpenAI, polic
         ({"messages": []}, 400, None, "messages"),
         ({"temperature": -1}, 400, "temperature", "temperature"),
         ({"top_p": 0.5}, 400, "top_p", "top_p"),
+        ({"extra_body": {"min_tokens": 3}}, 400, "min_tokens", "min_tokens=3 is not supported"),
         ({"n": 1000}, 400, None, "at most 128"),
         ({"extra_body": {"tools": [{"a": 1}]}}, 400, "tools", "tools"),
     ],
@@ -106,8 +108,30 @@ def test_what_is_refused(
     assert (error.value.status_code, str(error.value.code), error.value.param) == (status, str(status), param)
 
 
+@pytest.mark.parametrize(
+    ("body", "param", "said"),
+    [
+        ('{"messages": [{"role": "user", "content": "\\ud800"}]}', "body.messages.0.content", "lone surrogate"),
+        (
+            '{"messages": [{"role": "user", "content": [{"type": "text", "text": "a\\udc00"}]}]}',
+            "body.messages.0.content.0.text",
+            "lone surrogate",
+        ),
+        ('{"messages": [{"role": "user", "content": "a"}], "temperature": NaN}', "temperature", "finite"),
+        ('{"messages": [{"role": "user", "content": "a"}], "temperature": Infinity}', "temperature", "finite"),
+    ],
+)
+def test_what_no_client_of_openai_sends_is_refused_too(client: openai.OpenAI, body: str, param: str, said: str) -> None:
+    answer = httpx.post(
+        f"{client.base_url}chat/completions", content=body, headers={"Content-Type": "application/json"}
+    )
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+    assert said in answer.json()["error"]["message"]
+
+
 def test_fields_that_ask_for_nothing_are_taken(client: openai.OpenAI) -> None:
-    ask(client, top_p=1, presence_penalty=0, logprobs=False, user="me")
+    ask(client, top_p=1, presence_penalty=0, logprobs=False, user="me", response_format={"type": "text"})
+    ask(client, extra_body={"min_tokens": 0, "logit_bias": {}})
     text = [{"type": "text", "text": HELLO[0]["content"]}]
     parts = ask(client, messages=[{"role": "user", "content": text}], temperature=0)
     assert parts.choices == ask(client, temperature=0).choices

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import queue
 import socket
 import threading
@@ -32,7 +33,7 @@ from fastapi import FastAPI, Response
 from fastapi import Request as HttpRequest
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from ipr.apps.guard import Guard, Limits, error
 from ipr.engine import Generated, Request, generate
@@ -56,18 +57,33 @@ _NEUTRAL = {
     "repetition_penalty": 1,
     "echo": False,
     "ignore_eos": False,
+    "min_tokens": 0,
+    "logit_bias": {},
+    "response_format": {"type": "text"},
+    "tool_choice": "none",
 }
 """Fields that clients send, and the values that ask for nothing."""
 
 
+def _whole(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"half a character (a lone surrogate) at place {error.start}") from None
+    return text
+
+
+_Text = Annotated[str, AfterValidator(_whole)]
+
+
 class _Part(BaseModel):
     type: Literal["text"]
-    text: str
+    text: _Text
 
 
 class _ChatMessage(BaseModel):
     role: Literal["user", "assistant"]
-    content: str | list[_Part]
+    content: _Text | list[_Part]
 
     def message(self) -> Message:
         text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
@@ -282,8 +298,8 @@ def app(
         for key, value in (request.model_extra or {}).items():
             if value is not None and (key not in _NEUTRAL or _NEUTRAL[key] not in (value, None)):
                 raise _Refused(f"{key}={value!r} is not supported", key)
-        if request.temperature is not None and request.temperature < 0:
-            raise _Refused(f"temperature must be non-negative, got {request.temperature}", "temperature")
+        if request.temperature is not None and not 0 <= request.temperature < math.inf:
+            raise _Refused(f"temperature must be non-negative and finite, got {request.temperature}", "temperature")
         for key in ("max_tokens", "max_completion_tokens"):
             if (most := getattr(request, key, None)) is not None and most < 1:
                 raise _Refused(f"{key} must be at least 1, got {most}", "max_tokens")
@@ -394,7 +410,8 @@ def app(
 
     @served.exception_handler(RequestValidationError)
     async def malformed(_: HttpRequest, problem: RequestValidationError) -> JSONResponse:
-        first = problem.errors()[0]
+        # Of a union's branches the one that understood most.
+        first = max(problem.errors(), key=lambda each: len(each["loc"]))
         # Names of pydantic's own are left out, e.g. that of a union's branch.
         param = ".".join(str(part) for part in first["loc"] if "[" not in str(part))
         return error(f"{param}: {first['msg']}", 400, param=param)
