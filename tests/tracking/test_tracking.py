@@ -269,6 +269,19 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "mlflow.db"
 
 
+@integration
+def test_a_kill_amid_the_making_of_mlflows_database_leaves_none(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow.store.db import utils
+
+    config = TrackConfig(uri=f"sqlite:///{root}/mlflow/mlflow.db")
+    with monkeypatch.context() as patch:
+        patch.setattr(utils, "_upgrade_db", mock.Mock(side_effect=SystemExit))
+        with pytest.raises(SystemExit):
+            connect(config, root)
+    assert not (root / "mlflow" / "mlflow.db").exists()
+    assert [e.name for e in connect(config, root).search_experiments()] == ["Default"]
+
+
 @pytest.fixture
 def config(root: Path, migrated: Path) -> TrackConfig:
     (root / "mlflow").mkdir()

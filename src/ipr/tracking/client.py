@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from ipr import store
 from ipr.config import TrackConfig, public
 from ipr.runs.project import answers, default_tracking_uri, defaults
 from ipr.types import IprError
@@ -44,14 +45,39 @@ def connect(config: TrackConfig, root: Path) -> Any:
     if uri.startswith("http") and not answers(uri.rstrip("/") + "/health"):
         raise IprError(f"no answer from the MLflow server {public(uri)}; start it, or change track.uri")
     defaults(root)
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     from mlflow import MlflowClient, set_tracking_uri
 
-    set_tracking_uri(uri)  # MLflow's registry and artifact code ask the global one
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # it logs whole tracebacks; our own line says what matters
+    if uri.startswith("sqlite:///"):
+        _made(Path(uri.removeprefix("sqlite:///")))
+    set_tracking_uri(uri)  # MLflow's registry and artifact code ask the global one
     return MlflowClient(uri)
+
+
+def _made(file: Path) -> None:
+    """An SQLite database of MLflow's, made aside: where a kill ends MLflow amid its tables, it can never open it again.
+
+    Relies on `mlflow.store.db.utils` (3.x), which MLflow's own stores begin with.
+    """
+    if file.exists():
+        return
+    from filelock import FileLock
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(file.with_name(f".{file.name}.lock")):
+        if not file.exists():  # another process may have made it meanwhile
+            store.replace(file, _tables)
+
+
+def _tables(file: Path) -> None:
+    from mlflow.store.db import utils
+
+    engine = utils.create_sqlalchemy_engine_with_retry(f"sqlite:///{file}")
+    try:
+        utils._initialize_tables(engine)
+    finally:
+        engine.dispose()
 
 
 @contextlib.contextmanager
