@@ -22,7 +22,7 @@ import pytest
 import torch
 
 from ipr import config as configs
-from ipr import policies, store
+from ipr import models, policies, store
 from ipr.config import RunConfig
 from ipr.policies import local, vllm
 from ipr.policies.vllm_server import VllmProcess
@@ -35,7 +35,7 @@ GREEDY, SAMPLED = Sampling(0.0, 12), Sampling(1.0, 12)
 
 pytestmark = [
     pytest.mark.vllm,
-    pytest.mark.timeout(3000),  # it starts four times, each in half a minute on a core of its own
+    pytest.mark.timeout(3000),  # it starts five times, each in half a minute on a core of its own
     pytest.mark.skipif(not VLLM.is_file(), reason=f"no vLLM in {VLLM.parent}: make test-vllm installs it"),
 ]
 
@@ -93,6 +93,13 @@ def test_it_plays_what_our_engine_plays_with_adapters_changed_while_it_runs(root
     assert len(started) == 1
     assert said[1] == said[3]
     assert len({one[0].token_ids for one in said}) == 3, "another adapter says something else"
+
+
+def test_it_takes_an_agent_that_is_exported_merged(root: Path) -> None:
+    models.export(root / "sft", root / "merged", merge=True)
+    hosted = policies.load(str(root / "merged"), "merged", settings(root / "merged"))
+    adapter = local.load(str(root / "sft"), "sft", RunConfig(model=settings(root / "base").model))
+    assert hosted.generate(turns(), GREEDY) == adapter.generate(turns(), GREEDY), "token by token"
 
 
 def test_long_prompts_with_seeds_do_not_end_its_engine(root: Path) -> None:
