@@ -9,7 +9,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -425,6 +425,21 @@ def _listed(kind: type) -> Any:
     return read
 
 
+def _from(least: int) -> Callable[[str], int]:
+    """Reads a whole number of `least` or more."""
+
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if number < least:
+            raise argparse.ArgumentTypeError(f"{text!r:.40} is no whole number of {least} or more")
+        return number
+
+    return read
+
+
 def _print(value: Any, indent: str = "") -> None:
     items = value.items() if isinstance(value, dict) else [(f"[{i}]", v) for i, v in enumerate(value)]
     for key, item in items:
@@ -480,7 +495,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. train.learning_rate=1e-5")
     sub.add_argument("--dir", type=Path, help="the run's folder (default runs/PRESET); an unfinished run continues")
     text = "play N runs, of the config's seed and the next ones, as one experiment (default folder runs/PRESET-seeds)"
-    sub.add_argument("--seeds", type=int, metavar="N", help=text)
+    sub.add_argument("--seeds", type=_from(1), metavar="N", help=text)
     sub.add_argument("--dry-run", action="store_true", help="print what the run will cost, and start nothing")
     sub.add_argument("--profile", action="store_true", help="write where the time went: profile.json, report, MLflow")
     sub.add_argument("--help-config", action="store_true", help="print every configuration key")
@@ -501,7 +516,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--config", metavar="FILE", help=config)
         sub.set_defaults(task=task, iteration=0)
         if task in ITERATION:
-            sub.add_argument("--iteration", type=int, default=1)
+            sub.add_argument("--iteration", type=_from(1), default=1)
         if task == "reward":
             text = "compare the step rewards of this run with the environment's oracle, and estimate nothing new"
             sub.add_argument("--quality", type=Path, metavar="RUN", help=text)
@@ -513,7 +528,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = add("eval", evaluate)
     sub.add_argument("--dir", type=Path, help="a run's folder")
     sub.add_argument("--config", metavar="FILE", help=f"with --dir: {config}")
-    sub.add_argument("--iteration", type=int, default=0, help="-1 base, 0 SFT, K iteration K")
+    sub.add_argument("--iteration", type=_from(-1), default=0, help="-1 base, 0 SFT, K iteration K")
     text = "with --dir: N sampled episodes of each test game, and what the best of them earns"
     sub.add_argument("--best-of", type=int, metavar="N", help=text)
     sub.add_argument("--temperature", type=float, default=1.0, help="with --best-of")
@@ -523,7 +538,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--env", default="alfworld")
     sub.add_argument("--data", help="folder of the real data set")
     sub.add_argument("--split", default="unseen")
-    sub.add_argument("--games", type=int, default=200)
+    sub.add_argument("--games", type=_from(1), default=200)
     sub.add_argument("--out", type=Path, help="folder that keeps the episodes; an unfinished evaluation continues")
     sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. endpoint.price_in=0.15")
 
@@ -536,10 +551,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--adapters", type=Path, metavar="FOLDER", help=text)
     text = "a name that clients may call this server by, besides localhost and its addresses; again for more"
     sub.add_argument("--allow-host", action="append", default=[], metavar="NAME", help=text)
-    sub.add_argument("--max-body", type=int, default=16 << 20, metavar="BYTES", help="of a request (16 MiB)")
+    sub.add_argument("--max-body", type=_from(1), default=16 << 20, metavar="BYTES", help="of a request (16 MiB)")
     text = "that a request may ask for, over all its samples (1,000,000)"
-    sub.add_argument("--max-tokens", type=int, default=1_000_000, metavar="N", help=text)
-    sub.add_argument("--max-requests", type=int, default=256, metavar="N", help="under way at once (256)")
+    sub.add_argument("--max-tokens", type=_from(1), default=1_000_000, metavar="N", help=text)
+    sub.add_argument("--max-requests", type=_from(1), default=256, metavar="N", help="under way at once (256)")
     sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. model.dtype=bfloat16 rollout.slots=32")
 
     sub = add("bench", bench)
@@ -547,10 +562,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for all methods that have a use for it")
     text = "of these instead of the plan's: also those under `more`, e.g. rloo,ppo,ipr-without-step"
     sub.add_argument("--methods", type=_listed(str), metavar="NAME,...", help=text)
-    sub.add_argument("--seeds", type=int, default=3, metavar="N", help="the preset's seed and the next ones")
-    sub.add_argument("--samples", type=int, default=4, metavar="N", help="episodes a test game at temperature 1")
+    sub.add_argument("--seeds", type=_from(1), default=3, metavar="N", help="the preset's seed and the next ones")
+    sub.add_argument("--samples", type=_from(2), default=4, metavar="N", help="episodes a test game at temperature 1")
     text = "runs at once, each with its share of the cores (default: one a core; with a GPU 1)"
-    sub.add_argument("--jobs", type=int, metavar="N", help=text)
+    sub.add_argument("--jobs", type=_from(1), metavar="N", help=text)
     sub.add_argument("--dir", type=Path, help="default runs/bench-ENV; what is unfinished there continues")
 
     sub = add("compare", compare)
@@ -559,7 +574,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("a", help=text)
     sub.add_argument("b")
     sub.add_argument("--split", help="one split instead of all test splits")
-    sub.add_argument("--resamples", type=int, default=2000)
+    sub.add_argument("--resamples", type=_from(1), default=2000)
 
     sub = add("status", status)
     sub.add_argument("dir", type=Path, help="a run's folder")
@@ -592,7 +607,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = add("clean", clean)
     sub.add_argument("--runs", type=Path, default=Path("runs"), help="where the runs' folders are")
-    sub.add_argument("--keep", type=int, default=10, metavar="N", help="newest finished runs that stay (10)")
+    sub.add_argument("--keep", type=_from(0), default=10, metavar="N", help="newest finished runs that stay (10)")
     sub.add_argument("--remote", action="store_true", help="DVC's default remote too: only where you alone push to it")
     sub.add_argument("--yes", action="store_true", help="remove it; without, it is only said what would go")
 
@@ -645,7 +660,7 @@ def _parser() -> argparse.ArgumentParser:
             kind.add_argument("--endpoint", metavar="URL", required=True, help=text)
             kind.add_argument("--model", required=True, help="its name there")
             kind.add_argument("--shots", type=int, choices=(0, 1), help="worked examples in the prompt (env.shots)")
-            kind.add_argument("--games", type=int, default=sys.maxsize, help="of the train split (default: all)")
+            kind.add_argument("--games", type=_from(1), default=sys.maxsize, help="of the train split (default: all)")
             kind.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. endpoint.price_in=0.15")
         if name in ("lineage", "restore", "experts", "import", "export"):
             kind.add_argument("--data", type=Path, help="folder of the real data set")
@@ -655,16 +670,16 @@ def _parser() -> argparse.ArgumentParser:
             kind.add_argument("--out", type=Path, required=name != "import")
         if name == "games":
             kind.add_argument("--split", default="train")
-            kind.add_argument("--count", type=int, default=100)
+            kind.add_argument("--count", type=_from(1), default=100)
         if name == "generate":
-            kind.add_argument("--count", type=int, default=None, help="expert trajectories (without --env: of each)")
+            kind.add_argument("--count", type=_from(1), help="expert trajectories (without --env: of each)")
 
     envs = commands.add_parser("env", help="List and check environments.").add_subparsers(metavar="WHAT", required=True)
     add("list", env_list, envs)
     sub = add("check", env_check, envs)
     sub.add_argument("name")
     sub.add_argument("--data", help="folder of the real data set: all in it is played")
-    sub.add_argument("--games", type=int, default=20)
+    sub.add_argument("--games", type=_from(1), default=20)
 
     sub = add("compare", env_compare, envs)
     sub.add_argument("name", choices=("sql",))

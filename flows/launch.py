@@ -160,8 +160,6 @@ def run_seeds(folder: Path, config: RunConfig, preset: str, count: int, profile:
 
     Each is a run as any other, in a folder named after its seed; they are played one after the other.
     """
-    if count < 1:
-        raise IprError(f"--seeds {count}: give 1 or more")
     if (folder / "config.yaml").exists():
         raise IprError(f"{folder} holds a single run; use another --dir for --seeds")
     from tasks import seeds

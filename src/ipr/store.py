@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, fields, is_dataclass
@@ -69,6 +70,9 @@ SCHEMAS: dict[type, pa.Schema] = {
 _WEIGHTS = pa.field("weights", pa.list_(pa.float64()))
 """A column of demonstrations that have them; others are written without it."""
 
+HALF = re.compile("[\ud800-\udfff]")
+"""Half a character: a lone surrogate, or what `read_text` makes of a byte that is no UTF-8. No file can keep one."""
+
 T = TypeVar("T")
 
 
@@ -115,6 +119,25 @@ def write_json(path: Path, value: Any) -> Path:
     return write_text(path, json.dumps(value, indent=1, default=_jsonable) + "\n")
 
 
+def encoding_of(file: Path) -> str:
+    """How a text of other people is encoded: UTF-8, UTF-16 or UTF-32, with or without a mark of the order.
+
+    Raises OSError where it cannot be read, and IprError where it is packed.
+    """
+    with file.open("rb") as opened:
+        start = opened.read(4)
+    if start.startswith(b"\x1f\x8b"):
+        raise IprError(f"{file} is packed; unpack it and give what is in it: gunzip {file}")
+    return json.detect_encoding(start)
+
+
+def read_text(file: Path) -> str:
+    """A text of other people, see `encoding_of`. A byte that is no UTF-8 becomes half a character (see `HALF`), so that
+    it spoils the row that holds it and no other."""
+    encoding = encoding_of(file)
+    return file.read_bytes().decode(encoding, "surrogateescape" if encoding.startswith("utf-8") else "surrogatepass")
+
+
 def read_json(path: Path) -> Any:
     try:
         return json.loads(Path(path).read_text())
@@ -138,7 +161,18 @@ def save(path: Path, rows: Iterable[Any], kind: type | None = None) -> Path:
 
 @timed("io")
 def load(path: Path, kind: type[T]) -> list[T]:
-    """Read rows of one noun. Raises IprError naming the file where it is missing, broken or of another schema."""
+    """Read rows of one noun. Raises IprError naming the file where it is missing, broken or of another schema, and the
+    row where a cell of it is empty."""
+    rows = cells(path, kind)
+    for k, row in enumerate(rows, 1):
+        if lacking := next((name for name, value in row.items() if _empty(value) and name != _WEIGHTS.name), None):
+            raise IprError(f"{path}: row {k} has no {lacking}; restore or remake the file")
+    return [_noun(kind, row) for row in rows]
+
+
+def cells(path: Path, kind: type) -> list[dict[str, Any]]:
+    """The rows of a noun's file as they stand in it, cells without a value (None) included. Raises IprError naming the
+    file where it is missing, broken or of another schema."""
     try:
         table = pq.read_table(path)
     except FileNotFoundError:
@@ -154,10 +188,16 @@ def load(path: Path, kind: type[T]) -> list[T]:
     if kind is Demonstration and _WEIGHTS.name in table.column_names:
         schema = schema.append(_WEIGHTS)
     try:
-        table = table.select(schema.names).cast(schema)
+        return table.select(schema.names).cast(schema).to_pylist()
     except (pa.ArrowException, ValueError) as error:
         raise IprError(f"{path}: wrong column type ({str(error).splitlines()[0]}); see docs/data.md") from None
-    return [_noun(kind, row) for row in table.to_pylist()]
+
+
+def _empty(value: Any) -> bool:
+    """Whether a cell, or a field of a step or message in it, has no value."""
+    if isinstance(value, list):
+        return any(_empty(item) for item in value)
+    return value is None or (isinstance(value, dict) and None in value.values())
 
 
 def _row(noun: Any) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from ipr.policies.scripted import ScriptedPolicy
 from ipr.types import IprError, Sampling, Trajectory
 from tests import toy
 from tests.chat_server import answer, refusal, scripted
+from tests.envs.test_sql_world import orchestra
 
 GREEDY = Sampling(0.0, 12)
 SETTINGS = {"model": "m", "env": "toy"}
@@ -224,3 +225,21 @@ def test_games_that_outgrow_the_context_are_told(capsys: pytest.CaptureFixture[s
     assert code == 0
     assert "2 games ended because the context was full: use --shots 0" in printed
     assert "(100 % of all games)" in printed
+
+
+def test_a_split_without_games_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It was said to be longer than the model's context."""
+    orchestra(tmp_path)
+    code = main(["eval", "--model", "embedded", "--env", "sql", "--data", str(tmp_path), "--split", "unseen"])
+    assert code == 2
+    assert f"split 'unseen' of {tmp_path} has no games; give more data" in capsys.readouterr().err
+
+
+def test_a_file_in_the_way_is_told_without_a_flag_that_is_not_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    out = ["--endpoint", "http://127.0.0.1:1/v1", "--env", "sql", "--out", str(tmp_path / "file" / "out")]
+    code, _, said = run(capsys, *out)
+    assert code == 2
+    assert "is a file; choose another folder" in said

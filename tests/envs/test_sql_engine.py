@@ -350,6 +350,8 @@ def test_mysql_on_sqlite(town: Path, statement: str, rows: list[tuple[Any, ...]]
         ("SELECT SUM(SUM(age)) FROM person", "Invalid use of group function"),
         ("SELECT 1 UNION SELECT 1, 2", "The used SELECT statements have a different number of columns"),
         ("DROP TABLE person", "DROP command denied; only SELECT, SHOW TABLES and DESC can be run"),
+        ("DO 1", "DO command denied; only SELECT, SHOW TABLES and DESC can be run"),
+        ("CHECK TABLE person", "CHECK command denied; only SELECT, SHOW TABLES and DESC can be run"),
         ("-- nothing", "Query was empty"),
     ],
 )

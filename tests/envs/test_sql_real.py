@@ -224,3 +224,29 @@ def test_check_data_counts_what_is_broken(tmp_path: Path, capsys: pytest.Capture
     *problems, last = capsys.readouterr().out.splitlines()
     assert problems == [f"problem: {said}" for said in report["messages"]]
     assert json.loads(last)["broken"] == 4
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le"])
+def test_question_files_in_other_encodings(encoding: str, tmp_path: Path) -> None:
+    orchestra(tmp_path)
+    file = tmp_path / "ic_spider_dev.json"
+    file.write_bytes(file.read_text().encode(encoding))
+    report = sql.check_data(tmp_path)
+    assert report["broken"] == 0
+    assert report["questions"] == report["full_reward"] > 0
+
+
+@pytest.mark.parametrize("name", ["ic_spider_dev.json", "train_spider.json"])
+@pytest.mark.parametrize(("field", "told"), [("db", "db"), ("gold", "gold query"), ("query", "question")])
+@pytest.mark.parametrize("half", [b"\\ud83d", b"\xe9"])
+def test_half_a_character_in_a_question_is_told(name: str, field: str, told: str, half: bytes, tmp_path: Path) -> None:
+    """Also where it is a byte of another encoding; the others are played."""
+    orchestra(tmp_path)
+    good = json.loads((tmp_path / "ic_spider_dev.json").read_text())[0]
+    (tmp_path / "ic_spider_dev.json").unlink()
+    text = json.dumps([good, {**good, field: f"{good[field]}HALF"}]).encode().replace(b"HALF", half)
+    (tmp_path / name).write_bytes(text)
+    report = sql.check_data(tmp_path)
+    assert (report["questions"], report["broken"]) == (1, 1)
+    said = f"{tmp_path / name}: question 00001 has half a character in its {told}; correct or remove it"
+    assert report["messages"] == [said]

@@ -59,3 +59,50 @@ def test_threads_sleep_while_they_wait(given: str | None, found: str, monkeypatc
         monkeypatch.delenv("OMP_WAIT_POLICY")
     assert main(["env", "list"]) == 0
     assert os.environ["OMP_WAIT_POLICY"] == found
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("eval --model m --endpoint http://127.0.0.1:1/v1 --out {} --games -1", "--games: '-1'"),
+        ("eval --model m --endpoint http://127.0.0.1:1/v1 --out {} --games 0", "--games: '0'"),
+        ("eval --dir {} --iteration -2", "--iteration: '-2'"),
+        ("data experts --model m --endpoint http://127.0.0.1:1/v1 --out {} --games -1", "--games: '-1'"),
+        ("data games --out {} --count -1", "--count: '-1'"),
+        ("data games --out {} --count 0", "--count: '0'"),
+        ("data generate --count -2", "--count: '-2'"),
+        ("env check alfworld --games -2", "--games: '-2'"),
+        ("run smoke --dry-run --seeds 0", "--seeds: '0'"),
+        ("run smoke --dir {} --seeds -4", "--seeds: '-4'"),
+        ("explore --dir {} --iteration 0", "--iteration: '0'"),
+        ("bench alfworld --dir {} --seeds 0", "--seeds: '0'"),
+        ("bench alfworld --dir {} --samples 1", "--samples: '1'"),
+        ("bench alfworld --dir {} --jobs many", "--jobs: 'many'"),
+        ("compare a b --resamples 0", "--resamples: '0'"),
+        ("clean --keep -1", "--keep: '-1'"),
+        ("serve embedded --max-requests 0", "--max-requests: '0'"),
+    ],
+)
+def test_numbers_out_of_their_range(typed: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before anything is done."""
+    with pytest.raises(SystemExit) as end:
+        main(typed.format(tmp_path / "out").split())
+    assert end.value.code == 2
+    assert f"error: argument {told} is no whole number of " in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_games_need_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["data", "games", "--count", "1", "--out", str(tmp_path / "file")]) == 2
+    assert "file: Not a directory; choose another folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["[]", '[{"value": 5}, {"value": 6}]', "[" * 100_000, "{"])
+def test_a_transcript_that_is_none_is_named(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "games", "--count", "1", "--out", str(tmp_path)]) == 0
+    (game,) = tmp_path.rglob("game.tw-pddl")
+    game.with_name("gt_traj.json").write_text(text)
+    capsys.readouterr()
+    assert main(["env", "check", "alfworld", "--data", str(tmp_path)]) == 1
+    assert f"{game.with_name('gt_traj.json')} is no recorded transcript" in capsys.readouterr().out

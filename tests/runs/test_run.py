@@ -75,6 +75,7 @@ def test_the_date_that_templates_show_is_part_of_the_config() -> None:
     [
         ("train.learning_rat=1", "did you mean 'train.learning_rate'"),
         ("train.beta=-1", "train.beta"),
+        ("machine.memory=inf", "machine.memory: Input should be a finite number"),
         ("model.date=2026-02-30", "model.date"),
         ("model.date=today", "model.date"),
         ("nonsense", "is not KEY=VALUE"),
@@ -84,6 +85,14 @@ def test_the_date_that_templates_show_is_part_of_the_config() -> None:
 def test_bad_overrides_are_named(override: str, said: str) -> None:
     with pytest.raises(IprError, match=said.replace("[", r"\[")):
         configs.load("quick", [override], PRESETS)
+
+
+@pytest.mark.parametrize("name", ["config.json", "adapter_config.json"])
+def test_a_models_folder_becomes_no_run(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(IprError, match="is a model's folder; choose another --dir"):
+        Run.open(tmp_path, configs.load("quick", [], PRESETS))
+    assert [file.name for file in tmp_path.iterdir()] == [name]
 
 
 def test_bad_files_are_named(tmp_path: Path) -> None:
@@ -146,7 +155,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     file = store.write_text(tmp_path / "file", "")
     for folder in (file, file / "run"):
-        with pytest.raises(IprError, match="file is a file; choose another --dir"):
+        with pytest.raises(IprError, match="file is a file; choose another folder"):
             check_space(folder, 0)
         with pytest.raises(IprError, match="cannot write"):
             store.write_text(folder / "config.yaml", "")

@@ -13,6 +13,7 @@ from ipr import envs, store
 from ipr.config import TrackConfig, load, read_yaml, validate
 from ipr.data import datasets, exports, imports
 from ipr.runs.project import defaults, project_root
+from ipr.runs.run import check_space
 from ipr.types import EnvSpec, IprError, PreferencePair, Trajectory
 
 EXPERTS = {"alfworld": 1000, "sql": 1000, "webshop": 1000}
@@ -129,8 +130,11 @@ def write_games(options: Namespace) -> dict[str, Any]:
     if options.env != "alfworld":
         raise IprError(f"only alfworld's games can be written as files, not {options.env}'s")
     ids = games.task_ids(options.split)[: options.count]
-    for task_id in ids:
-        games.export(games.generate(task_id), options.out, DIRECTORIES.get(options.split, options.split))
+    try:
+        for task_id in ids:
+            games.export(games.generate(task_id), options.out, DIRECTORIES.get(options.split, options.split))
+    except OSError as error:
+        raise IprError(f"cannot write {options.out}: {error.strerror}; choose another folder") from None
     return {"games": len(ids), "folder": str(options.out)}
 
 
@@ -185,6 +189,8 @@ def experts(options: Namespace) -> dict[str, Any]:
 
 SHOWN = 10
 """Lines of a report that are printed; all are in its file."""
+SPACE = 50 << 20
+"""Bytes that have to be free where something is written."""
 
 
 def import_(options: Namespace) -> dict[str, Any]:
@@ -202,8 +208,13 @@ def import_(options: Namespace) -> dict[str, Any]:
         found = pack(options.file, options.out)
         _tell(found["report"], found.pop("messages"))
         return found
-    played, differences = imports.load(options.format, options.file, options.env, options.data, options.strict)
     out: Path = options.out or options.file.with_suffix(".parquet")
+    if out.is_dir():
+        raise IprError(f"--out {out} is a folder; give a file: --out FILE.parquet")
+    check_space(out.parent, SPACE)
+    played, differences = imports.load(options.format, options.file, options.env, options.data, options.strict)
+    if not (played or differences):
+        raise IprError(f"{options.file} holds no trajectory; give a file of trajectories")
     report = store.write_text(out.with_suffix(".report.txt"), "".join(f"{d}\n" for d in differences))
     _tell(report, [str(d) for d in differences])
     if not played:
@@ -253,7 +264,11 @@ def export(options: Namespace) -> dict[str, Any]:
 def convert_dump(options: Namespace) -> dict[str, Any]:
     from ipr.envs.sql.convert import convert
 
-    return convert(options.dump, options.out)
+    check_space(options.out, SPACE)
+    found = convert(options.dump, options.out)
+    messages = found.pop("messages")
+    _tell("the output of --json", messages)
+    return found | ({"messages": messages} if options.json else {})
 
 
 def _by_iteration(file: Path) -> tuple[int, str]:

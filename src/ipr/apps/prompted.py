@@ -130,6 +130,9 @@ def run(options: Namespace) -> dict[str, Any]:
     given = {"env.name": options.env, "env.data": options.data, "env.shots": options.shots}
     config = load(None, [*(f"{k}={v}" for k, v in given.items() if v is not None), *options.overrides])
     spec = experts.environment(config.env)
+    if not spec.task_ids(options.split):
+        of = options.data or options.env
+        raise IprError(f"split '{options.split}' of {of} has no games; give more data, or take another split")
     sampling = Sampling(0.0, config.rollout.max_new_tokens)
     ask = {"split": options.split, "games": options.games, "resamples": config.eval.bootstrap}
     if options.endpoint:

@@ -5,10 +5,10 @@ environment says first; by that, too, its episode is found behind instruction an
 whose text, or last lines, are the first observation of a task, and goes on from there to the record's end. Compared is
 what the observations tell (see `alike`; with `strict` every letter), without the label "Observation:", blanks and the
 wording of another version (`EnvSpec.reword`); kept are the environment's own. A record may end with the last action.
-One that cannot be kept (half a character, a seed beyond 63 bits) is named, and the others come in. A record that is
-not given back is tried as the published environment ran it (`EnvSpec.published`: InterCode's wrapper runs the first
-line of a block), and then holds what was run. Left out: mending what an agent wrote; only blanks and line breaks at a
-turn's ends go, as they do where tokens become text.
+One that cannot be read or kept (no JSON, half a character, a seed beyond 63 bits) is named, and the others come in. A
+record that is not given back is tried as the published environment ran it (`EnvSpec.published`: InterCode's wrapper
+runs the first line of a block), and then holds what was run. Left out: mending what an agent wrote; only blanks and
+line breaks at a turn's ends go, as they do where tokens become text.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ipr.data.alike import alike, bare
 from ipr.envs.checker import around
 from ipr.envs.react import action_of
 from ipr.envs.retrace import retrace
-from ipr.types import Ending, EnvSpec, IprError, Message, Outcome, Step, Trajectory, messages, trimmed
+from ipr.types import Ending, EnvSpec, IprError, Message, Outcome, Step, Trajectory, trimmed
 
 FORMATS = ("messages", "conversations", "parquet")
 SPLITS = ("train", "dev", "seen", "unseen")
@@ -101,101 +101,197 @@ def load(
 def read(kind: str, file: Path) -> tuple[list[Record], list[Difference]]:
     """The records of a file, and the rows that are none."""
     if kind == "parquet":
-        return [_of_trajectory(k, t) for k, t in enumerate(store.load(file, Trajectory), 1)], []
+        rows = enumerate(store.cells(file, Trajectory), 1)
+        return _records("messages", [(f"row {k}", row | {"messages": _chat(row)}, "") for k, row in rows])
     if file.is_dir():
         found = sorted(file.rglob(_TRANSCRIPT))
         if not found:
             raise IprError(f"{file}: no {_TRANSCRIPT} in this folder; give a file of trajectories")
-        return _records(kind, [(str(one), _rows(one), str(one)) for one in found])
-    rows = _rows(file)
-    if rows and all(isinstance(row, dict) and kind not in row and {"value", "content"} & row.keys() for row in rows):
-        return _records(kind, [("row 1", rows, str(file.resolve()))])
-    return _records(kind, [(f"row {k}", row, "") for k, row in enumerate(rows, 1)])
+        return _records(kind, [(str(one), _transcript(one), str(one)) for one in found])
+    try:
+        rows = _rows(file)
+    except _Bad as bad:
+        raise IprError(f"{file} is neither a JSON list nor JSON lines ({bad.got}); fetch the file again") from None
+    except OSError as error:
+        raise IprError(f"{file}: {error.strerror}; give a file of trajectories") from None
+    if rows and all(isinstance(row, dict) and kind not in row and {"value", "content"} & row.keys() for _, row in rows):
+        return _records(kind, [("row 1", [row for _, row in rows], str(file.resolve()))])
+    return _records(kind, [(name, row, "") for name, row in rows])
+
+
+class _Bad(ValueError):
+    """What a record should hold, and what it holds."""
+
+    def __init__(self, expected: str, got: str) -> None:
+        super().__init__(got)
+        self.expected, self.got = expected, got
 
 
 def _records(kind: str, given: list[tuple[str, Any, str]]) -> tuple[list[Record], list[Difference]]:
-    """Of (name, row, path) each; a row that is a list is a whole transcript, whose path names its task."""
+    """Of (name, row, path) each; a row with a path is a whole transcript, whose path names its task."""
     records, broken = [], []
     for name, row, path in given:
         try:
             records.append(_of_transcript(name, row, path) if path else _of_row(name, row, kind))
-        except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
-            broken.append(Difference(name, "", 0, f"a record with '{kind}'", repr(error)))
+        except _Bad as bad:
+            known = _ids(row) if isinstance(row, dict) else ()
+            broken.append(Difference(name, known[0] if known else "", 0, bad.expected, bad.got))
     return records, broken
 
 
-def _rows(file: Path) -> list[Any]:
-    """The rows of a JSON list or of JSON lines, in UTF-8, UTF-16 or UTF-32, with or without a mark of the order."""
+def _rows(file: Path) -> list[tuple[str, Any]]:
+    """The rows of a JSON list or of JSON lines, by name; in place of a line that is no JSON what is wrong with it.
+
+    Raises _Bad where none is an object, and OSError.
+    """
     try:
-        raw = file.read_bytes()
-        text = raw.decode(json.detect_encoding(raw), "surrogatepass").removeprefix("\ufeff")
-        if text.lstrip().startswith("["):
-            return json.loads(text)
-        rows = []
-        for k, line in enumerate(text.split("\n"), 1):
-            try:
-                rows += [json.loads(line)] if line.strip() else []
-            except ValueError as error:
-                raise ValueError(f"line {k}: {error}") from None
-        return rows
+        text = store.read_text(file)
+    except UnicodeError:
+        raise _Bad("a text", "it ends within a character") from None
+    try:
+        whole = _parsed(text)
+    except _Bad as bad:
+        lines = [(f"line {k}", _line(line)) for k, line in enumerate(text.split("\n"), 1) if line.strip()]
+        if lines and not any(isinstance(row, dict) for _, row in lines):
+            raise bad from None
+        return lines
+    return [(f"row {k}", row) for k, row in enumerate(whole if isinstance(whole, list) else [whole], 1)]
+
+
+def _line(text: str) -> Any:
+    try:
+        return _parsed(text)
+    except _Bad as bad:
+        return bad
+
+
+def _parsed(text: str) -> Any:
+    """JSON; a number with more digits than Python reads stays a text."""
+    try:
+        return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 1000 else digits)
+    except json.JSONDecodeError as error:
+        raise _Bad("a JSON object", f"{error.msg.removesuffix(' at')} at character {error.pos + 1}") from None
+    except RecursionError:
+        raise _Bad("a JSON object", "it is nested too deep") from None
+
+
+def _transcript(file: Path) -> Any:
+    """The turns of one of a folder's transcripts, or what is wrong with it."""
+    try:
+        return [row for _, row in _rows(file)]
+    except _Bad as bad:
+        return bad
     except OSError as error:
-        raise IprError(f"{file}: {error.strerror}; give a file of trajectories") from None
-    except (ValueError, RecursionError) as error:
-        raise IprError(f"{file} is neither a JSON list nor JSON lines ({error}); fetch the file again") from None
+        return _Bad("a file that can be read", str(error.strerror))
 
 
-def _of_row(name: str, row: Mapping[str, Any], kind: str) -> Record:
-    turns = tuple(_message(m) for m in row[kind])
-    ids = (row.get(key) for key in ("task_id", "id", "game_file"))
-    reward = row.get("reward")
+def _of_row(name: str, row: Any, kind: str) -> Record:
+    row = _object("a JSON object", row)
+    turns = _said(row.get(kind), kind)
+    reward, policy = row.get("reward"), str(row.get("policy") or "expert")
+    try:
+        reward = None if reward is None else float(reward)
+    except (TypeError, ValueError, OverflowError):
+        raise _Bad("reward: a number", _told(reward)) from None
     return Record(
         name=name,
-        ids=tuple(i for i in ids if isinstance(i, str) and i),
+        ids=_ids(row),
         messages=tuple(m for m in turns if m.role != "system"),
-        reward=None if reward is None else float(reward),
+        reward=reward,
         ending=str(row.get("ending") or ""),
-        policy=_kept(str(row.get("policy") or "expert")),
+        policy=_kept("policy", policy),
         seed=_number(row, "seed", 63),
         start=_number(row, "start", 31),
     )
 
 
-def _of_transcript(name: str, turns: Sequence[Mapping[str, Any]], path: str) -> Record:
+def _ids(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a row may name its task by; half a character is in no task's name."""
+    found = (row.get(key) for key in ("task_id", "id", "game_file"))
+    return tuple(i for i in found if isinstance(i, str) and i and not store.HALF.search(i))
+
+
+def _of_transcript(name: str, turns: Any, path: str) -> Record:
     """A transcript by itself. ALFWorld's commands become turns without a thought."""
-    said = tuple(_message(turn) for turn in turns)
+    said = _said(turns, "a transcript")
     if said[0].content.startswith(_TEXTWORLD):
         said = tuple(Message(m.role, f"Action: {m.content}") if m.role == "assistant" else m for m in said)
     return Record(name, (path,), said)
 
 
-def _message(given: Mapping[str, Any]) -> Message:
+def _said(given: Any, what: str) -> tuple[Message, ...]:
+    if isinstance(given, _Bad):
+        raise given
+    if not isinstance(given, list) or not given:
+        raise _Bad(f"{what}: a list of messages", _told(given))
+    return tuple(_message(f"message {k}", one) for k, one in enumerate(given, 1))
+
+
+def _message(name: str, given: Any) -> Message:
+    given = _object(f"{name}: an object with role and content", given)
     role, content = given.get("role", given.get("from")), given.get("content", given.get("value"))
     if isinstance(content, list):
-        content = "".join(part if isinstance(part, str) else part["text"] for part in content)
+        content = "".join(_part(name, part) for part in content)
     if not isinstance(content, str):
-        raise TypeError(f"a message without text: {given!r:.60}")
-    return Message(_ROLES[str(role)], _kept(content))  # type: ignore[arg-type]
+        raise _Bad(f"{name}: a text as content", _told(content))
+    known = _ROLES.get(role.casefold()) if isinstance(role, str) else None
+    if known is None:
+        raise _Bad(f"{name}: a role of {', '.join(_ROLES)}", _told(role))
+    return Message(known, _kept(name, content))  # type: ignore[arg-type]
 
 
-def _kept(text: str) -> str:
-    """The text; ValueError where it holds half a character, which no file can keep."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"half a character (a lone surrogate) at place {error.start} of {text[:20]!r}") from None
+def _part(name: str, part: Any) -> str:
+    text = part.get("text") if isinstance(part, dict) else part
+    if not isinstance(text, str):
+        kind = f"one of type {_told(part.get('type'))}, without text" if isinstance(part, dict) else _told(part)
+        raise _Bad(f"{name}: parts that are texts", kind)
+    return text
+
+
+def _object(what: str, given: Any) -> Mapping[str, Any]:
+    if isinstance(given, _Bad):
+        raise given
+    if not isinstance(given, dict):
+        raise _Bad(what, _told(given))
+    return given
+
+
+def _told(value: Any) -> str:
+    """A JSON value in a few words."""
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list" if value else "an empty list"
+    if isinstance(value, str):
+        return repr(value[:60])
+    return "nothing" if value is None else str(value)[:60]
+
+
+def _kept(what: str, text: str) -> str:
+    """The text; _Bad where it holds half a character, which no file can keep."""
+    if half := store.HALF.search(text):
+        byte = ord(half[0]) - 0xDC00
+        told = f"the byte 0x{byte:x}, no UTF-8," if 0x80 <= byte < 0x100 else "half a character (a lone surrogate)"
+        raise _Bad(f"{what}: whole characters", f"{told} at place {half.start()} of {text[:20]!r}")
     return text
 
 
 def _number(row: Mapping[str, Any], key: str, bits: int) -> int:
-    value = int(row.get(key) or 0)
+    try:
+        value = int(row.get(key) or 0)
+    except (TypeError, ValueError, OverflowError):
+        raise _Bad(f"{key}: a whole number", _told(row[key])) from None
     if abs(value) >> bits:
-        raise ValueError(f"{key} {value:.6g} has no place in {bits} bits")
+        raise _Bad(f"{key}: a whole number that has place in {bits} bits", _told(value))
     return value
 
 
-def _of_trajectory(k: int, t: Trajectory) -> Record:
-    turns = tuple(messages(t.first_observation, t.steps))
-    return Record(f"row {k}", (t.task_id,), turns, t.reward, t.ending, t.policy, t.seed, t.start)
+def _chat(row: Mapping[str, Any]) -> list[Any] | None:
+    """The messages of a row of trajectories."""
+    if row["steps"] is None:
+        return None
+    said = [row["first_observation"]]
+    for step in row["steps"]:
+        said += [step and step["action"], step and step["observation"]]
+    return [{"role": "assistant" if k % 2 else "user", "content": text} for k, text in enumerate(said)]
 
 
 # Matching ------------------------------------------------------------------------------------------------------------
@@ -233,7 +329,8 @@ class _Player:
                             nearest, found = rank, played
             if not places and len(index) == 1:
                 said = next((m.content for m in record.messages if m.role == "user"), "no message of the environment")
-                return Difference(record.name, next(iter(index.values()))[0], 0, said, next(iter(index)))
+                ((task_id, *_),) = index.values()
+                return Difference(record.name, task_id, 0, said, self._env.reset(task_id))
         return found
 
     def _none(self, record: Record) -> str:
@@ -311,6 +408,8 @@ class _Player:
 
         if any(m.role != ("user" if k % 2 else "assistant") for k, m in enumerate(turns)) or not turns:
             return differ(0, "agent and environment by turns", [m.role for m in turns])
+        if not 0 <= record.start <= n:
+            return differ(0, f"start: a number from 0 to {n}, the record's turns", record.start)
         answers = [m.content for m in turns[1::2]]
         outcomes, different = retrace(self._env, [*map(Step, actions, answers)], self._same)
         t = len(outcomes)

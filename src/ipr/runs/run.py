@@ -66,6 +66,8 @@ class Run:
             if config != run.config:  # what decides nothing, or where something lies
                 cls._keep(folder, config)
             return cls(folder)
+        if any((folder / name).exists() for name in ("config.json", "adapter_config.json")):
+            raise IprError(f"{folder} is a model's folder; choose another --dir for the run")
         cls._keep(folder, config)
         run = cls(folder)
         run.note(id=uuid.uuid4().hex[:8], preset=preset, created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
@@ -292,14 +294,14 @@ def check_space(folder: Path, needed: int) -> None:
     """Raise IprError where `folder` cannot be written or its disk has less than `needed` bytes."""
     existing = next(p for p in (folder.resolve(), *folder.resolve().parents) if p.exists())
     if not existing.is_dir():
-        raise IprError(f"{folder}: {existing} is a file; choose another --dir")
+        raise IprError(f"{folder}: {existing} is a file; choose another folder")
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise IprError(
-            f"{folder}: {free >> 20} MiB free, about {needed >> 20} MiB needed; free space or use another --dir"
+            f"{folder}: {free >> 20} MiB free, about {needed >> 20} MiB needed; free space or choose another folder"
         )
     if not os.access(existing, os.W_OK):
-        raise IprError(f"{folder}: not writable; choose another --dir")
+        raise IprError(f"{folder}: not writable; choose another folder")
 
 
 def _versions() -> dict[str, str]:

@@ -131,10 +131,12 @@ def check_data(folder: Path) -> dict[str, Any] | None:
         try:
             game = read(file.with_name("game.tw-pddl"))
             turns = [turn["value"] for turn in json.loads(file.read_text())]
+            if not turns or not all(isinstance(turn, str) for turn in turns):
+                raise ValueError("no list of texts")
         except IprError as error:
             messages.append(str(error))
             continue
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             messages.append(f"{file} is no recorded transcript ({error!r}); fetch the file again")
             continue
         start = time.process_time()

@@ -193,10 +193,12 @@ def window(c: Compiler, node: Node) -> Term:
             )
         elif name in _PICKS:
             terms = [c.single(n) for n in nodes]
-            if len(terms) > 2:
+            if not 1 <= len(terms) <= 2:
                 raise NotExactError(f"{name}() with a default")
             sides = [t.sql for t in terms]
             found = Term(f"{name.lower()}({', '.join(sides)})", terms[0].kind, terms[0].letters, loose=loose(*terms))
+        elif any(isinstance(n, exp.Distinct) for n in nodes):
+            raise MySqlError(errors.WINDOW_DISTINCT)
         elif name in ("COUNT", "SUM", "AVG", "MIN", "MAX"):
             found = _computed(c, name, nodes)
             if found.sql.startswith(("round(", "(round(", "min_text", "max_text")):
@@ -212,11 +214,12 @@ def window(c: Compiler, node: Node) -> Term:
 def _over(c: Compiler, node: Node) -> tuple[str, list[Term]]:
     if node.args.get("alias") is not None:
         raise NotExactError("A named window")
-    said, terms = [], []
+    said, terms, sorting = [], [], []
     if parts := node.args.get("partition_by"):
         found = [c.single(p) for p in parts]
         said.append("PARTITION BY " + ", ".join(map(group_key, found)))
         terms += found
+        sorting += map(order_key, found)
     if order := node.args.get("order"):
         found = [c.single(o.this) for o in order.expressions]
         keys = [
@@ -225,6 +228,9 @@ def _over(c: Compiler, node: Node) -> tuple[str, list[Term]]:
         ]
         said.append("ORDER BY " + ", ".join(keys))
         terms += found
+        sorting += keys
+    if sorting:
+        c.frame.windows[tuple(sorting)] = None
     if spec := node.args.get("spec"):
         start, end = (
             f"{_bound(spec.args.get(k))} {spec.args.get(f'{k}_side') or ''}".strip() for k in ("start", "end")

@@ -28,6 +28,7 @@ from ipr.envs.sql.terms import (
     constant,
     loose,
     pair,
+    quoted,
     truth,
 )
 from ipr.envs.sql.words import AGGREGATES, NATIVE
@@ -57,8 +58,10 @@ def call(c: Compiler, name: str, nodes: list[Node], node: Node) -> Term:
         codes = codes.lower().rstrip("*")
         codes += codes[-1:] * (len(terms) - len(codes))
         sides = [_AS[code](term) for code, term in zip(codes, terms, strict=False)]
-        letters = _letters(kind, terms)
-        return Term(f"{function}({', '.join(sides)})", kind, letters, loose=loose(*terms))
+        sql = f"{function}({', '.join(sides)})"
+        if name in _VAST:
+            sql = f"finite({sql}, {quoted(printed(c, node))})"
+        return Term(sql, kind, _letters(kind, terms), loose=loose(*terms))
     if name in NATIVE:
         raise NotExactError(f"{name}()")
     database = c.schema.name
@@ -69,6 +72,34 @@ def _arguments(c: Compiler, name: str, nodes: list[Node], least: int, most: int)
     if not least <= len(nodes) <= most:
         raise errors.arguments(name.split()[0])
     return [c.single(n) for n in nodes]
+
+
+def printed(c: Compiler, node: Node) -> str:
+    """An expression as the server prints it where it leaves its type's range: (1e308 * 10), pow(10,400)."""
+    if isinstance(node, exp.Paren):
+        return printed(c, node.this)
+    if isinstance(node, exp.Column):
+        try:
+            found, _ = c.scope.find(node.name, node.text("table"), node.text("db"), c.clause)
+        except MySqlError:  # a name of the select list
+            return f"`{node.name}`"
+        table = found.source.alias
+        parts = [found.source.database] if table.lower() in c.schema.names else []
+        return ".".join(f"`{part}`" for part in (*parts, table, found.name))
+    if isinstance(node, exp.Anonymous):
+        name = str(node.this).lower()
+        return f"{'pow' if name == 'power' else name}({','.join(printed(c, n) for n in node.expressions)})"
+    if (sign := _SIGNS.get(type(node))) is not None:
+        return f"({printed(c, node.this)} {sign} {printed(c, node.expression)})"
+    if isinstance(node, exp.Cast):
+        word = node.args["to"].sql(dialect="mysql").lower()
+        return f"cast({printed(c, node.this)} as {'unsigned' if 'unsigned' in word else word})"
+    if isinstance(node, exp.Neg):
+        return f"-({printed(c, node.this)})"
+    return node.sql(dialect="mysql")
+
+
+_SIGNS: dict[type, str] = {exp.Add: "+", exp.Sub: "-", exp.Mul: "*", exp.Div: "/"}
 
 
 def _letters(kind: Kind, terms: list[Term]) -> frozenset[str] | None:
@@ -106,7 +137,6 @@ _TABLE: dict[str, tuple[str, Kind, str]] = {
     "REVERSE": ("reverse", STR, "t"),
     "SPACE": ("space", STR, "i"),
     "SUBSTRING_INDEX": ("substring_index", STR, "tti"),
-    "FORMAT": ("format_number", STR, "ni"),
     "INSERT": ("insert_text", STR, "tiit"),
     "CHAR_LENGTH": ("length", INT, "t"),
     "CHARACTER_LENGTH": ("length", INT, "t"),
@@ -122,8 +152,8 @@ _TABLE: dict[str, tuple[str, Kind, str]] = {
     "SHA": ("sha1", STR, "t"),
     # numbers
     "SQRT": ("sqrt_of", DBL, "n"),
-    "POW": ("power", DBL, "nn"),
-    "POWER": ("power", DBL, "nn"),
+    "POW": ("power_of", DBL, "nn"),
+    "POWER": ("power_of", DBL, "nn"),
     "EXP": ("exp", DBL, "n"),
     "LN": ("ln_of", DBL, "n"),
     "LOG": ("log_of", DBL, "nN"),
@@ -164,6 +194,9 @@ _TABLE: dict[str, tuple[str, Kind, str]] = {
     "PERIOD_DIFF": ("period_diff", INT, "ii"),
 }
 
+
+_VAST = ("POW", "POWER", "EXP", "DEGREES")
+"""Functions whose value may leave a double's range."""
 
 # Those that decide by types -----------------------------------------------------------------------------------------
 
@@ -282,6 +315,14 @@ def _abs(c: Compiler, terms: list[Term], name: str) -> Term:
     return Term(f"abs({as_number(value)})", kind, DIGITS, loose=value.loose)
 
 
+def _format(c: Compiler, terms: list[Term], name: str) -> Term:
+    if len(terms) > 2 and terms[2].literal != "en_US":
+        raise NotExactError("FORMAT() with a locale")
+    value, places, *_ = terms
+    sql = f"format_number({as_number(value)}, {as_integer(places)}, {int(value.kind.exact)})"
+    return Term(sql, STR, DIGITS | {","}, loose=loose(*terms))
+
+
 def _hex(c: Compiler, terms: list[Term], name: str) -> Term:
     (value,) = terms
     sql = f"hex({as_text(value)})" if value.text else f"hex_number({as_integer(value)})"
@@ -335,15 +376,21 @@ def _date_add(sign: int) -> Callable[[Compiler, list[Node], Node], Term]:
     return build
 
 
+def is_unit(node: Node) -> bool:
+    """Whether it is the first argument of TIMESTAMPDIFF or TIMESTAMPADD, which is no column."""
+    call = node.parent
+    return isinstance(call, exp.Anonymous) and call.name.upper() in _WITH_UNITS and node is call.expressions[0]
+
+
+_WITH_UNITS = ("TIMESTAMPDIFF", "TIMESTAMPADD")
+
+
 def _timestampdiff(c: Compiler, nodes: list[Node], node: Node) -> Term:
-    if len(nodes) != 3 or (unit := nodes[0].name.upper().removeprefix("SQL_TSI_")) not in _PLAIN_UNITS:
-        raise errors.syntax(c.statement, c.place(node))
+    if (unit := nodes[0].name.upper().removeprefix("SQL_TSI_")) not in dates.PLAIN_UNITS:
+        raise NotExactError(f"TIMESTAMPDIFF() in {unit}")
     a, b = (c.single(n) for n in nodes[1:])
     sql = f"timestamp_diff({constant(unit).sql}, {_dated(a)}, {_dated(b)})"
     return Term(sql, INT, DIGITS, loose=loose(a, b))
-
-
-_PLAIN_UNITS = ("SECOND", "MINUTE", "HOUR", "DAY", "WEEK", "MONTH", "QUARTER", "YEAR")
 
 
 def _timestampadd(c: Compiler, nodes: list[Node], node: Node) -> Term:
@@ -419,6 +466,7 @@ _BUILT: dict[str, tuple[int, int, Built]] = {
     "CEIL": (1, 1, _whole),
     "CEILING": (1, 1, _whole),
     "ABS": (1, 1, _abs),
+    "FORMAT": (2, 3, _format),
     "HEX": (1, 1, _hex),
     "STR_TO_DATE": (2, 2, _str_to_date),
 }

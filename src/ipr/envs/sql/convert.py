@@ -1,38 +1,59 @@
 """A dump of MySQL (`mysqldump`, as InterCode ships its databases) as Spider's folder: SQLite files and schema.json.
 
 Decided here: the dump is read as text, one statement after another, so nothing of MySQL is needed; CREATE TABLE gives
-the types and keys that DESC prints, INSERT the rows. What is neither (settings, locks, comments) is passed over; views
-and triggers are named in the report and left out. A value is kept as the dump writes it: a number, a text, NULL.
+the types and keys that DESC prints, INSERT and REPLACE the rows. Names stand with quotes or without. Files are written
+when all of the dump is read. A row that its table cannot take is named and ends it: without it a question would have
+another answer. A statement that is not read and holds data or tables (INSERT ... SELECT, LOAD DATA, ALTER TABLE, a
+view) is left out and told; what else there is (settings, locks, MySQL's own comments, triggers) is passed over. A value
+is kept as the dump writes it: a number, a text, bytes, NULL.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+from ipr import store
 from ipr.envs.sql.kinds import declared
 from ipr.envs.sql.quotes import Quotes
 from ipr.types import IprError
 
-_NAME = r"`((?:[^`]|``)+)`"
-_USE = re.compile(rf"\s*USE\s+{_NAME}", re.IGNORECASE)
-_CREATE = re.compile(
-    rf"\s*CREATE\s+TABLE\s+(?:IF\s+NOT\s+EXISTS\s+)?{_NAME}\s*\((.*)\)[^)]*$", re.IGNORECASE | re.DOTALL
+_NAME = r'(?:`(?:[^`]|``)+`|"(?:[^"]|"")+"|[\w$]+)'
+_TABLE = rf"(?:({_NAME})\s*\.\s*)?({_NAME})"
+_TEXT = r"'((?:[^'\\]|\\.|'')*)'"
+_USE = re.compile(rf"USE\s+({_NAME})\s*$", re.IGNORECASE)
+_CREATE = re.compile(rf"CREATE\s+TABLE\s+(IF\s+NOT\s+EXISTS\s+)?{_TABLE}\s*\(", re.IGNORECASE)
+_INSERT = re.compile(
+    r"(?:INSERT|(REPLACE))\s+(?:(?:LOW_PRIORITY|HIGH_PRIORITY|DELAYED)\s+)?(IGNORE\s+)?(?:INTO\s+)?"
+    rf"{_TABLE}\s*(?:\(([^)]*)\))?\s*VALUES?\b\s*",
+    re.IGNORECASE,
 )
-_INSERT = re.compile(rf"\s*INSERT\s+(?:IGNORE\s+)?INTO\s+{_NAME}\s*(\([^)]*\))?\s*VALUES\s*", re.IGNORECASE)
-_COLUMN = re.compile(rf"{_NAME}\s+(\w+(?:\s*\([^)]*\))?(?:\s+unsigned)?)(.*)", re.IGNORECASE | re.DOTALL)
-_KEY = re.compile(r"(PRIMARY|UNIQUE|FULLTEXT|SPATIAL)?\s*(?:KEY|INDEX)\b[^(]*\((.*)\)", re.IGNORECASE | re.DOTALL)
+_LEFT_OUT = re.compile(
+    r"(?:INSERT|REPLACE|LOAD|UPDATE|DELETE|TRUNCATE|RENAME|CREATE(?!\s+(?:DATABASE|SCHEMA|USER|ROLE)\b)"
+    r"|ALTER\s+TABLE(?!.*\b(?:DIS|EN)ABLE\s+KEYS))\b",
+    re.IGNORECASE | re.DOTALL,
+)
+_COLUMN = re.compile(rf"({_NAME})\s+(\w+(?:\s*\([^)]*\))?(?:\s+unsigned)?)(.*)", re.IGNORECASE | re.DOTALL)
+_KEY = re.compile(
+    rf"(?:CONSTRAINT\s+(?:{_NAME}\s+)??)?(PRIMARY|UNIQUE|FULLTEXT|SPATIAL|KEY|INDEX|FOREIGN|CHECK)\b[^(]*\(",
+    re.IGNORECASE,
+)
 _VALUE = re.compile(
-    r"\s*(?:'((?:[^'\\]|\\.|'')*)'|(NULL)|(0x[0-9A-Fa-f]+)|([-+.\deE]+)|_binary\s*'((?:[^'\\]|\\.|'')*)')\s*",
-    re.I | re.S,
+    rf"\s*(?:(_\w+)?\s*{_TEXT}|(NULL)|b'([01]+)'|(?:0x|x')([0-9a-f]*)'?|([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?))"
+    r"\s*([,)])",
+    re.IGNORECASE | re.DOTALL,
 )
+"""With what ends it, so that one that is cut is none."""
+_BETWEEN = re.compile(r"\s*,\s*|\s*(?=\S)")
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0", "b": "\b", "Z": "\x1a"}
-_LEFT_OUT = re.compile(r"\s*CREATE\s.*\b(VIEW|TRIGGER|PROCEDURE|FUNCTION)\b", re.IGNORECASE | re.DOTALL)
+_COMMENT = re.compile(r"\s*(?:--|#|$)")
+"""A line of it, or an empty one."""
+_BLOCK = re.compile(r"\s*/\*(?!!)")
+_DELIMITER = re.compile(r"\s*DELIMITER\s+(\S+)", re.IGNORECASE)
 
 
 @dataclass(slots=True)
@@ -40,101 +61,142 @@ class _Table:
     name: str
     rows: list[dict[str, Any]] = field(default_factory=list)
     """As DESC prints them."""
+    read: int = 0
+    """How many rows the dump had for it so far."""
+
+
+@dataclass(slots=True)
+class _Database:
+    connection: sqlite3.Connection
+    tables: dict[str, _Table] = field(default_factory=dict)
 
 
 def convert(dump: Path, out: Path) -> dict[str, Any]:
-    """Writes `out/database/<db>/<db>.sqlite` and `schema.json` for every database of a dump."""
-    databases: dict[str, dict[str, _Table]] = {}
-    connections: dict[str, sqlite3.Connection] = {}
-    rows, left_out, name = 0, 0, dump.stem
+    """Writes `out/database/<db>/<db>.sqlite` and `schema.json` for every database of a dump.
+
+    `messages` of what is returned names the statements that are left out. Raises IprError, and has written nothing,
+    where the dump cannot be read to its end.
+    """
+    databases: dict[str, _Database] = {}
+    messages: list[str] = []
+    name = dump.stem
     try:
-        with dump.open(encoding="utf-8", newline="") as file:
+        with dump.open(encoding=store.encoding_of(dump), errors="surrogateescape", newline="") as file:
             for statement in statements(file):
                 if found := _USE.match(statement):
                     name = _unquoted(found[1])
                 elif found := _CREATE.match(statement):
-                    table = _table(_unquoted(found[1]).lower(), found[2])
-                    connection = connections.get(name) or connections.setdefault(name, _database(out, name))
-                    connection.execute(_in_sqlite(table))
-                    databases.setdefault(name, {})[table.name] = table
+                    _create(databases, _unquoted(found[2] or name), found, statement)
                 elif found := _INSERT.match(statement):
-                    rows += _insert(connections, databases, name, found, statement)
+                    _insert(databases, _unquoted(found[3] or name), found, statement)
                 elif _LEFT_OUT.match(statement):
-                    left_out += 1
-        for name, tables in databases.items():
-            connections[name].commit()
-            written = {t.name: t.rows for t in tables.values()}
-            (_folder(out, name) / "schema.json").write_text(json.dumps(written, indent=1), encoding="utf-8")
-    except (OSError, UnicodeDecodeError, sqlite3.Error, ValueError) as error:
-        raise IprError(f"{dump}: {error}; give a dump as mysqldump writes it") from error
+                    messages.append(f"{name}: left out: {_told(statement)}")
+        if not databases:
+            raise ValueError("no CREATE TABLE in it")
+        for name, database in databases.items():
+            _write(database, out / "database" / name)
+        return {
+            "databases": len(databases),
+            "tables": sum(len(database.tables) for database in databases.values()),
+            "rows": sum(database.connection.total_changes for database in databases.values()),
+            "left_out": len(messages),
+            "out": str(out),
+            "messages": messages,
+        }
+    except (OSError, ValueError) as error:
+        told = error.strerror if isinstance(error, OSError) else error
+        raise IprError(f"{dump}: {told}; give a dump as mysqldump writes it") from error
     finally:
-        for connection in connections.values():
-            connection.close()
-    if not databases:
-        raise IprError(f"{dump} has no CREATE TABLE; give a dump as mysqldump writes it")
-    tables = sum(map(len, databases.values()))
-    return {"databases": len(databases), "tables": tables, "rows": rows, "left_out": left_out, "out": str(out)}
+        for database in databases.values():
+            database.connection.close()
 
 
-def statements(file: TextIO) -> Iterator[str]:
-    """The statements of a dump, without their semicolons and without comments."""
+def statements(lines: Iterable[str]) -> Iterator[str]:
+    """The statements of a dump, without their semicolons and without comments before them.
+
+    Raises ValueError where the dump ends within a text.
+    """
     parts: list[str] = []
-    quotes = Quotes()
-    for line in file:
-        if not quotes.open and not parts and (line.startswith(("--", "#")) or not line.strip()):
+    quotes, comment, delimiter = Quotes(), False, ";"
+    for line in lines:
+        if not quotes.open:
+            if comment or (not parts and _BLOCK.match(line)):
+                _, closed, line = line.partition("*/")
+                comment = not closed
+            if _COMMENT.match(line):
+                continue
+            if found := _DELIMITER.match(line):
+                delimiter = found[1]
+                continue
+        if delimiter != ";":  # a trigger or a routine, whose statements are none of the dump's
             continue
         start = 0
         for k, mark in quotes.outside(line):
             if mark == ";":
-                yield "".join([*parts, line[start:k]])
+                yield "".join([*parts, line[start:k]]).strip()
                 parts, start = [], k + 1
-        if line[start:].strip() or quotes.open:
+                if _COMMENT.match(line, start):
+                    break
+        else:
             parts.append(line[start:])
-    if "".join(parts).strip():
-        yield "".join(parts)
+    if rest := "".join(parts).strip():
+        if quotes.open:
+            raise ValueError(f"it ends within a text: {_told(rest)}")
+        yield rest
+
+
+def _told(text: str, at: int = 0) -> str:
+    """How a statement goes on, in one line."""
+    return " ".join(text[at : at + 100].split())
 
 
 def _unquoted(name: str) -> str:
-    return name.replace("``", "`")
+    return name[1:-1].replace(name[0] * 2, name[0]) if name[0] in '`"' else name
 
 
-def _folder(out: Path, name: str) -> Path:
+def _create(databases: dict[str, _Database], name: str, found: re.Match[str], statement: str) -> None:
     if re.search(r"[/\\]|^\.", name):
         raise ValueError(f"'{name}' is no name of a database")
-    return out / "database" / name
+    table = _Table(_unquoted(found[3]).lower())
+    database = databases.get(name) or databases.setdefault(name, _Database(sqlite3.connect("")))  # a file of no name
+    if found[1] and table.name in database.tables:
+        return
+    try:
+        _describe(table, statement[found.end() :])
+        database.connection.execute(_in_sqlite(table))
+    except (ValueError, sqlite3.Error) as error:
+        raise ValueError(f"table {name}.{table.name}: {error}") from None
+    database.tables[table.name] = table
 
 
-def _database(out: Path, name: str) -> sqlite3.Connection:
-    folder = _folder(out, name)
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{name}.sqlite"
-    file.unlink(missing_ok=True)
-    return sqlite3.connect(file)
-
-
-def _table(name: str, body: str) -> _Table:
-    table = _Table(name)
+def _describe(table: _Table, body: str) -> None:
+    """Fills in the rows of DESC. `body` is what follows the parenthesis of CREATE TABLE."""
     keys: list[tuple[str, list[str]]] = []
-    for part in _parts(body):
-        if found := _COLUMN.match(part.strip()):
+    for part in map(str.strip, _parts(body)):
+        if found := _KEY.match(part):
+            names = [_unquoted(n[0]) for p in _parts(part[found.end() :]) if (n := re.match(_NAME, p.strip()))]
+            if found[1].upper() not in ("FOREIGN", "CHECK"):
+                keys.append((found[1].upper(), names))
+        elif found := _COLUMN.match(part):
             column, kind, rest = _unquoted(found[1]), re.sub(r"\s*,\s*", ",", found[2].lower()), found[3]
             kind = re.sub(r"\b(tinyint|smallint|mediumint|int|bigint)\(\d+\)", r"\1", kind)  # as MySQL 8 prints it
             kind = "tinyint(1)" if re.match(r"tinyint\s*\(1\)", found[2], re.I) else kind
-            default = re.search(r"DEFAULT\s+(?:'((?:[^'\\]|\\.|'')*)'|([\w.+-]+(?:\(\))?))", rest, re.I)
+            default = re.search(rf"DEFAULT\s+(?:{_TEXT}|([\w.+-]+(?:\(\))?))", rest, re.I)
             value = None if default is None else _plain(default[1]) if default[1] is not None else default[2]
+            said = re.sub(_TEXT, "''", rest, flags=re.DOTALL).upper()
+            primary = re.search(r"PRIMARY\s+KEY", said)
             table.rows.append(
                 {
                     "field": column,
                     "type": kind,
-                    "null": "NO" if re.search(r"NOT\s+NULL", rest, re.I) else "YES",
-                    "key": "PRI" if re.search(r"PRIMARY\s+KEY", rest, re.I) else "",
+                    "null": "NO" if primary or re.search(r"NOT\s+NULL", said) else "YES",
+                    "key": "PRI" if primary else "UNI" if re.search(r"\bUNIQUE\b", said) else "",
                     "default": None if value is None or value.upper() == "NULL" else value,
-                    "extra": "auto_increment" if re.search("AUTO_INCREMENT", rest, re.I) else "",
+                    "extra": "auto_increment" if "AUTO_INCREMENT" in said else "",
                 }
             )
-        elif found := _KEY.match(part.strip()):
-            names = [_unquoted(n) for n in re.findall(_NAME, found[2])]
-            keys.append(((found[1] or "").upper(), names))
+        else:
+            raise ValueError(f"no column at '{_told(part)}'")
     for kind, names in sorted(
         keys, key=lambda k: ("PRIMARY", "UNIQUE").index(k[0]) if k[0] in ("PRIMARY", "UNIQUE") else 2
     ):
@@ -143,86 +205,103 @@ def _table(name: str, body: str) -> _Table:
                 row["key"], row["null"] = "PRI", "NO"
             elif not row["key"] and names[:1] == [row["field"]]:
                 row["key"] = "UNI" if kind == "UNIQUE" and len(names) == 1 else "MUL"
-    return table
 
 
-def _parts(body: str) -> Iterator[str]:
-    """What commas part outside of quotes and parentheses."""
+def _parts(text: str) -> Iterator[str]:
+    """What commas part, up to the parenthesis that closes; ValueError where none does."""
     depth = start = 0
-    for k, mark in Quotes().outside(body):
+    for k, mark in Quotes().outside(text):
         if mark in "()":
             depth += 1 if mark == "(" else -1
-        elif mark == "," and not depth:
-            yield body[start:k]
+        if depth < 0 or (mark == "," and not depth):
+            yield text[start:k]
             start = k + 1
-    yield body[start:]
+        if depth < 0:
+            return
+    raise ValueError(f"no end of '{_told(text)}'")
 
 
 _STORED = {"int": "INTEGER", "dec": "NUMERIC", "dbl": "REAL", "flt": "REAL", "bin": "BLOB"}
 
 
 def _in_sqlite(table: _Table) -> str:
-    lines = []
-    for row in table.rows:
-        name = row["field"].replace('"', '""')
-        lines.append(f'"{name}" {_STORED.get(declared(row["type"]).name, "TEXT")}')
-    keys = ", ".join(f'"{r["field"]}"' for r in table.rows if r["key"] == "PRI")
-    if keys:
-        lines.append(f"PRIMARY KEY ({keys})")
-    return f'CREATE TABLE "{table.name}" ({", ".join(lines)})'
+    lines = [f"{_listed([row['field']])} {_STORED.get(declared(row['type']).name, 'TEXT')}" for row in table.rows]
+    if keys := [row["field"] for row in table.rows if row["key"] == "PRI"]:
+        lines.append(f"PRIMARY KEY ({_listed(keys)})")
+    return f"CREATE TABLE {_listed([table.name])} ({', '.join(lines)})"
 
 
-def _insert(
-    connections: dict[str, sqlite3.Connection],
-    databases: dict[str, dict[str, _Table]],
-    name: str,
-    found: re.Match[str],
-    statement: str,
-) -> int:
-    table = databases.get(name, {}).get(_unquoted(found[1]).lower())
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join('"{}"'.format(name.replace('"', '""')) for name in names)
+
+
+def _insert(databases: dict[str, _Database], name: str, found: re.Match[str], statement: str) -> None:
+    table = databases[name].tables.get(_unquoted(found[4]).lower()) if name in databases else None
     if table is None:
-        raise ValueError(f"rows of `{found[1]}` before its CREATE TABLE")
-    columns = [_unquoted(n) for n in re.findall(_NAME, found[2])] if found[2] else [r["field"] for r in table.rows]
-    listed = ", ".join('"{}"'.format(c.replace('"', '""')) for c in columns)
+        raise ValueError(f"rows of table {name}.{_unquoted(found[4])} before its CREATE TABLE")
+    columns = [_unquoted(n) for n in re.findall(_NAME, found[5])] if found[5] else [r["field"] for r in table.rows]
+    verb = "INSERT OR REPLACE" if found[1] else "INSERT OR IGNORE" if found[2] else "INSERT"
     marks = ", ".join("?" * len(columns))
-    rows = list(_rows(statement, found.end()))
-    connections[name].executemany(f'INSERT INTO "{table.name}" ({listed}) VALUES ({marks})', rows)
-    return len(rows)
+    query = f"{verb} INTO {_listed([table.name])} ({_listed(columns)}) VALUES ({marks})"
+    try:
+        for row in _rows(statement, found.end()):
+            if len(row) != len(columns):
+                raise ValueError(f"{len(row)} values for {len(columns)} columns")
+            databases[name].connection.execute(query, row)
+            table.read += 1
+    except (ValueError, OverflowError, sqlite3.Error) as error:
+        told = str(error)
+        if isinstance(error, UnicodeEncodeError):
+            told = "a text with a byte that is no UTF-8 (mysqldump --default-character-set=utf8mb4)"
+        elif isinstance(error, OverflowError):
+            told = "a whole number beyond 64 bits"
+        raise ValueError(f"row {table.read + 1} of table {name}.{table.name}: {told}") from None
 
 
 def _rows(statement: str, at: int) -> Iterator[tuple[Any, ...]]:
     """The rows after VALUES: (...), (...)."""
-    while at < len(statement):
-        if statement[at] != "(":
-            if statement[at : at + 12].strip():
-                raise ValueError(f"no rows at '{statement[at : at + 40]}'")
-            return
-        row, at = [], at + 1
-        while True:
+    while True:
+        if statement[at : at + 1] != "(":
+            raise ValueError(f"no row at '{_told(statement, at)}'")
+        row, at, mark = [], at + 1, ","
+        while mark == ",":
             found = _VALUE.match(statement, at)
             if found is None:
-                raise ValueError(f"no value at '{statement[at : at + 40]}'")
+                raise ValueError(f"no whole value at '{_told(statement, at)}'")
             row.append(_value(found))
-            at = found.end() + 1
-            if statement[found.end()] == ")":
-                break
+            at, mark = found.end(), found[7]
         yield tuple(row)
-        while at < len(statement) and statement[at] in ", \r\n\t":
-            at += 1
+        found = _BETWEEN.match(statement, at)
+        if found is None:  # after a comma there is another
+            return
+        at = found.end()
 
 
 def _value(found: re.Match[str]) -> Any:
-    text, null, hexed, number, binary = found.groups()
+    kind, text, null, bits, hexed, number, _ = found.groups()
     if null:
         return None
-    if hexed:
-        return bytes.fromhex(hexed[2:])
+    if bits:
+        return int(bits, 2)
     if number:
         return float(number) if re.search(r"[.eE]", number) else int(number)
-    if binary is not None:
-        return _plain(binary).encode()
-    return _plain(text)
+    if text is None:
+        return bytes.fromhex("0" * (len(hexed) % 2) + hexed)
+    binary = kind is not None and kind.lower() == "_binary"
+    return _plain(text).encode(errors="surrogateescape") if binary else _plain(text)
 
 
 def _plain(text: str) -> str:
     return re.sub(r"\\(.)|''", lambda m: "'" if m[0] == "''" else _ESCAPES.get(m[1], m[1]), text, flags=re.DOTALL)
+
+
+def _write(database: _Database, folder: Path) -> None:
+    def copy(aside: Path) -> None:
+        try:
+            database.connection.execute("VACUUM INTO ?", (str(aside),))
+        except sqlite3.Error as error:
+            raise OSError(str(error)) from None
+
+    database.connection.commit()
+    store.replace(folder / f"{folder.name}.sqlite", copy)
+    store.write_json(folder / "schema.json", {t.name: t.rows for t in database.tables.values()})

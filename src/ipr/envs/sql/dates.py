@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+import sys
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -98,7 +99,7 @@ def number(text: str) -> float | int:
     found = _NUMBER.match(text)
     if not found:
         return 0
-    value = float(found[1])
+    value = max(-sys.float_info.max, min(sys.float_info.max, float(found[1])))
     return int(value) if value.is_integer() and abs(value) < 1e15 else value
 
 
@@ -134,6 +135,7 @@ def clock(value: Any) -> tuple[int, int, int] | None:
 
 # Parts --------------------------------------------------------------------------------------------------------------
 
+PLAIN_UNITS = ("SECOND", "MINUTE", "HOUR", "DAY", "WEEK", "MONTH", "QUARTER", "YEAR")
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 MONTHS = (
     *("January", "February", "March", "April", "May", "June", "July"),

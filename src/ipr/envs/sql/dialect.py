@@ -16,10 +16,11 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
 from ipr.envs.sql import catalog, syntax
-from ipr.envs.sql.errors import ERROR, MySqlError, NotExactError, no_table
+from ipr.envs.sql.errors import ERROR, MySqlError, no_table
 from ipr.envs.sql.kinds import Kind
 from ipr.envs.sql.schema import Schema
 from ipr.envs.sql.select import Compiler
+from ipr.envs.sql.words import OTHERS
 
 MAX_LENGTH, MAX_NESTING = syntax.MAX_LENGTH, syntax.MAX_NESTING
 _TOO_MUCH = f"{ERROR}The statement is too complicated"
@@ -65,6 +66,10 @@ def read(statement: str, schema: Schema, lenient: bool = False) -> Reading:
 
 
 def _read(text: str, schema: Schema, lenient: bool) -> Reading:
+    word = text.split(None, 1)[0].upper()
+    denied = Reading("nothing", f"{ERROR}{word} command denied; only SELECT, SHOW TABLES and DESC can be run")
+    if word in OTHERS:
+        return denied
     tree = syntax.parse(text, lenient)
     if isinstance(tree, exp.Show):
         return Reading("rows", rows=tuple(catalog.show(schema, tree, text)))
@@ -74,19 +79,16 @@ def _read(text: str, schema: Schema, lenient: bool) -> Reading:
         query = Compiler(schema, text, lenient).query(tree)
         return Reading("query", query.sql, tuple(t.kind for t in query.terms))
     if isinstance(tree, _NO_RESULT):
-        word = text.split(None, 1)[0].upper()
-        return Reading("nothing", f"{ERROR}{word} command denied; only SELECT, SHOW TABLES and DESC can be run")
+        return denied
     raise syntax.errors.syntax(text, 0)
 
 
 def _described(tree: exp.Describe, schema: Schema) -> list[tuple[Any, ...]]:
     table = tree.this
-    if not isinstance(table, exp.Table):
-        raise NotExactError("EXPLAIN of a query")
     database = table.text("db")
     if database and database.lower() != schema.name.lower():
         raise no_table(database, table.name)
-    return catalog.columns(schema, table.name)
+    return catalog.columns(schema, table.name, pattern=tree.args.get("kind"))
 
 
 def hardness(query: str) -> str:

@@ -12,6 +12,14 @@ class MySqlError(Exception):
     """A statement is refused, in these words."""
 
 
+class GrammarError(MySqlError):
+    """No statement of MySQL goes on at this place."""
+
+    def __init__(self, words: str, start: int) -> None:
+        super().__init__(words)
+        self.start = start
+
+
 class NotExactError(MySqlError):
     """MySQL would answer, but not in a way that is known here: better no answer than another one."""
 
@@ -19,13 +27,14 @@ class NotExactError(MySqlError):
         super().__init__(f"{what} cannot be answered here exactly as MySQL does; write the statement without it")
 
 
-def syntax(statement: str, start: int) -> MySqlError:
+def syntax(statement: str, start: int) -> GrammarError:
     """A syntax error at a place of the statement (its length: at the end)."""
     line = statement.count("\n", 0, start) + 1
     near = statement[start : start + _NEAR]
-    return MySqlError(
+    return GrammarError(
         "You have an error in your SQL syntax; check the manual that corresponds to your MySQL server version"
-        f" for the right syntax to use near '{near}' at line {line}\n"
+        f" for the right syntax to use near '{near}' at line {line}\n",
+        start,
     )
 
 
@@ -64,6 +73,7 @@ ONE_COLUMN = "Operand should contain 1 column(s)"
 ONE_ROW = "Subquery returns more than 1 row"
 LIMIT_IN = "This version of MySQL doesn't yet support 'LIMIT & IN/ALL/ANY/SOME subquery'"
 COLUMNS_DIFFER = "The used SELECT statements have a different number of columns"
+WINDOW_DISTINCT = "This version of MySQL doesn't yet support '<window function>(DISTINCT ..)'"
 NO_ALIAS = "Every derived table must have its own alias"
 LISTS_DIFFER = (
     "In definition of view, derived table or common table expression, SELECT list and column names list have different"

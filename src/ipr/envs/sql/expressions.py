@@ -7,6 +7,7 @@ passed along.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,8 @@ from sqlglot import exp
 
 from ipr.envs.sql import aggregates, calls, comparisons, dates, errors
 from ipr.envs.sql.errors import MySqlError, NotExactError
-from ipr.envs.sql.kinds import BIN, COUNTED, DATE, DATETIME, DBL, INT, NULL, STR, TIME, Kind, dec
+from ipr.envs.sql.kinds import BIN, COUNTED, DATE, DATETIME, DBL, INT, NULL, STR, TIME, UNSIGNED, Kind, dec
+from ipr.envs.sql.names import Field
 from ipr.envs.sql.terms import (
     DIGITS,
     Term,
@@ -26,6 +28,7 @@ from ipr.envs.sql.terms import (
     exactly,
     kept,
     loose,
+    quoted,
     truth,
 )
 
@@ -37,6 +40,8 @@ Node = exp.Expr
 
 def compile_expression(c: Compiler, node: Node) -> Term:
     """An expression in the clause and scope that the compiler is in."""
+    if isinstance(node, exp.Alias):  # no expression but a column of the select list has a name
+        raise errors.syntax(c.statement, c.place(node.args["alias"]))
     compiled = _COMPILED.get(type(node))
     if compiled is None:
         raise NotExactError(f"{type(node).__name__.upper()}")
@@ -62,6 +67,8 @@ def _literal(c: Compiler, node: Node) -> Term:
     if node.args.get("is_string"):
         return constant(text)
     if "e" in text.lower():
+        if math.isinf(float(text)):
+            raise MySqlError(f"Illegal double '{text}' value found during parsing")
         return Term(repr(float(text)), DBL, DIGITS, float(text))
     if "." in text:
         whole, _, decimals = text.partition(".")
@@ -111,12 +118,14 @@ def _plus(sign: str) -> Callable[[Compiler, Node], Term]:
                 value = single(c, one)
                 return calls.interval(c, value, other, 1 if sign == "+" else -1)
         a, b, left, right = _numbers(c, node)
-        return _arithmetic(f"{left} {sign} {right}", sign, a, b, max)
+        return _arithmetic(c, node, f"{left} {sign} {right}", sign, a, b, max)
 
     return compiled
 
 
-def _arithmetic(sql: str, sign: str, a: Term, b: Term, scale: Callable[[int, int], int]) -> Term:
+def _arithmetic(
+    c: Compiler, node: Node, sql: str, sign: str, a: Term, b: Term, scale: Callable[[int, int], int]
+) -> Term:
     """The type of a sum or product: integer, decimal, or double, whose decimals are kept where both have some."""
     known = [a.kind.decimals if a.kind.name != "str" else None, b.kind.decimals if b.kind.name != "str" else None]
     both = loose(a, b)
@@ -125,17 +134,23 @@ def _arithmetic(sql: str, sign: str, a: Term, b: Term, scale: Callable[[int, int
     if (a.kind.exact and b.kind.exact) or ((a.kind.temporal or b.kind.temporal) and None not in known):
         first, second = known[0] or 0, known[1] or 0
         if not first and not second and "dec" not in (a.kind.name, b.kind.name):
+            if a.kind.unsigned or b.kind.unsigned:
+                return Term(f"natural_number({sql}, {quoted(calls.printed(c, node))})", UNSIGNED, DIGITS, loose=both)
             return Term(f"({sql})", COUNTED, DIGITS, loose=both)
         places = min(scale(first, second), 30)
         sql = f"round({sql}, {kept(places)})" if places else f"({sql})"
         return Term(sql, dec(places), DIGITS, loose=both, exact=exactly(sign, a, b))
     shown = None if None in known else max(known[0] or 0, known[1] or 0)
-    return Term(f"({sql})", Kind("dbl", shown), DIGITS, loose=both)
+    return Term(_finite(c, node, sql), Kind("dbl", shown), DIGITS, loose=both)
+
+
+def _finite(c: Compiler, node: Node, sql: str) -> str:
+    return f"finite({sql}, {quoted(calls.printed(c, node))})"
 
 
 def _times(c: Compiler, node: Node) -> Term:
     a, b, left, right = _numbers(c, node)
-    return _arithmetic(f"{left} * {right}", "*", a, b, lambda x, y: x + y)
+    return _arithmetic(c, node, f"{left} * {right}", "*", a, b, lambda x, y: x + y)
 
 
 def _divide(c: Compiler, node: Node) -> Term:
@@ -149,7 +164,7 @@ def _divide(c: Compiler, node: Node) -> Term:
         return Term(sql, dec(places), DIGITS, loose=both, exact=exactly("/", a, b))
     known = [t.kind.decimals if t.kind.name != "str" else None for t in (a, b)]
     shown = None if None in known else max(known[0] or 0, known[1] or 0) + 4
-    return Term(sql, Kind("dbl", shown), DIGITS, loose=both)
+    return Term(_finite(c, node, sql), Kind("dbl", shown), DIGITS, loose=both)
 
 
 def _whole_divide(c: Compiler, node: Node) -> Term:
@@ -187,11 +202,14 @@ def _bits(sign: str) -> Callable[[Compiler, Node], Term]:
         a, b = single(c, node.this), single(c, node.expression)
         if a.kind.name != "int" or b.kind.name != "int":
             raise NotExactError("An operator of bits on what is no integer")
-        sql = f"({a.sql} {sign} {b.sql})"
-        # BIGINT UNSIGNED: of what is negative MySQL gives another number
-        return Term(f"unsigned({sql})", INT, DIGITS, loose=loose(a, b))
+        return _unsigned(f"({a.sql} {sign} {b.sql})", loose(a, b))
 
     return compiled
+
+
+def _unsigned(sql: str, loose: tuple[Field, ...]) -> Term:
+    """BIGINT UNSIGNED: what is negative to SQLite has all 64 bits, with which it cannot compute."""
+    return Term(f"unsigned({sql})", UNSIGNED, DIGITS, loose=loose, exact=sql)
 
 
 def _connect(word: str) -> Callable[[Compiler, Node], Term]:
@@ -263,7 +281,7 @@ def cast(term: Term, word: str, sizes: list[int]) -> Term:
         case "BIGINT" | "INT" | "SIGNED":
             return Term(calls.signed(term), INT, DIGITS, loose=term.loose)
         case "UBIGINT" | "UINT" | "UNSIGNED":
-            return Term(f"unsigned({calls.signed(term)})", INT, DIGITS, loose=term.loose)
+            return _unsigned(calls.signed(term), term.loose)
         case "DECIMAL" | "UDECIMAL":
             precision, scale = (*sizes, *(10, 0)[len(sizes) :])
             sql = f"to_decimal({as_number(term)}, {precision}, {scale})"
@@ -279,7 +297,7 @@ def cast(term: Term, word: str, sizes: list[int]) -> Term:
             return Term(sql, STR, letters, loose=term.loose)
         case "DATE":
             return Term(f"as_date({_dated(term)})", DATE, DIGITS, loose=term.loose)
-        case "DATETIME" | "TIMESTAMP":
+        case "DATETIME" | "TIMESTAMP" | "TIMESTAMPTZ":  # the last is sqlglot's word for TIMESTAMP '...'
             return Term(f"as_datetime({_dated(term)})", DATETIME, DIGITS, loose=term.loose)
         case "TIME":
             return Term(f"as_time({_dated(term)})", TIME, DIGITS, loose=term.loose)

@@ -6,7 +6,7 @@ HAVING knows the select list and GROUP BY, ORDER BY the select list first, all o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -14,7 +14,7 @@ from sqlglot import exp
 
 from ipr.envs.sql import errors
 from ipr.envs.sql.errors import MySqlError
-from ipr.envs.sql.names import Scope
+from ipr.envs.sql.names import Field, Scope
 from ipr.envs.sql.schema import Schema
 from ipr.envs.sql.terms import Term
 
@@ -41,7 +41,6 @@ class Item:
 
     name: str
     term: Term
-    alias: bool
 
 
 @dataclass(slots=True)
@@ -63,6 +62,8 @@ class Frame:
     """The select list, where its names may be used."""
     ctes: dict[str, Query] = field(default_factory=dict)
     groups: list[Term] = field(default_factory=list)
+    windows: dict[tuple[str, ...], None] = field(default_factory=dict)
+    """What each window sorts the rows by, those alike once."""
     node: Node | None = None
 
 
@@ -130,26 +131,38 @@ class Names:
         frame = self.frame
         if frame.clause == "having clause" and not frame.depth:
             return self._in_having(name, table, database)
-        try:
-            return self._found(name, table, database)
-        except MySqlError:
-            if not table and frame.clause == "order clause" and (item := self._item(name)) is not None:
-                return item.term
-            raise
+        alone = not table and frame.clause == "order clause" and not self.scope.candidates(name)
+        if alone and (item := self.item(name)) is not None:
+            return item.term
+        return self._found(name, table, database)
 
     def _found(self, name: str, table: str, database: str) -> Term:
         found, scope = self.scope.find(name, table, database, self.frame.clause)
         return Term(scope.sql(found), found.kind, found.letters, loose=(found,), field=found)
 
-    def _item(self, name: str, table: str = "") -> Item | None:
+    def item(self, name: str) -> Item | None:
         """A column of the select list by its name."""
-        for item in self.frame.items:
-            if item.name.lower() == name.lower() and (not table or item.term.field is not None):
-                return item
-        return None
+        place = self.selected(name, ((i.name, i.term.field) for i in self.frame.items))
+        return None if place is None else self.frame.items[place]
+
+    def selected(self, name: str, items: Iterable[tuple[str, Field | None]]) -> int | None:
+        """The place in a select list that a bare name means there (`find_item_in_list` of the server's sql_base.cc).
+
+        `items`: their names, and the columns that those are which are nothing else.
+        """
+        found: dict[Field, int] = {}
+        for place, (called, column) in enumerate(items):
+            if called.lower() != name.lower():
+                continue
+            if column is None:
+                return place
+            found.setdefault(column, place)
+            if len(found) > 1:
+                raise errors.ambiguous(name, self.clause)
+        return next(iter(found.values()), None)
 
     def _in_having(self, name: str, table: str, database: str) -> Term:
-        if not table and (item := self._item(name)) is not None:
+        if not table and (item := self.item(name)) is not None:
             return item.term
         found, scope = self.scope.find(name, table, database, self.frame.clause)
         known = [i.term.field for i in self.frame.items] + [t.field for t in self.frame.groups]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import math
+import re
 from collections.abc import Callable
 from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal, localcontext
 from functools import partial
@@ -17,16 +18,16 @@ from typing import Any
 
 from ipr.envs.sql import dates
 from ipr.envs.sql.collation import key
-from ipr.envs.sql.errors import MySqlError
+from ipr.envs.sql.errors import MySqlError, NotExactError
 from ipr.envs.sql.folds import AGGREGATES
-from ipr.envs.sql.kinds import single, text_of
+from ipr.envs.sql.kinds import rounded, single, text_of
 from ipr.envs.sql.matching import instr, like, regexp
 
 MAX_LENGTH = 100_000
 """Bytes of a text."""
 _SQLITE = """
     abs atan avg ceil coalesce cos count cume_dist degrees dense_rank exp first_value floor ifnull lag last_value lead
-    length like lower ltrim max min nth_value ntile percent_rank pi power radians rank round row_number rtrim sign sin
+    length like lower ltrim max min nth_value ntile percent_rank pi radians rank round row_number rtrim sign sin
     substr sum tan upper hex total typeof
 """
 
@@ -101,9 +102,11 @@ def _substring_index(text: str, mark: str, count: int) -> str:
     return mark.join(parts[:count] if count > 0 else parts[count:])
 
 
-def _format(number: float, places: int) -> str:
+def _format(number: float, places: int, exact: int) -> str:
     places = min(max(0, places), 30)
-    return f"{Decimal(repr(number)).quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP):,f}"
+    if not exact:
+        number = _round_double(number, places)
+    return f"{rounded(Decimal(repr(number)), places):,f}"
 
 
 def _insert(text: str, start: int, length: int, new: str) -> str:
@@ -134,13 +137,27 @@ def _to_integer(value: Any) -> int:
 
 
 def _text_integer(value: str) -> int:
-    found = dates.number(value)
-    return int(found)
+    """What a text begins with: 2 for '2e3', too."""
+    found = re.match(r"\s*([-+]?\d+)", value)
+    return max(-(2**63), min(2**63 - 1, int(found[1][:40]))) if found else 0
 
 
 def _unsigned(value: int) -> int:
     if value < 0:
-        raise MySqlError("BIGINT UNSIGNED value is out of range")
+        raise NotExactError("A number beyond 9223372036854775807")
+    return value
+
+
+def _natural(value: Any, said: str) -> Any:
+    """What is computed with an unsigned number."""
+    if value < 0:
+        raise MySqlError(f"BIGINT UNSIGNED value is out of range in '{said}'")
+    return value
+
+
+def _finite(value: Any, said: str) -> Any:
+    if not math.isfinite(value):
+        raise MySqlError(f"DOUBLE value is out of range in '{said}'")
     return value
 
 
@@ -229,6 +246,14 @@ def _of(function: Callable[[float], float]) -> Function:
             return None
 
     return computed
+
+
+def _power(a: float, b: float) -> float:
+    """What is no number counts as beyond all of them, too."""
+    try:
+        return math.pow(a, b)
+    except (ValueError, OverflowError):
+        return math.inf
 
 
 def _log(base: float, value: float | None = None) -> float | None:
@@ -341,6 +366,8 @@ FUNCTIONS: dict[str, tuple[int, Function]] = {
     "double_integer": (1, _known(round)),
     "text_integer": (1, _known(_text_integer)),
     "unsigned": (1, _known(_unsigned)),
+    "natural_number": (2, _known(_natural)),
+    "finite": (2, _known(_finite)),
     "to_decimal": (3, _known(_to_decimal)),
     "round_exact": (2, _known(partial(_exact, how=ROUND_HALF_UP))),
     "cut_exact": (2, _known(partial(_exact, how=ROUND_DOWN))),
@@ -352,6 +379,7 @@ FUNCTIONS: dict[str, tuple[int, Function]] = {
     "cut_double": (2, _known(_cut_double)),
     "modulo": (2, _known(_modulo)),
     "whole": (2, _known(_whole)),
+    "power_of": (2, _known(_power)),
     "sqrt_of": (1, _known(_of(math.sqrt))),
     "ln_of": (1, _known(_of(math.log))),
     "log10_of": (1, _known(_of(math.log10))),
@@ -373,7 +401,7 @@ FUNCTIONS: dict[str, tuple[int, Function]] = {
     "reverse": (1, _known(lambda text: text[::-1])),
     "space": (1, _known(lambda n: _repeat(" ", n))),
     "substring_index": (3, _known(_substring_index)),
-    "format_number": (2, _known(_format)),
+    "format_number": (3, _known(_format)),
     "insert_text": (4, _known(_insert)),
     "concat_ws": (-1, _concat_ws),
     "byte_length": (1, _known(lambda text: len(text.encode(errors="replace")))),

@@ -3,7 +3,7 @@
 Decided here: a decimal is kept as SQLite's number beside its scale, which is exact for 15 digits, since every operation
 rounds to its scale; a date is kept as ISO text. So SQLite computes, and only what is printed is converted: to Decimal,
 datetime, and floats as the server writes them (a FLOAT with 6 digits, a DOUBLE(10,2) with its decimals). Left out:
-unsigned numbers, ENUM's order and JSON.
+unsigned numbers of more than 63 bits but as the last result, ENUM's order and JSON.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class Kind:
     """Decimals; None for a double or float that is shown as it is."""
     counted: bool = False
     """Whether an integer was computed, and may have left the range of 64 bits."""
+    unsigned: bool = False
 
     @property
     def number(self) -> bool:
@@ -50,7 +51,7 @@ class Kind:
         return 0 if self.name in ("int", "date", "dt", "time") else self.scale
 
 
-INT, COUNTED = Kind("int"), Kind("int", counted=True)
+INT, COUNTED, UNSIGNED = Kind("int"), Kind("int", counted=True), Kind("int", unsigned=True)
 DBL, STR, BIN, NULL = Kind("dbl"), Kind("str"), Kind("bin"), Kind("null")
 DATE, DATETIME, TIME = Kind("date"), Kind("dt"), Kind("time")
 
@@ -106,9 +107,15 @@ def converter(kind: Kind) -> Callable[[Any], Any] | None:
             return _datetime
         case "time":
             return _time
+        case "int" if kind.unsigned:
+            return _without_sign
         case "int" if kind.counted:
             return _integer
     return None
+
+
+def _without_sign(value: Any) -> Any:
+    return value + 2**64 if value is not None and value < 0 else value
 
 
 def _integer(value: Any) -> Any:
@@ -117,18 +124,22 @@ def _integer(value: Any) -> Any:
     return value
 
 
-def _decimal(scale: int) -> Callable[[Any], Any]:
-    step = Decimal(1).scaleb(-scale)
+def rounded(value: Decimal, scale: int) -> Decimal:
+    """With so many decimals; MySQL's decimals know no negative zero."""
+    found = value.quantize(Decimal(1).scaleb(-scale), ROUND_HALF_UP)
+    return found if found else abs(found)
 
+
+def _decimal(scale: int) -> Callable[[Any], Any]:
     def convert(value: Any) -> Any:
         if value is None:
             return None
         if isinstance(value, str):
-            return Decimal(value).quantize(step, ROUND_HALF_UP)
+            return rounded(Decimal(value), scale)
         exact = Decimal(value if isinstance(value, int) else repr(float(value)))
         if not isinstance(value, int) and exact and exact.adjusted() + scale >= MOST_DIGITS:
             raise MySqlError("A decimal of so many digits cannot be computed here")
-        return exact.quantize(step, ROUND_HALF_UP)
+        return rounded(exact, scale)
 
     return convert
 
@@ -198,4 +209,4 @@ def text_of(value: Any, scale: int | None) -> str | None:
         return None
     if scale is None:
         return text_of_double(float(value)) if not isinstance(value, int) else str(value)
-    return str(Decimal(repr(value)).quantize(Decimal(1).scaleb(-scale), ROUND_HALF_UP))
+    return str(rounded(Decimal(repr(value)), scale))

@@ -93,6 +93,17 @@ _CLASSES = {
 }  # fmt: skip
 
 
+_WRONG = {
+    "unterminated character set": "The regular expression contains an unclosed bracket expression.",
+    "missing )": "Mismatched parenthesis in regular expression.",
+    "unbalanced parenthesis": "Mismatched parenthesis in regular expression.",
+    "min repeat greater": "The maximum is less than the minimum in a {min,max} interval.",
+    "bad character range": "The regular expression contains an [x-y] character range where x comes after y.",
+    "bad escape (end": "Unrecognized escape sequence in regular expression.",
+}
+"""What the server says (errors 3685 to 3700) where Python's own says this."""
+
+
 @lru_cache(maxsize=500)
 def _compiled(pattern: str, exact: int) -> tuple[re.Pattern[str], int]:
     """A pattern, and how many repeats without an end it has; more than any text can stand where one is in another."""
@@ -108,8 +119,9 @@ def _compiled(pattern: str, exact: int) -> tuple[re.Pattern[str], int]:
         repeats = 9
     try:
         return re.compile(pattern, 0 if exact else re.IGNORECASE), repeats
-    except (re.error, OverflowError, RecursionError):
-        raise MySqlError(f"Invalid regular expression: '{pattern}'") from None
+    except (re.error, OverflowError, RecursionError) as error:
+        said = next((words for start, words in _WRONG.items() if str(error).startswith(start)), None)
+        raise MySqlError(said) if said else NotExactError("Such a regular expression") from None
 
 
 def regexp(text: str, pattern: str, exact: int = 0) -> int:

@@ -54,8 +54,10 @@ class Source:
 
     def covered(self, name: str) -> bool:
         """Whether all columns that are used are in the index of one, which holds the primary key too."""
-        used = {f.name.lower() for f in self.fields if f.tell is None}
-        return name in self.indexed and used <= {name, *(self.keys[0] if self.keys else ())}
+        return name in self.indexed and self.used() <= {name, *(self.keys[0] if self.keys else ())}
+
+    def used(self) -> set[str]:
+        return {f.name.lower() for f in self.fields if f.tell is None}
 
     def find(self, name: str) -> Field | None:
         name = name.lower()
@@ -113,12 +115,16 @@ class Scope:
         if table:
             source = self.named(table, database)
             return None if source is None else source.find(name)
-        if name.lower() in self.merged:
-            return self.merged[name.lower()]
-        found = [f for source in self.sources if (f := source.find(name)) is not None]
+        found = self.candidates(name)
         if len(found) > 1:
             raise errors.ambiguous(name, clause)
         return found[0] if found else None
+
+    def candidates(self, name: str) -> list[Field]:
+        """The columns of this scope's tables that a bare name may mean."""
+        if name.lower() in self.merged:
+            return [self.merged[name.lower()]]
+        return [f for source in self.sources if (f := source.find(name)) is not None]
 
     def all_fields(self) -> list[Field]:
         """What `*` stands for: merged columns first, then the others in the order of the tables."""

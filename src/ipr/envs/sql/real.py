@@ -16,7 +16,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from ipr import identity
+from ipr import identity, store
 from ipr.envs.published import both
 from ipr.envs.sql import engine
 from ipr.envs.sql.dialect import hardness
@@ -62,12 +62,12 @@ class Folder:
         splits: dict[str, list[str]] = {name: [] for name in SPLITS}
         first = {Path(name).stem for name in (TRAIN, PUBLISHED[0])}
         whole = set(self._files) - first if len(self._files) > 1 else set()
-        names = sorted({str(_field(item, "db", "db_id")) for items in self._files.values() for item in items})
+        names = sorted({_hashed(item, "db", "db_id") for items in self._files.values() for item in items})
         ranked = sorted(names, key=lambda name: derive_seed("sql", "unseen", name))
         unseen = set() if whole else set(ranked[: max(1, len(names) // 4)] if len(names) > 1 else ())
         for stem, items in self._files.items():
             for place, item in enumerate(items):
-                name, gold = str(_field(item, "db", "db_id")), str(_field(item, "gold", "query"))
+                name, gold = _hashed(item, "db", "db_id"), _hashed(item, "gold", "query")
                 if stem in whole or name in unseen:
                     split = "unseen"
                 else:
@@ -100,10 +100,12 @@ class Folder:
         # InterCode calls the question "query" and the query "gold"; Spider "question" and "query".
         names = {"db": ("db", "db_id"), "question": ("question", "query"), "gold query": ("gold", "query")}
         found = {what: _field(items[int(place)], *where) for what, where in names.items()}
+        file = self.folder / f"{stem}.json"
         for what, value in found.items():
             if not isinstance(value, str) or not value.strip():
-                file = self.folder / f"{stem}.json"
                 raise IprError(f"{file}: question {place} has no {what}; correct or remove it")
+            if store.HALF.search(value):
+                raise IprError(f"{file}: question {place} has half a character in its {what}; correct or remove it")
         return found["db"], found["question"], found["gold query"]
 
     def task_type(self, task_id: str) -> str:
@@ -152,9 +154,14 @@ def _field(item: Any, *names: str) -> Any:
     return next((item[n] for n in names if n in item), "") if isinstance(item, dict) else ""
 
 
+def _hashed(item: Any, *names: str) -> str:
+    """A field for the choice of the split; half a character, with which no question is played, has no bytes."""
+    return str(_field(item, *names)).encode(errors="replace").decode()
+
+
 def _json(file: Path) -> Any:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(store.read_text(file))
     except OSError as error:
         raise IprError(f"{file}: {error.strerror}; {_FIX}") from error
     except (ValueError, RecursionError) as error:

@@ -64,6 +64,11 @@ class Table:
     order: Callable[[], list[str]] | None = None
     ordered: list[str] | None = None
 
+    def indexes(self) -> set[str]:
+        """Names of indexes, as SHOW CREATE TABLE has them."""
+        single = {name for key in self.keys for name in key if len(key) == 1}
+        return {"primary", *self.indexed, *single} if self.keys else {*self.indexed}
+
     def natural(self) -> list[str]:
         """What the rows must be sorted by to come as InnoDB keeps them; nothing where they are as they are."""
         if self.ordered is None:

@@ -13,12 +13,12 @@ from typing import Any
 
 from sqlglot import exp
 
-from ipr.envs.sql import aggregates, errors, grouping
+from ipr.envs.sql import aggregates, calls, errors, grouping
 from ipr.envs.sql.errors import MySqlError, NotExactError
 from ipr.envs.sql.expressions import compile_expression, single
 from ipr.envs.sql.frames import Frame, Item, Names, Query
-from ipr.envs.sql.names import Field, Scope, full_name, unique
-from ipr.envs.sql.tables import add_joins
+from ipr.envs.sql.names import Field, Scope, Source, full_name, unique
+from ipr.envs.sql.tables import add_joins, add_tables
 from ipr.envs.sql.terms import Term, common, common_letters, group_key, order_key, truth
 
 Node = exp.Expr
@@ -137,7 +137,7 @@ class Compiler(Names):
             raise MySqlError(errors.COLUMNS_DIFFER)
         terms, sides = [], ([], [])
         for k, pair in enumerate(zip(left.terms, right.terms, strict=True)):
-            columns = [Term(f"q.c{k}", t.kind, t.letters, binary=t.binary) for t in pair]
+            columns = [Term(f"q.c{k}", t.kind, t.letters, t.literal, binary=t.binary) for t in pair]
             kind, texts = common(columns)
             letters = common_letters(columns)
             terms.append(Term(f"q.c{k}", kind, letters, binary=any(t.binary for t in pair)))
@@ -189,8 +189,10 @@ class Compiler(Names):
         frame.node = node
         _plain_select(self, node)
         frame.clause = "on clause"
-        tables = add_joins(self, node)
+        tables = add_tables(self, node)
+        self._check_names(node)
         where = [truth(single(self, n)) for n in self._in("where clause", node, "where")]
+        add_joins(self, tables)
         counted = any(map(aggregates.is_aggregate, _own(node, ("expressions", "having"))))
         group = node.args.get("group")
         if group is not None and not group.expressions:
@@ -216,7 +218,13 @@ class Compiler(Names):
             where.append(truth(having))
             having = None
         wheres = f" WHERE {' AND '.join(f'({w})' for w in where)}" if where else ""
+        if tables.led and not where and not scope.sources[0].indexed & scope.sources[0].used():
+            first, alias = tables.leading, tables.leading.rsplit(" ", 1)[1]
+            tables.sql = f"(SELECT * FROM {first}{_order(tables.led)} LIMIT -1) AS {alias}{tables.sql[len(first) :]}"
         source = f" FROM {tables.sql}{wheres}" if tables.sql else wheres
+        sees_order = frame.windows or (frame.grouped and tables.natural and _scanned(node, scope.sources[0]))
+        if tables.natural and scope.export is None and sees_order:
+            source = f" FROM (SELECT * FROM {tables.sql}{_order(tables.natural)} LIMIT -1) AS {tables.base}{wheres}"
         if scope.export is not None:
             columns = [f"{f.sql} AS {name}" for f, name in scope.export.items()]
             inner = f"SELECT {', '.join([*columns, 'row_seen() AS rn'])}{source} LIMIT -1"
@@ -252,6 +260,8 @@ class Compiler(Names):
             order = []
         if not frame.grouped and tables.natural:
             ties = tables.natural
+        if frame.windows:  # rows leave in the order for which the last window sorted them
+            ties = [*list(frame.windows)[-1], *ties]
         if not distinct:
             top = len(self.frames) == 1  # what is printed has all its digits
             shown = ", ".join(f"{t.exact if top and t.exact else t.sql} AS c{k}" for k, t in enumerate(terms))
@@ -297,6 +307,13 @@ class Compiler(Names):
                         " DISTINCT"
                     )
 
+    def _check_names(self, node: Node) -> None:
+        """MySQL looks for the select list's columns before it reads any condition."""
+        for _, one in self._expanded(node):
+            for part in _walk(one):
+                if isinstance(part, exp.Column) and not isinstance(part.this, exp.Star) and not calls.is_unit(part):
+                    self.scope.find(part.name, part.text("table"), part.text("db"), "field list")
+
     def _in(self, clause: str, node: Node, part: str) -> list[Node]:
         self.frame.clause, self.frame.aggregates = clause, False
         found = node.args.get(part)
@@ -314,33 +331,58 @@ class Compiler(Names):
             if isinstance(one, exp.Literal) and not one.is_string:
                 selected = self._expanded(node)
                 _, one = selected[self._position(one, len(selected), "group statement")]
-            terms.append(self._grouping_term(node, one))
+            terms.append(self._grouping_term(one))
         return terms
 
-    def _grouping_term(self, node: Node, one: Node) -> Term:
-        """An expression of GROUP BY: a column of the tables first, then a name of the select list."""
-        if isinstance(one, exp.Column) and not one.table:
-            try:
-                return self._found(one.name, "", "")
-            except MySqlError as error:
-                for selected in node.expressions:
-                    if isinstance(selected, exp.Alias) and selected.alias.lower() == one.name.lower():
-                        if any(map(aggregates.is_aggregate, _walk(selected.this))):
-                            raise MySqlError(f"Can't group on '{one.name}'") from None
-                        return single(self, selected.this)
-                raise error
-        if any(map(aggregates.is_aggregate, _walk(one))):
+    def _grouping_term(self, one: Node) -> Term:
+        """An expression of GROUP BY.
+
+        A name of the select list is one there, but where the tables have just one column of that name, it is that
+        (`find_order_in_list` of the server's sql_resolver.cc).
+        """
+        if isinstance(one, exp.Column) and not one.table and len(self.scope.candidates(one.name)) != 1:
+            if (term := self._by_alias(one.name)) is not None:
+                return term
+        elif any(map(aggregates.is_aggregate, _walk(one))):
             raise MySqlError(f"Can't group on '{one.sql(dialect='mysql')}'")
         return single(self, one)
 
+    def column(self, node: Node) -> Term:
+        alone = not node.text("table") and self.clause == "group statement"
+        if alone and not self.scope.candidates(node.name) and (term := self._by_alias(node.name)) is not None:
+            return term
+        return super().column(node)
+
+    def _by_alias(self, name: str) -> Term | None:
+        """What a name of GROUP BY means in the select list."""
+        assert self.frame.node is not None
+        selected = self._expanded(self.frame.node)
+        columns = [self._column_of(n) if called.lower() == name.lower() else None for called, n in selected]
+        place = self.selected(name, zip((called for called, _ in selected), columns, strict=True))
+        if place is None:
+            return None
+        _, one = selected[place]
+        if any(map(aggregates.is_aggregate, _walk(one))):
+            raise MySqlError(f"Can't group on '{name}'")
+        self.frame.clause = "field list"
+        term = single(self, one)
+        self.frame.clause = "group statement"
+        return term
+
+    def _column_of(self, node: Node) -> Field | None:
+        if not isinstance(node, exp.Column):
+            return None
+        return self.scope.find(node.name, node.text("table"), node.text("db"), "field list")[0]
+
     def _expanded(self, node: Node) -> list[tuple[str, Node]]:
-        """The select list's expressions with the stars written out, for positions."""
+        """The select list's expressions with their names, the stars written out."""
         found: list[tuple[str, Node]] = []
         for one in node.expressions:
             if isinstance(one, exp.Star) or (isinstance(one, exp.Column) and isinstance(one.this, exp.Star)):
                 found += [(f.name, exp.column(f.name, f.source.alias)) for f in self._starred(one)]
             else:
-                found.append((one.alias_or_name, one.unalias()))
+                named = isinstance(one, (exp.Alias, exp.Column))
+                found.append((one.alias_or_name if named else "", one.unalias()))
         return found
 
     def _starred(self, one: Node) -> list[Field]:
@@ -365,16 +407,16 @@ class Compiler(Names):
             if isinstance(one, exp.Star) or (isinstance(one, exp.Column) and isinstance(one.this, exp.Star)):
                 for found in self._starred(one):
                     term = Term(self.scope.sql(found), found.kind, found.letters, loose=(found,), field=found)
-                    items.append(Item(found.name, self.grouped(term), False))
+                    items.append(Item(found.name, self.grouped(term)))
                 continue
             term = single(self, one.unalias())
             if isinstance(one, exp.Alias):
-                items.append(Item(one.alias, term, True))
+                items.append(Item(one.alias, term))
             else:
                 # How an expression is written is a name that only a query around this one can use.
                 nested = len(self.frames) > 1
                 name = one.name if isinstance(one, exp.Column) else self._written(one) if nested else ""
-                items.append(Item(name, term, False))
+                items.append(Item(name, term))
         return items
 
     def _written(self, node: Node) -> str:
@@ -414,12 +456,8 @@ class Compiler(Names):
             if node.is_string:
                 return Term("NULL", items[0].term.kind)
             return items[self._position(node, len(items), "order clause")].term
-        if isinstance(node, exp.Column) and not node.table:
-            named = [i for i in items if i.name.lower() == node.name.lower()]
-            if len({i.term.sql for i in named}) > 1 and not any(i.alias for i in named):
-                raise errors.ambiguous(node.name, "order clause")
-            if named:
-                return next((i for i in named if i.alias), named[0]).term
+        if isinstance(node, exp.Column) and not node.table and (item := self.item(node.name)) is not None:
+            return item.term
         return single(self, node)
 
     def _limit(self, node: Node) -> str:
@@ -453,7 +491,7 @@ def _order(terms: list[str]) -> str:
 
 def _walk(node: Node) -> Iterator[Node]:
     """The parts of an expression, without those of queries nested in it."""
-    return node.walk(prune=lambda n: isinstance(n, exp.Query) and n is not node)
+    return node.walk(bfs=False, prune=lambda n: isinstance(n, exp.Query) and n is not node)
 
 
 def _own(node: Node, parts: tuple[str, ...]) -> Iterator[Node]:
@@ -469,6 +507,15 @@ def _sorts(node: Node) -> bool:
         if isinstance(one, exp.GroupConcat) or (aggregates.is_aggregate(one) and one.find(exp.Distinct)):
             return True
     return False
+
+
+def _scanned(node: Node, source: Source) -> bool:
+    """Whether aggregates to which the rows' order matters certainly see all of a table, by its key.
+
+    Another index might be read instead, where one has a column that is used.
+    """
+    found = [n for n in _own(node, ("expressions", "having")) if aggregates.is_aggregate(n)]
+    return any(str(n.this).upper() != "COUNT" for n in found) and not source.indexed & source.used()
 
 
 _KNOWN = frozenset(

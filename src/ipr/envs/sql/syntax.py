@@ -1,9 +1,8 @@
 """Reading a statement as MySQL 8 does: sqlglot parses, and what it is too friendly to refuse is refused here.
 
-Decided here: functions stay what they are called (`calls` knows them); clauses in a wrong order, a comma with nothing
-after it, reserved words as names and what other dialects have is a syntax error, with the rest of the statement from
-there on, as MySQL quotes it. Bounds on length, nesting and the parser's moves come first: the statement is hostile
-input, for sqlglot too.
+Decided here: functions stay what they are called (`calls` knows them); what `grammar` refuses and reserved words as
+names are a syntax error, with the rest of the statement from there on, as MySQL quotes it; DESC is read here. Bounds on
+length, nesting and the parser's moves come first: the statement is hostile input, for sqlglot too.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ from sqlglot.dialects.dialect import Dialect
 from sqlglot.errors import ParseError, SqlglotError, TokenError
 from sqlglot.tokenizer_core import Token
 
-from ipr.envs.sql import errors
-from ipr.envs.sql.errors import MySqlError
+from ipr.envs.sql import errors, grammar
+from ipr.envs.sql.errors import MySqlError, NotExactError
 from ipr.envs.sql.quotes import Quotes
-from ipr.envs.sql.words import RESERVED, TIGHT
+from ipr.envs.sql.words import EXPLAINED, RESERVED, SHOWN, STARTS
 
 MAX_LENGTH = 4000
 """Characters of a statement; Spider's longest gold query has 577."""
@@ -82,15 +81,31 @@ def parse(statement: str, lenient: bool = False) -> exp.Expr:
     for k, token in enumerate(tokens):
         if token.token_type == TokenType.SEMICOLON:
             raise errors.syntax(statement, tokens[k + 1].start)  # one statement at a time
-    _check_words(statement, tokens, lenient)
-    if len(tokens) > 1 and tokens[0].text.upper() == "SHOW":
-        tokens = [_renamed(t, "COLUMNS") if t.text.upper() == "FIELDS" else t for t in tokens]
+    first = grammar.word_of(tokens[0])
+    if first in ("DESC", "DESCRIBE", "EXPLAIN"):
+        return _described(statement, tokens)
+    if first == "VALUES":
+        raise NotExactError("VALUES")
+    if first == "SHOW":
+        tokens = _shown(statement, tokens)
+    if first not in STARTS:
+        raise errors.syntax(statement, tokens[0].start)
+    wrong: errors.GrammarError | None = None
+    try:
+        grammar.check(statement, tokens, lenient)
+    except errors.GrammarError as error:
+        wrong = error
     try:
         (tree,) = _Parser(dialect=_MYSQL).parse(tokens, statement)
     except ParseError as error:
-        raise errors.syntax(statement, _place(statement, tokens, error)) from error
+        place = _place(statement, tokens, error)
+        raise errors.syntax(statement, place if wrong is None else min(place, wrong.start)) from error
+    except IndexError as error:  # sqlglot reads beyond the end of SHOW CREATE
+        raise errors.syntax(statement, len(statement)) from error
     except (SqlglotError, ValueError) as error:
-        raise errors.syntax(statement, tokens[0].start) from error
+        raise wrong or errors.syntax(statement, tokens[0].start) from error
+    if wrong is not None:
+        raise wrong
     if tree is None:
         raise MySqlError("Query was empty")
     if not lenient and any(t.token_type in _NAMES and t.text.upper() in RESERVED for t in tokens):
@@ -98,8 +113,53 @@ def parse(statement: str, lenient: bool = False) -> exp.Expr:
     return tree
 
 
+def _described(statement: str, tokens: list[Token]) -> exp.Describe:
+    """DESC table [column | 'pattern']."""
+    if len(tokens) > 2 and grammar.word_of(tokens[1]) in EXPLAINED:
+        raise NotExactError("EXPLAIN of a query")
+    rest = [*tokens[1:], None]
+    names = [_name(statement, rest.pop(0))]
+    if grammar.word_of(rest[0]) == ".":
+        names.append(_name(statement, rest[1]))
+        rest = rest[2:]
+    pattern = None
+    if (last := rest.pop(0)) is not None:
+        pattern = last.text if last.token_type == TokenType.STRING else _name(statement, last)
+        if (more := rest.pop(0)) is not None:
+            raise errors.syntax(statement, more.start)
+    return exp.Describe(this=exp.table_(names[-1], db=names[0] if len(names) > 1 else None), kind=pattern)
+
+
+def _name(statement: str, token: Token | None) -> str:
+    """A name; anything else is a syntax error."""
+    if token is not None and token.token_type == TokenType.IDENTIFIER:
+        return token.text
+    word = grammar.word_of(token)
+    if token is None or not re.fullmatch(r"[\w$]+", word) or word.isdigit() or word in RESERVED:
+        raise errors.syntax(statement, len(statement) if token is None else token.start)
+    return token.text
+
+
+def _shown(statement: str, tokens: list[Token]) -> list[Token]:
+    """SHOW in the words that sqlglot knows: FIELDS are COLUMNS, and IN is FROM."""
+    if len(tokens) == 1 or grammar.word_of(tokens[1]) not in SHOWN:
+        raise errors.syntax(statement, tokens[1].start if len(tokens) > 1 else len(statement))
+    said = {"FIELDS": "COLUMNS", "IN": "FROM"}
+    tokens = [_renamed(t, said[w]) if (w := grammar.word_of(t)) in said else t for t in tokens]
+    for token, after in pairwise([*tokens, None]):
+        word = grammar.word_of(token)
+        if word == "FROM":
+            _name(statement, after)
+        if word in ("LIKE", "WHERE"):
+            break
+        if word == "COLUMNS" and grammar.word_of(after) != "FROM":
+            raise errors.syntax(statement, len(statement) if after is None else after.start)
+    return tokens
+
+
 def _renamed(token: Token, text: str) -> Token:
-    return Token(TokenType.VAR, text, token.line, token.col, token.start, token.end, token.comments)
+    kind = TokenType.FROM if text == "FROM" else TokenType.VAR
+    return Token(kind, text, token.line, token.col, token.start, token.end, token.comments)
 
 
 def _unclosed(statement: str) -> int:
@@ -115,105 +175,13 @@ def _place(statement: str, tokens: list[Token], error: ParseError) -> int:
     said = error.errors[0] if error.errors else {}
     line, col = said.get("line") or 1, said.get("col") or 0
     token = next((t for t in tokens if t.line == line and t.col == col), tokens[-1])
-    if tokens[0].token_type == TokenType.VAR:
-        return tokens[0].start  # no word that begins a statement
-    missing = token is tokens[-1] and re.match(r"Required|Expect", said.get("description") or "")
-    if missing and not (len(tokens) > 1 and tokens[-2].token_type in _WANTING):
+    if token is tokens[-1] and re.match(r"Required|Expect", said.get("description") or ""):
         return len(statement)
+    after = next((t for t in tokens if t.start > token.start), None)
+    negated = token.token_type == TokenType.NOT and grammar.word_of(after) not in grammar.NEGATED
+    if negated or "END after CASE" in (said.get("description") or ""):  # sqlglot names the token before
+        return len(statement) if after is None else after.start
     return token.start
-
-
-_WANTING = frozenset(
-    (
-        *(TokenType.SELECT, TokenType.FROM, TokenType.WHERE, TokenType.GROUP_BY, TokenType.HAVING, TokenType.ORDER_BY),
-        *(TokenType.AND, TokenType.OR, TokenType.ON, TokenType.COMMA, TokenType.EQ, TokenType.LIMIT, TokenType.JOIN),
-    )
-)
-"""What something must follow."""
-
-# What sqlglot lets pass ---------------------------------------------------------------------------------------------
-
-_ENDS = frozenset(
-    (
-        *(TokenType.FROM, TokenType.R_PAREN, TokenType.WHERE, TokenType.COMMA, TokenType.GROUP_BY, TokenType.ORDER_BY),
-        *(TokenType.HAVING, TokenType.LIMIT, TokenType.UNION),
-    )
-)
-_ORDER = {
-    TokenType.SELECT: 0, TokenType.FROM: 1, TokenType.WHERE: 2, TokenType.GROUP_BY: 3, TokenType.HAVING: 4,
-    TokenType.ORDER_BY: 6, TokenType.LIMIT: 7,
-}  # fmt: skip
-_SETS = (TokenType.UNION, TokenType.EXCEPT, TokenType.INTERSECT)
-_CASTS = frozenset(
-    (
-        *("SIGNED", "UNSIGNED", "CHAR", "CHARACTER", "NCHAR", "BINARY", "DATE", "DATETIME", "TIME", "YEAR", "DECIMAL"),
-        *("DOUBLE", "FLOAT", "REAL", "JSON"),
-    )
-)
-"""What a value can be cast to."""
-_FOREIGN = frozenset(("ILIKE", "TOP", "QUALIFY", "PIVOT", "TABLESAMPLE", "MINUS", "FETCH", "SIMILAR"))
-
-
-def _check_words(statement: str, tokens: list[Token], lenient: bool) -> None:
-    opened = [""]  # the word before each open parenthesis
-    levels: list[int] = [-1]  # the latest clause of the SELECT at each depth of parentheses
-    for k, (token, after) in enumerate(pairwise([*tokens, None])):
-        if token is None:
-            break
-        kind, word = token.token_type, token.text.upper()
-        before = tokens[k - 1] if k else None
-        if (
-            kind == TokenType.ALIAS
-            and after is not None
-            and opened[-1] == "CAST"
-            and after.text.upper().split()[0] not in _CASTS
-        ):
-            raise errors.syntax(statement, after.start)
-        if kind == TokenType.L_PAREN:
-            opened.append(before.text.upper() if before is not None else "")
-            levels.append(-1)
-            if before is not None and before.end + 1 < token.start and not lenient:
-                _check_tight(statement, tokens, k)
-        elif kind == TokenType.R_PAREN and len(levels) > 1:
-            levels.pop()
-            opened.pop()
-        elif kind == TokenType.COMMA and (after is None or after.token_type in _ENDS):
-            raise errors.syntax(statement, after.start if after is not None else len(statement))
-        elif (
-            kind in (TokenType.DCOLON, TokenType.L_BRACKET, TokenType.DCOLONDOLLAR)
-            or statement[token.start :][:2] == "=="
-        ):
-            raise errors.syntax(statement, token.start + (statement[token.start :][:2] == "=="))
-        elif kind in _SETS:
-            if levels[-1] >= 6:
-                raise errors.syntax(statement, token.start)
-            levels[-1] = -1
-        elif kind in _ORDER and (kind == TokenType.SELECT or levels[-1] >= 0):
-            if kind != TokenType.SELECT and _ORDER[kind] < levels[-1]:
-                raise errors.syntax(statement, token.start)
-            levels[-1] = _ORDER[kind]
-        elif word in _FOREIGN and kind not in (TokenType.STRING, TokenType.IDENTIFIER) and after is not None:
-            if word not in ("TOP", "MINUS") or after.token_type in (TokenType.NUMBER, TokenType.SELECT):
-                raise errors.syntax(statement, after.start if word in ("TOP", "MINUS") else token.start)
-        elif word == "NULLS" and after is not None and after.text.upper() in ("FIRST", "LAST"):
-            raise errors.syntax(statement, token.start)
-        elif word == "FULL" and k and after is not None and after.text.upper() in ("JOIN", "OUTER"):
-            raise errors.syntax(statement, after.start if after.text.upper() == "OUTER" else token.start)
-
-
-def _check_tight(statement: str, tokens: list[Token], k: int) -> None:
-    """COUNT (*): a blank makes it a name."""
-    name, after = tokens[k - 1], tokens[k + 1] if k + 1 < len(tokens) else None
-    if name.text.upper() not in TIGHT or name.token_type in (TokenType.STRING, TokenType.IDENTIFIER):
-        return
-    if k > 1 and tokens[k - 2].token_type in (TokenType.DOT, TokenType.ALIAS):
-        return
-    if after is not None and (after.token_type == TokenType.STAR or after.text.upper() == "DISTINCT"):
-        raise errors.syntax(statement, after.start)
-    raise MySqlError(
-        f"FUNCTION {{database}}.{name.text} does not exist. Check the 'Function Name Parsing and Resolution' section in"
-        " the Reference Manual"
-    )
 
 
 def _check_names(statement: str, tree: exp.Expr) -> None:

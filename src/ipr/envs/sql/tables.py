@@ -29,10 +29,27 @@ class Tables:
     """The alias of a single table with rowids, which are its rows' order."""
     natural: list[str] = field(default_factory=list)
     """What the rows of a single table must be sorted by to come as MySQL reads them, where that is not as they are."""
+    leading: str = ""
+    """The SQL of the first of tables that are all LEFT JOINed to it, which is read first,"""
+    led: list[str] = field(default_factory=list)
+    """and what its rows must be sorted by."""
+    joins: list[Join] = field(default_factory=list)
 
 
-def add_joins(c: Compiler, node: Node) -> Tables:
-    """Adds the sources of a SELECT to the compiler's scope."""
+@dataclass(slots=True)
+class Join:
+    """A table that is joined to those before it."""
+
+    node: Node
+    sql: str
+    before: list[Source]
+    added: list[Source]
+    tests: list[str]
+    """What USING and NATURAL say."""
+
+
+def add_tables(c: Compiler, node: Node) -> Tables:
+    """Adds the sources of a SELECT to the compiler's scope. `add_joins` joins them: MySQL reads ON after WHERE."""
     from_ = node.args.get("from_")
     joins = list(node.args.get("joins") or ())
     if from_ is None:
@@ -43,13 +60,20 @@ def add_joins(c: Compiler, node: Node) -> Tables:
         return found
     found.sql, found.base, found.natural = _source(c, from_.this, scope)
     if joins:
+        if all((join.args.get("side") or "").upper() == "LEFT" for join in joins):
+            found.leading, found.led = found.sql, found.natural
         found.base, found.natural = None, []
     for join in joins:
         before = list(scope.sources)
         sql, _, _ = _source(c, join.this, scope)
         added = scope.sources[len(before) :]
-        found.sql = _joined(c, join, found.sql, sql, before, added)
+        found.joins.append(Join(join, sql, before, added, _merged(c, join, before, added)))
     return found
+
+
+def add_joins(c: Compiler, tables: Tables) -> None:
+    for join in tables.joins:
+        tables.sql = _joined(c, join, tables.sql)
 
 
 def _source(c: Compiler, node: Node, scope: Scope) -> tuple[str, str | None, list[str]]:
@@ -82,6 +106,9 @@ def _source(c: Compiler, node: Node, scope: Scope) -> tuple[str, str | None, lis
         tell = partial(column.tell, alias=alias)
         source.fields.append(Field(column.name, "", column.kind, source, tell=tell))
     source.keys, source.indexed = table.keys, table.indexed
+    for key in (k for hint in node.args.get("hints") or () for k in hint.expressions):
+        if key.name.lower() not in table.indexes():
+            raise MySqlError(f"Key '{key.name}' doesn't exist in table '{source.alias}'")
     scope.add(source)
     return f"{table.sql} AS {alias}", alias if table.rowid else None, [n.format(alias) for n in table.natural()]
 
@@ -99,12 +126,12 @@ def derived(query: Query, alias: str, sql: str, columns: list[str]) -> Source:
     return source
 
 
-def _joined(c: Compiler, join: Node, left: str, right: str, before: list[Source], added: list[Source]) -> str:
+def _merged(c: Compiler, join: Node, before: list[Source], added: list[Source]) -> list[str]:
+    """What USING and NATURAL ask for."""
     side, kind = (join.args.get("side") or "").upper(), (join.args.get("kind") or "").upper()
     method = (join.args.get("method") or "").upper()
     if side == "FULL" or kind not in ("", "INNER", "CROSS", "OUTER", "STRAIGHT") or method not in ("", "NATURAL"):
         raise errors.syntax(c.statement, c.place(join))
-    scope = c.scope
     if side == "LEFT":
         for source in added:
             source.inner = False
@@ -115,20 +142,25 @@ def _joined(c: Compiler, join: Node, left: str, right: str, before: list[Source]
     if method == "NATURAL":
         ours = [f.name for s in before for f in s.fields]
         names = [n for n in ours if any(s.find(n) for s in added)]
-    tests = [_using(c, name, side, before, added) for name in names]
-    if (on := join.args.get("on")) is not None:
-        inside = Scope(scope.outer, [*before, *added], scope.merged)
+    if side and not names and method != "NATURAL" and join.args.get("on") is None:
+        raise errors.syntax(c.statement, len(c.statement))
+    return [_using(c, name, side, before, added) for name in names]
+
+
+def _joined(c: Compiler, join: Join, left: str) -> str:
+    side, kind = ((join.node.args.get(word) or "").upper() for word in ("side", "kind"))
+    scope, tests, right = c.scope, join.tests, join.sql
+    if (on := join.node.args.get("on")) is not None:
+        inside = Scope(scope.outer, [*join.before, *join.added], scope.merged)
         c.frame.scope, c.frame.clause, c.frame.aggregates = inside, "on clause", False
         try:
             tests.append(truth(c.single(on)))
         finally:
             c.frame.scope = scope
         scope.captured += inside.captured
-    elif side and not names and method != "NATURAL":
-        raise errors.syntax(c.statement, len(c.statement))
     test = f" ON {' AND '.join(f'({t})' for t in tests)}" if tests else ""
     if side == "RIGHT":
-        if len(before) > 1:
+        if len(join.before) > 1:
             raise NotExactError("RIGHT JOIN of more than two tables")
         return f"{right} LEFT JOIN {left}{test or ' ON 1'}"
     word = "LEFT JOIN" if side == "LEFT" else "JOIN" if test else "CROSS JOIN" if kind == "CROSS" else "JOIN"

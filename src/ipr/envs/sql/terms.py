@@ -35,7 +35,8 @@ class Term:
     field: Field | None = field(default=None, repr=False)
     """The column that it is, where it is nothing but one."""
     exact: str = ""
-    """A decimal with all its digits, as text; for what is printed. `sql` has the 15 digits of a double."""
+    """For what is printed: a decimal with all its digits, as text (`sql` has the 15 of a double), or an unsigned number
+    in 64 bits."""
     one: bool = False
     """Whether it is one of aggregates, or of nothing: the same in all rows."""
 
@@ -102,7 +103,7 @@ def truth(term: Term) -> str:
 
 def exactly(sign: str, a: Term, b: Term) -> str:
     """A decimal computed from two numbers with all the digits that MySQL keeps between two operations."""
-    sides = [t.exact or as_number(t) for t in (a, b)]
+    sides = [t.exact if t.exact and t.kind.name == "dec" else as_number(t) for t in (a, b)]
     return f"exact('{sign}', {sides[0]}, {sides[1]}, {a.kind.decimals or 0}, {b.kind.decimals or 0})"
 
 
@@ -230,10 +231,12 @@ def common(terms: list[Term]) -> tuple[Kind, list[str]]:
         scales = [k.decimals for k in kinds]
         scale = None if None in scales else max(s for s in scales if s is not None)
         if names <= {"int"}:
-            return replace(kinds[0], counted=any(k.counted for k in kinds)), [t.sql for t in terms]
+            signs = {"counted": any(k.counted for k in kinds), "unsigned": all(k.unsigned for k in kinds)}
+            return replace(kinds[0], **signs), [t.sql for t in terms]
         if names <= {"int", "dec"}:
             return Kind("dec", scale), [t.sql for t in terms]
-        if names == {"flt"}:
+        literals = all(isinstance(t.literal, int) for t in terms if t.kind.name == "int")
+        if names <= {"flt", "int"} and literals:  # a literal is a BIGINT, for which a FLOAT is wide enough
             return Kind("flt", scale), [t.sql for t in terms]
         return Kind("dbl", scale), [as_number(t) for t in terms]
     if "bin" in names:

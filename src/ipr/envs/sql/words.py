@@ -1,4 +1,4 @@
-"""MySQL 8's words: which are reserved, which name functions, and which of these need their parenthesis at once."""
+"""MySQL 8's words: which are reserved, which name functions, and what may follow them."""
 
 from __future__ import annotations
 
@@ -45,6 +45,43 @@ _NATIVE = """
     UUID UUID_SHORT UUID_TO_BIN VALUES VERSION WEIGHT_STRING ROW_NUMBER RANK DENSE_RANK NTILE LAG LEAD FIRST_VALUE
     LAST_VALUE NTH_VALUE PERCENT_RANK CUME_DIST MATCH
 """
+_SHOWN = """
+    BINARY BINLOG CHARACTER CHARSET COLLATION COLUMNS COUNT CREATE DATABASES ENGINE ENGINES ERRORS EVENTS EXTENDED
+    FIELDS FULL FUNCTION GLOBAL GRANTS INDEX INDEXES KEYS LOCAL MASTER OPEN PLUGINS PRIVILEGES PROCEDURE PROCESSLIST
+    PROFILE PROFILES RELAYLOG REPLICA REPLICAS SCHEMAS SESSION SLAVE STATUS STORAGE TABLE TABLES TRIGGERS VARIABLES
+    WARNINGS
+"""
+_EXPLAINED = "ANALYZE DELETE EXTENDED FOR FORMAT INSERT PARTITIONS REPLACE SELECT TABLE UPDATE VALUES WITH ("
+_OTHERS = """
+    BINLOG CACHE CALL CHANGE CHECK CHECKSUM CLONE DEALLOCATE DO EXECUTE FLUSH GET HANDLER HELP IMPORT INSTALL LOCK
+    OPTIMIZE PREPARE PURGE REPAIR RESET RESIGNAL RESTART SHUTDOWN SIGNAL STOP UNINSTALL UNLOCK XA
+"""
+_BOTH = """
+    AND AS BETWEEN DIV ELSE FROM HAVING IN JOIN LIKE ON OR REGEXP RLIKE THEN WHEN WHERE XOR
+    , = <> != < > <= >= <=> / % | & ^ << >> && ||
+"""
+_WANTING = "DISTINCT DISTINCTROW NOT SELECT STRAIGHT_JOIN ( + - ! ~"
+_NEVER = "ASC BY CROSS DESC EXCEPT FOR INNER INTERSECT INTO IS LIMIT NATURAL OVER UNION USING )"
+_BY = ("GROUP BY", "ORDER BY", "PARTITION BY")
+_CASTS = "SIGNED UNSIGNED CHAR CHARACTER NCHAR BINARY DATE DATETIME TIME YEAR DECIMAL DOUBLE FLOAT REAL JSON"
+_ARGUMENTS = """
+    0 0 ROW_NUMBER RANK DENSE_RANK CUME_DIST PERCENT_RANK DATABASE SCHEMA CURDATE UTC_DATE
+    0 1 NOW SYSDATE CURTIME UTC_TIME UTC_TIMESTAMP
+    1 1 COUNT MAX MIN SUM AVG STD STDDEV STDDEV_POP STDDEV_SAMP VARIANCE VAR_POP VAR_SAMP BIT_AND BIT_OR BIT_XOR
+    1 1 JSON_ARRAYAGG NTILE FIRST_VALUE LAST_VALUE ASCII CHARSET COLLATION DATE DAY HOUR MICROSECOND MINUTE MONTH
+    1 1 QUARTER REVERSE SECOND TIME YEAR
+    1 2 TIMESTAMP WEEK
+    1 3 LAG LEAD
+    1 1000 COALESCE GROUP_CONCAT
+    2 2 ADDDATE DATE_ADD DATE_SUB LEFT MOD NTH_VALUE REPEAT RIGHT SUBDATE TRUNCATE
+    2 3 FORMAT MID SUBSTR SUBSTRING
+    3 3 IF REPLACE TIMESTAMPADD TIMESTAMPDIFF
+    4 4 INSERT
+"""
+_STARTS = """
+    ALTER ANALYZE BEGIN COMMIT CREATE DELETE DROP GRANT INSERT KILL LOAD RELEASE RENAME REPLACE REVOKE ROLLBACK
+    SAVEPOINT SELECT SET SHOW START TABLE TRUNCATE UPDATE USE WITH (
+"""
 
 RESERVED = frozenset(_RESERVED.split())
 """No names without back quotes: https://dev.mysql.com/doc/refman/8.0/en/keywords.html."""
@@ -53,3 +90,23 @@ TIGHT = frozenset(_TIGHT.split())
 AGGREGATES = frozenset(_AGGREGATES.split())
 NATIVE = frozenset(_NATIVE.split())
 """MySQL's functions that are not computed here."""
+STARTS = frozenset(_STARTS.split())
+"""With what other statements begin, but for EXPLAIN and VALUES."""
+SHOWN = frozenset(_SHOWN.split())
+"""With what SHOW goes on."""
+EXPLAINED = frozenset(_EXPLAINED.split())
+"""With what EXPLAIN goes on, unless it is DESC by another name."""
+OTHERS = frozenset(_OTHERS.split())
+"""With what statements begin that sqlglot does not know, and that are not run here."""
+WANTING = frozenset((*_BOTH.split(), *_WANTING.split(), *_BY))
+"""Words that want something after them."""
+NEVER = frozenset((*_BOTH.split(), *_NEVER.split(), *_BY))
+"""Words that are nothing of what is wanted."""
+CASTS = frozenset(_CASTS.split())
+"""What a value can be cast to."""
+ARGUMENTS = {
+    name: (int(least), int(most))
+    for least, most, *names in map(str.split, _ARGUMENTS.strip().splitlines())
+    for name in names
+}
+"""Least and most arguments of functions that are part of MySQL's grammar: with another number they are no syntax."""
