@@ -179,7 +179,7 @@ def _recipe(env: str, overrides: Sequence[str]) -> Recipe:
     if env not in RECIPES:
         raise IprError(f"ipr base: no recipe '{env}'; there are {', '.join(RECIPES)}")
     known = [f.name for f in fields(Recipe)]
-    given = dict(override.partition("=")[::2] for override in overrides)
+    given = {key: value for key, _, value in (override.partition("=") for override in overrides)}
     for key in given:
         if key not in known:
             raise IprError(f"ipr base: unknown key '{key}'; keys: {', '.join(known)}")
