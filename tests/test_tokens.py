@@ -19,8 +19,9 @@ STRIPS_EARLIER_THOUGHTS = (
     "{% else %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-SHOWS_THE_LAST_TURNS = "{% set messages = messages[-3:] %}" + families.template("chatml")
-FOLDS_LINES = families.template("chatml").replace("message['content']", "message['content'] | replace('\n', ' ')")
+CHATML = families.template("chatml")
+SHOWS_THE_LAST_TURNS = "{% set messages = messages[-3:] %}" + CHATML
+FOLDS_LINES = CHATML.replace("message['content']", "message['content'] | replace('\n', ' ')")
 FOR_ONE_QUESTION = (
     "{% if messages|length > 1 %}{{ raise_exception('One question only!') }}{% endif %}{{ messages[0].content }}"
 )
@@ -28,7 +29,7 @@ PLAIN = (
     "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}assistant: {% endif %}"
 )
-ENDS_WITH_THE_NEXT = families.template("chatml").replace("+ '<|im_end|>\\n'", "")
+ENDS_WITH_THE_NEXT = CHATML.replace("+ '<|im_end|>\\n'", "")
 
 
 def byte_tokenizer(template: str | None) -> Any:
@@ -219,11 +220,22 @@ def test_the_template_that_the_guide_gives_to_base_models_is_right():
         (PLAIN, "no special token at the end"),
         (PLAIN.split("{% if")[0], "puts 'assistant: ' before the agent's words"),
         (None, "no chat template"),
+        (CHATML.replace("messages %}", "messages[-15:] %}", 1), "prints a long conversation otherwise"),
+        (CHATML.replace("message['content']", "message['content'][:2000]"), "prints a long conversation otherwise"),
+        (
+            CHATML.replace("message['content']", "message['content'].replace('\n\n\n', '\n')"),
+            "empty lines otherwise than they are",
+        ),
+        ("{{ messages[0].content + 1 }}", r"fails for a user and an agent in turn \(TypeError"),
+        ("{{ 1 / 0 }}", r"fails .*\(ZeroDivisionError"),
+        ("{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", r"fails .*\(RecursionError"),
+        ({"tool_use": CHATML, "rag": CHATML}, r"fails .*multiple chat templates with no default"),
     ],
 )
-def test_templates_that_cannot_be_used_are_refused(template: str | None, told: str):
-    with pytest.raises(IprError, match=told):
+def test_templates_that_cannot_be_used_are_refused(template: Any, told: str):
+    with pytest.raises(IprError, match=told) as refused:
         ChatTokens(byte_tokenizer(template))
+    assert "\n" not in str(refused.value)
 
 
 def test_a_tokenizer_that_loses_blanks_is_refused():

@@ -44,7 +44,9 @@ def without_secret(uri: str | None, instead: str, *, user: bool = False) -> str 
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", use_attribute_docstrings=True, frozen=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 class EnvConfig(_Section):

@@ -46,6 +46,12 @@ _ODD = (
 )
 """What some templates print otherwise."""
 
+_LONG = (
+    *(f"{i}\n\n\n\n{text}    \n\n{i}\t\t{text}" for i, text in enumerate(_SAID[:5] * 20)),
+    "\n".join(f"{i} looks at it, and says nothing." for i in range(2000)),
+)
+"""More than an episode has: turns, words in one of them, blanks and empty lines."""
+
 _GUIDE = " (docs/your-model.md)"
 _DEPENDS = ("renders a turn depending on other turns", "use one that prints each turn alike, whatever follows")
 
@@ -241,18 +247,25 @@ class ChatTokens:
         """The template's prompts of an episode are ours, and the tokenizer gives back what it reads."""
         ours = ""
         for i, text in enumerate(_SAID):
-            if i % 2:
-                ours += self._answer.open + text + self._answer.close
-            else:
-                frame = self._next if i else self._first
-                ours += frame.open + text + frame.close
-                if self._render(_SAID[: i + 1]) != ours:
-                    raise self._refused(*_DEPENDS)
+            ours += self._framed(i, text)
+            if i % 2 == 0 and self._render(_SAID[: i + 1]) != ours:
+                raise self._refused(*_DEPENDS)
             if (read := self.text(self.agent(text))) != text:
                 raise IprError(
                     f"tokenizer of {self.name} loses text ({text!r} becomes {read!r}); use a model whose tokenizer"
                     f" keeps blanks and line breaks{_GUIDE}"
                 )
+        ours = "".join(self._framed(i, text) for i, text in enumerate(_LONG))
+        if self._render(_LONG) != ours:
+            raise self._refused(
+                "prints a long conversation otherwise than a short one, or empty lines otherwise than they are",
+                "use one that cuts and folds nothing",
+            )
+
+    def _framed(self, i: int, text: str) -> str:
+        """The i-th message of a conversation with what stands around it."""
+        frame = self._answer if i % 2 else self._next if i else self._first
+        return frame.open + text + frame.close
 
     def _render(self, said: Sequence[str], generate: bool = True) -> str:
         """The template's text of what is said, user first; with `generate` up to where the agent writes."""
@@ -263,6 +276,9 @@ class ChatTokens:
             return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generate))
         except TemplateError as error:
             raise self._refused(f"refuses a user and an agent in turn ({error})", "use another one") from None
+        except Exception as error:  # whatever a template can do
+            told = f"fails for a user and an agent in turn ({type(error).__name__}: {str(error).partition('. ')[0]})"
+            raise self._refused(told, "mend it, or use another one") from None
 
     def _refused(self, why: str, fix: str) -> IprError:
         return IprError(f"chat template of {self.name} {why}; {fix}{_GUIDE}")

@@ -191,3 +191,18 @@ def test_what_is_to_run_is_looked_at(install: Install, tmp_path: Path, capsys: p
     assert (code, found["environment guess"]["detail"]) == (0, "plug-guess, 1")
     assert main(["doctor", "smok"]) == 2
     assert "did you mean 'smoke'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        (["model.lora.rank=4", "model.lora.targets=[nosuch]"], "model.lora.targets=['nosuch'] cannot be adapted"),
+        (["machine.memory=0.0001", "env.tasks=8"], "GiB on a GPU"),
+        (["model.device=foo"], "model.device=foo is no device"),
+        (["model.max_length=256"], "expert episodes of alfworld are longer than the context of 256 tokens"),
+    ],
+)
+def test_what_a_run_refuses_is_told(keys: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, found = doctor(capsys, "smoke", *keys)
+    assert (code, found["start"]["needed"]) == (1, True)
+    assert told in found["start"]["detail"]

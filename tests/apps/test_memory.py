@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoConfig
 
 from ipr import config as configs
 from ipr import envs, models
@@ -116,3 +118,58 @@ def test_a_stated_size_that_is_exceeded_stops_a_run() -> None:
     advice = str(refused.value).rpartition("set ")[2]
     both = [advice, advice.replace("sft.", "train.")]  # which trains on the same rows
     start.check_memory(configs.load("smoke", [*small, "machine.memory=0.15", *both], PRESETS))
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        {"model_type": "llama", "num_key_value_heads": 2},
+        {"model_type": "mixtral", "num_key_value_heads": 2, "num_local_experts": 4},
+        {"model_type": "deepseek_v2", "kv_lora_rank": 8, "n_routed_experts": 4, "num_experts_per_tok": 2},
+        {"model_type": "gemma2", "num_key_value_heads": 2, "head_dim": 8},
+        {"model_type": "gpt_oss", "num_key_value_heads": 2, "num_local_experts": 4, "head_dim": 8},
+        {"model_type": "nemotron", "num_key_value_heads": 2},
+        {"model_type": "gpt2", "n_positions": 4096},
+        {"model_type": "bloom"},
+    ],
+    ids=lambda one: one["model_type"],
+)
+def test_what_plays_can_be_counted(architecture: dict[str, Any], examples: dict[str, list[Example]]) -> None:
+    size: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+    }
+    text = AutoConfig.for_model(**(size | architecture), vocab_size=2000)
+    config = configs.load("smoke", ["algorithm.name=sft", "model.max_length=512"], PRESETS)
+    found = memory.estimate(text, config, examples)
+    assert found.training["sft"]["activations"] > 0
+    assert found.playing["key-values"] > 0
+
+
+@pytest.fixture(scope="module")
+def examples() -> dict[str, list[Example]]:
+    return {"sft": planned("smoke", "sft.batch_size=2")[2]["sft"]}
+
+
+def test_what_cannot_be_counted_is_noted_and_plays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Positions that are scaled by the conversation's length ask for numbers."""
+    shutil.copytree(models.resolve("embedded"), tmp_path / "model")
+    file = tmp_path / "model" / "config.json"
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"rope_parameters": rope}))
+    keys = [f"model.path={tmp_path / 'model'}", "env.tasks=8", "machine.memory=2"]
+    start.check_memory(configs.load("smoke", keys, PRESETS))
+    assert "note: whether the run fits into 2.0 GiB is not known: a llama cannot be" in capsys.readouterr().err
+    planned = start.dry_run(configs.load("smoke", keys, PRESETS))
+    assert planned["gibibytes_on_each_gpu"].startswith("not known: ")
+    assert "fits" not in planned
+
+
+def test_a_state_that_goes_from_token_to_token_is_not_counted() -> None:
+    """In Python that is some operations a token, which would take minutes."""
+    text = AutoConfig.for_model("recurrent_gemma", hidden_size=32, num_hidden_layers=2, lru_width=32, vocab_size=50)
+    text.num_attention_heads, text.intermediate_size = 4, 64
+    with pytest.raises(RuntimeError, match="from token to token"):
+        memory.estimate(text, configs.load("smoke", [], PRESETS), {})

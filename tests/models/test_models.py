@@ -7,9 +7,11 @@ import json
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ipr import identity, models
@@ -83,7 +85,29 @@ def test_a_good_folder_passes(base):
         (lambda f: truncate(f / "model.safetensors"), r"weights .* are truncated"),
         (lambda f: (f / "tokenizer.json").unlink(), "no tokenizer in .*copy"),
         (lambda f: (f / "chat_template.jinja").unlink(), "no chat template"),
-        (lambda f: shrink_vocabulary(f / "config.json"), "its tokenizer has 300 tokens, its config 200"),
+        (lambda f: families.RIGHT["llama-3.1"]().save_pretrained(f), r"its tokenizer has \d+ tokens, its config 300"),
+        (lambda f: edit(f / "config.json", vocab_size=200), r"have other shapes in 1 tensors .*embed_tokens"),
+        (lambda f: edit(f / "config.json", hidden_size=None), r"cannot read the config .*'hidden_size' expected int"),
+        (lambda f: edit(f / "config.json", num_hidden_layers="two"), "cannot read the config .*'num_hidden_layers'"),
+        (lambda f: edit(f / "config.json", num_hidden_layers=0), "cannot read the config .* no layers"),
+        (lambda f: edit(f / "config.json", num_hidden_layers=3), r"lack 9 tensors of its config \(e.g. model.layers.2"),
+        (lambda f: edit(f / "config.json", dtype="float99"), "cannot read the config .*float99"),
+        (lambda f: edit(f / "config.json", hidden_act="foo"), "cannot load model .*copy: KeyError: 'foo'"),
+        (lambda f: edit(f / "config.json", rope_parameters={"rope_type": "yarn"}), "cannot read the config .*'factor'"),
+        (lambda f: edit(f / "config.json", model_type="t5"), "cannot load model .*: Unrecognized configuration class"),
+        (lambda f: edit(f / "config.json", model_type="own", auto_map={"AutoConfig": "o.C"}), "contains custom code"),
+        (lambda f: edit(f / "config.json", quantization_config={"quant_method": "gptq"}), r"is quantized \(gptq\)"),
+        (lambda f: edit(f / "config.json", quantization_config={"quant_method": "foo"}), r"is quantized \(foo\)"),
+        (lambda f: (f / "config.json").write_text('"model_type"'), "is no JSON object"),
+        (lambda f: (f / "model.safetensors.index.json").write_text("{}"), "has no weight_map"),
+        (lambda f: edit(f / "generation_config.json", eos_token_id="x"), "eos_token_id=x is no token's id"),
+        (lambda f: as_torch(f, b"x" * 4000), r"pytorch_model\.bin are corrupt"),
+        (lambda f: as_torch(f, b""), r"pytorch_model\.bin are corrupt"),
+        (lambda f: as_torch(f, b"PK" + b"x" * 4000), "cannot load model"),
+        (lambda f: in_parts(f, "part.bin"), r"no weights part\.bin in"),
+        (lambda f: [file.unlink() for file in f.glob("tokenizer*")], r"no tokenizer in .*copy \(tokenizer\.json, or"),
+        (lambda f: (f / "tokenizer.json").write_text("{"), "cannot read the tokenizer of .*copy"),
+        (lambda f: (f / "tokenizer_config.json").write_text("[]"), "cannot read the tokenizer of .*copy"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(copy, damage, says):
@@ -98,22 +122,39 @@ def truncate(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-10])
 
 
-def shrink_vocabulary(file: Path) -> None:
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"vocab_size": 200}))
+def edit(file: Path, **keys: Any) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | keys))
+
+
+def as_torch(folder: Path, weights: bytes) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(weights)
+
+
+def in_parts(folder: Path, name: str) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+
+
+def test_weights_of_the_older_format_pass(copy):
+    torch.save(load_file(copy / "model.safetensors"), copy / "pytorch_model.bin")
+    (copy / "model.safetensors").unlink()
+    models.check_model(copy)
+    assert torch.equal(logits(models.load_model(copy, FULL)), logits(models.load_model(copy, FULL)))
 
 
 def test_a_file_or_a_wrong_path_is_refused(base):
     with pytest.raises(IprError, match="is a file; give the folder"):
         models.resolve(base / "config.json")
-    with pytest.raises(IprError, match=r"no model folder \./nowhere"):
-        models.resolve("./nowhere")
+    for path in ("./nowhere", "a" * 300, f"{'a' * 60}/{'b' * 60}"):
+        with pytest.raises(IprError, match=f"no model folder {path[:9]}"):
+            models.resolve(path)
     assert models.resolve("someone/model-7B") == "someone/model-7B"
 
 
 def test_weights_that_lack_a_tensor_are_refused(copy):
     """transformers would fill it with random numbers."""
-    config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
+    edit(copy / "config.json", num_hidden_layers=3)
     with pytest.raises(IprError, match="lack 9 tensors"):
         models.load_model(copy, FULL)
 
@@ -338,6 +379,50 @@ def test_an_adapter_on_a_changed_or_missing_base_is_refused(chat, copy, tmp_path
         models.check_model(folder)
     with pytest.raises(IprError, match=r"adapter .*adapter: its base model .*copy is missing"):
         models.load_model(folder, LORA)
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda f: edit(f / "adapter_config.json", peft_type="PREFIX_TUNING"), "of type PREFIX_TUNING, only LORA"),
+        (lambda f: edit(f / "adapter_config.json", r=None), "names no rank r"),
+        (lambda f: edit(f / "adapter_config.json", r=2), "does not fit its base"),
+        (lambda f: edit(f / "adapter_config.json", base_model_name_or_path=str(f)), "is an adapter itself"),
+        (lambda f: (f / "adapter_config.json").write_text("[]"), "is no JSON object"),
+        (
+            lambda f: (f / "adapter_model.safetensors").rename(f / "adapter_model.bin"),
+            "save them as adapter_model",
+        ),
+        (lambda f: edit(f / "adapter_config.json", target_modules=["q_proj"]), r"has \d+ others than its base"),
+        (
+            lambda f: edit(f / "adapter_config.json", target_modules="all-linear", layers_to_transform=None),
+            r"lacks \d+ tensors for its base",
+        ),
+    ],
+)
+def test_what_is_wrong_with_an_adapter_is_said_in_one_line(chat, base, tmp_path, damage, says):
+    few = ModelConfig(device="cpu", lora=LoraConfig(rank=4, targets=["q_proj", "v_proj"]))
+    folder = models.save_model(models.load_model(base, few, training=True), chat.tokenizer, tmp_path / "few")
+    models.check_model(folder)
+    damage(folder)
+    for refuse in (models.check_model, lambda f: models.load_model(f, LORA)):
+        with pytest.raises(IprError, match=says) as error:
+            refuse(folder)
+        assert str(folder) in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("targets", [["nosuch"], ["q_proj", "nosuch"], [], ["mlp"], "nosuch", "*"])
+def test_modules_that_are_not_there_are_refused(base, targets):
+    config = ModelConfig(device="cpu", lora=LoraConfig(rank=4, targets=targets))
+    with pytest.raises(IprError, match=r"model\.lora\.targets=.* whose modules are .*'q_proj'") as error:
+        models.check_model(base, config)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ".*q_proj", ["q_proj", "self_attn.v_proj"]])
+def test_modules_that_are_there_can_be_adapted(base, targets):
+    models.check_model(base, ModelConfig(device="cpu", lora=LoraConfig(rank=4, targets=targets)))
 
 
 def test_another_rank_is_refused(sft_folder):

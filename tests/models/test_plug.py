@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from typing import Any, ClassVar
 
@@ -167,6 +168,27 @@ def test_kinds_of_attention_have_their_names():
         f"plug.pluggable: other names of layer_types; {TRANSFORMERS}"
     )
     assert hasattr(MistralConfig(), "sliding_window"), f"plug.register: no sliding_window; {TRANSFORMERS}"
+
+
+def test_transformers_is_quiet_only_there():
+    told = logging.getLogger("transformers.modeling_utils")
+    with plug.quiet():
+        assert not told.isEnabledFor(logging.WARNING), f"plug.quiet: it is not; {TRANSFORMERS}"
+    assert told.isEnabledFor(logging.WARNING)
+
+
+def test_experts_are_multiplied_without_numbers():
+    from transformers import AutoModelForCausalLM, MixtralConfig
+
+    few: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(MixtralConfig(vocab_size=50, num_key_value_heads=2, **few))
+    before = plug.moe._can_use_grouped_mm
+    with plug.without_numbers(model):
+        logits = model(input_ids=torch.zeros(1, 7, dtype=torch.long)).logits
+        assert logits.shape == (1, 7, 50), f"plug.without_numbers: experts; {TRANSFORMERS}"
+        logits.sum().backward()
+    assert plug.moe._can_use_grouped_mm is before
 
 
 def test_the_commit_of_a_hub_name_is_known(tmp_path, monkeypatch):

@@ -21,6 +21,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from ipr import envs, models, policies
+from ipr.apps import start
 from ipr.config import EMBEDDED, RunConfig, public, shipped
 from ipr.data import datasets
 from ipr.runs import alerts
@@ -50,12 +51,27 @@ def checks(root: Path, config: RunConfig | None = None) -> Iterator[Check]:
     """All checks, for `config` (the defaults where there is none), as they are done."""
     config = config or RunConfig()
     yield Check("python", sys.version_info >= (3, 11), sys.version.split()[0], "install Python 3.11 or later", True)
-    yield from _packages()
-    yield from _machine(root)
-    yield from _project(root)
-    yield from _servers(root, config)
-    yield from _models(config)
-    yield from _environments(config)
+    stopped = False
+    for some in (
+        _packages(),
+        _machine(root),
+        _project(root),
+        _servers(root, config),
+        _models(config),
+        _environments(config),
+    ):
+        for check in some:
+            stopped |= check.needed and not check.ok
+            yield check
+    if not stopped:
+        yield _tried("start", lambda: _started(config), "correct that key, or the config that sets it", needed=True)
+
+
+def _started(config: RunConfig) -> str:
+    """What else stops a run as it starts."""
+    start.check(config)
+    start.check_memory(config)
+    return "a run's own checks pass"
 
 
 def _packages() -> Iterator[Check]:

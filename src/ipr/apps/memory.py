@@ -31,6 +31,7 @@ from ipr.models import plug
 from ipr.tokens import ChatTokens
 from ipr.training import losses, trainer
 from ipr.training.batches import Batch, Example, collate, example, micro_batches
+from ipr.training.sharing import shares
 from ipr.types import Demonstration, EnvSpec, PreferencePair, Trajectory
 
 GIB = 1 << 30
@@ -119,7 +120,7 @@ def _peak(
     """Bytes that the largest pass of a process adds to what is there between passes, and the tokens that are trained
     and read in it."""
     dtype, found = getattr(torch, models.dtype_of(config.model, training=True)), []
-    share = plug.pluggable(_build(text, config.model, 1))
+    share = _shares(text)
     cut = micro_batches(own, range(len(own)), section.micro_batch_tokens, share)
     passes = [collate([row for i in part for row in own[i].rows], share) for part in cut]
     batch = max(passes, key=lambda one: (_read(one), len(one.targets)))
@@ -161,6 +162,14 @@ def _bytes(model: Any, batch: Batch, mixed: torch.autocast, layers: int, tempera
         forward, held.most = held.most, held.now
         loss.backward()
     return forward, passed[0] if passed else held.most, held.most
+
+
+def _shares(text: Any) -> bool:
+    """Whether the training will share beginnings: tried, as there, on a tiny copy that has numbers."""
+    try:
+        return shares(models.tiny_copy(text))
+    except Exception:  # of an architecture that cannot be made small
+        return False
 
 
 def _read(batch: Batch) -> int:
@@ -250,10 +259,17 @@ def _forward(text: Any, config: ModelConfig, tokens: int, dtype: torch.dtype) ->
     """Bytes that a pass over so many tokens takes, without what is drawn from."""
     model = _build(text, config, 1, dtype).eval()
     with plug.without_numbers(model), torch.no_grad():
-        ids = torch.zeros(1, max(1, tokens), dtype=torch.long)
-        with plug.Held([*model.parameters(), *model.buffers()]) as held:
-            model(input_ids=ids, use_cache=False, logits_to_keep=1)
-    return held.most
+        if _read_by(model, 64).operations - _read_by(model, 32).operations >= 32:
+            raise RuntimeError("a state goes from token to token, which would take minutes")
+        return _read_by(model, max(1, tokens)).most
+
+
+def _read_by(model: Any, tokens: int) -> plug.Held:
+    """What a model without numbers does and holds as it reads so many tokens."""
+    ids = torch.zeros(1, tokens, dtype=torch.long)
+    with plug.Held([*model.parameters(), *model.buffers()]) as held:
+        model(input_ids=ids, use_cache=False, logits_to_keep=1)
+    return held
 
 
 # The whole run --------------------------------------------------------------------------------------------------------
@@ -312,6 +328,10 @@ def estimate(
     """Of the model of a transformers config. `examples` are an update's (`updates`); `memory` is a GPU's, in bytes.
     `processes` train; the workers play on `gpus`.
     """
+    workers = 1 if config.rollout.scheduler else config.rollout.workers
+    share = ceil(workers / gpus)
+    # First, as it is what fails soon where there are no key-values to count.
+    played = {} if config.rollout.endpoint else playing(text, config, memory=memory and memory / share)
     learnt = {
         name: training(text, config, getattr(config, name), rows, processes=processes, sharded=sharded)
         for name, rows in examples.items()
@@ -319,9 +339,6 @@ def estimate(
     }
     if config.rollout.endpoint:
         return Estimate(learnt, {}, _TURNS["server"].format(url=config.rollout.endpoint))
-    workers = 1 if config.rollout.scheduler else config.rollout.workers
-    share = ceil(workers / gpus)
-    played = playing(text, config, memory=memory and memory / share)
     kind = "vllm" if config.rollout.backend == "vllm" else "transformers"
     if workers > 1 and kind == "transformers":
         return Estimate(learnt, played, _TURNS["workers"].format(n=workers, share=share))

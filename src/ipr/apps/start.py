@@ -26,7 +26,8 @@ LOOKED_AT = 20
 
 
 def check(config: RunConfig, *, model: bool = True) -> None:
-    """Everything that can be refused in seconds: loss, environment, games, model folder, tokenizer, context length.
+    """Everything that can be refused in seconds: loss, environment, games, device, model folder, tokenizer, context
+    length, the modules of an adapter.
 
     `model` false leaves out the model, which is not here.
     """
@@ -40,8 +41,9 @@ def check(config: RunConfig, *, model: bool = True) -> None:
     experts.check(config.env, most=20)
     _wordings(config, spec)
     path = config.model.path
+    models.device_named(config.model)
     if path != "champion" and model:
-        models.check_model(path)
+        models.check_model(path, config.model)
         check_room(spec, "train", path, config)
 
 
@@ -110,26 +112,30 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
             f"by the tokenizer of {path}: {config.model.path} is not here, its own may make more of them"
         )
     text, machine = (away or models.config_of(path)).get_text_config(), config.machine
-    size = memory.sizes(text, config.model)
-    planned["parameters"] = {"all": size.whole, "trained": size.trained}
     room = machine.memory and machine.memory * memory.GIB
     found = _estimate(config, spec, chat, text, room, machine.gpus, machine.gpus)
-    planned["gibibytes_on_each_gpu"] = {
-        name: {
-            what: value if what in ("slots", "tokens") else round(value / memory.GIB, 2) for what, value in held.items()
+    if isinstance(found, str):
+        planned["gibibytes_on_each_gpu"] = found
+    else:
+        size = memory.sizes(text, config.model)
+        planned["parameters"] = {"all": size.whole, "trained": size.trained}
+        planned["gibibytes_on_each_gpu"] = {
+            name: {what: value if what in ("slots", "tokens") else _gib(value) for what, value in held.items()}
+            for name, held in (*found.training.items(), ("playing", found.playing))
         }
-        for name, held in (*found.training.items(), ("playing", found.playing))
-    }
-    planned["turns"] = found.turns
-    if room:
-        refused = found.refusal(config, room)
-        planned["fits"] = f"no: {refused}" if refused else f"yes: {machine.gpus} x {machine.memory:g} GiB"
+        planned["turns"] = found.turns
+        if room:
+            refused = found.refusal(config, room)
+            planned["fits"] = f"no: {refused}" if refused else f"yes: {machine.gpus} x {machine.memory:g} GiB"
+        disk = memory.disk(text, config)
+        planned["gibibytes_of_disk_at_most"] = {what: _gib(value) for what, value in disk.items()}
     if told := hours(config, planned):
         planned["hours_at_most"] = {what: round(value, 1) for what, value in told.items()}
-    planned["gibibytes_of_disk_at_most"] = {
-        what: round(size / memory.GIB, 2) for what, size in memory.disk(text, config).items()
-    }
     return planned
+
+
+def _gib(size: int) -> float:
+    return round(size / memory.GIB, 2)
 
 
 def check_memory(config: RunConfig) -> None:
@@ -145,17 +151,26 @@ def check_memory(config: RunConfig) -> None:
     chat = ChatTokens(models.load_tokenizer(path, config.model.date))
     text = models.config_of(path).get_text_config()
     processes, gpus = int(os.environ.get("WORLD_SIZE", "1")), len(models.gpus(config.model)) or config.machine.gpus
-    if refused := _estimate(config, spec, chat, text, room, processes, gpus).refusal(config, room):
+    found = _estimate(config, spec, chat, text, room, processes, gpus)
+    if isinstance(found, str):
+        print(f"note: whether the run fits into {_gib(int(room))} GiB is {found}", file=sys.stderr)
+    elif refused := found.refusal(config, room):
         raise IprError(refused)
 
 
 def _estimate(
     config: RunConfig, spec: EnvSpec, chat: ChatTokens, text: Any, room: float | None, processes: int, gpus: int
-) -> memory.Estimate:
+) -> memory.Estimate | str:
+    """What the run takes of each GPU, or in words why it is not known."""
     batch = max(config.sft.batch_size, config.train.batch_size)
     shown = [spec.expert(task_id) for task_id in spec.task_ids("train")[: min(batch, config.env.tasks)]]
     rows = memory.updates(config, spec, chat, shown)
-    return memory.estimate(text, config, rows, memory=room, processes=processes, sharded=processes > 1, gpus=gpus)
+    try:
+        return memory.estimate(text, config, rows, memory=room, processes=processes, sharded=processes > 1, gpus=gpus)
+    except IprError:
+        raise
+    except Exception as error:  # of a family that does not run without numbers, whatever it is
+        return f"not known: a {text.model_type} cannot be counted without its weights ({models.first_line(error)})"
 
 
 def end_orphans() -> None:

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,10 @@ WEIGHTS = (".safetensors", ".bin")
 ARCHITECTURES = Path(__file__).parent / "architectures"
 """What decides the size of models that presets name, as their config.json has it; the file is the hub name."""
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_LONGEST = 96
+"""Letters of a hub name."""
+_VOCABULARIES = ("tokenizer.json", "*.model", "vocab*", "*.tiktoken", "tekken.json")
+"""One of which every tokenizer has."""
 
 
 def resolve(path: str | Path) -> str:
@@ -38,13 +43,15 @@ def resolve(path: str | Path) -> str:
             )
         path = BASES / name
     folder = Path(path).expanduser()
-    if folder.is_dir():
+    with one_line(f"no model folder {str(path)[:_LONGEST]}; correct model.path, or use 'embedded'"):
+        there, is_folder = folder.exists(), folder.is_dir()
+    if is_folder:
         return str(folder)
-    if folder.exists():
+    if there:
         if folder.suffix == ".gguf":
             raise _unconverted(folder)
         raise IprError(f"model {path} is a file; give the folder it is in")
-    if isinstance(path, Path) or not _HUB_NAME.fullmatch(path):
+    if isinstance(path, Path) or not _HUB_NAME.fullmatch(path) or len(path) > _LONGEST:
         raise IprError(f"no model folder {path}; correct model.path, or use 'embedded'")
     return path
 
@@ -93,7 +100,7 @@ def adapter(path: str | Path) -> tuple[str, int] | None:
     folder = Path(resolve(path))
     if not (folder / "adapter_config.json").exists():
         return None
-    return resolve(intact_base_of(folder)["path"]), int(store.read_json(folder / "adapter_config.json")["r"])
+    return resolve(intact_base_of(folder)["path"]), adapter_config(folder)["r"]
 
 
 def context_length(path: str | Path) -> int:
@@ -126,7 +133,8 @@ def known(path: str) -> Any:
 
 def longest(config: Any) -> int:
     """`context_length` of a model's transformers config."""
-    return getattr(config.get_text_config(), "max_position_embeddings", None) or 1 << 30
+    text = config.get_text_config()
+    return getattr(text, "max_position_embeddings", None) or getattr(text, "max_seq_len", None) or 1 << 30  # or MPT's
 
 
 def model_hash(path: str | Path) -> str:
@@ -146,18 +154,35 @@ def model_hash(path: str | Path) -> str:
     return identity.model(folder, base["hash"] or str(base["path"]), Path(resolve(base["path"])))
 
 
+def adapter_config(folder: Path) -> dict[str, Any]:
+    """adapter_config.json of a LoRA adapter. Raises IprError where it is another kind's, or no adapter's."""
+    file = folder / "adapter_config.json"
+    config = _object(file)
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        raise IprError(f"adapter {folder} is of type {kind}, only LORA is played and trained; use a LoRA adapter")
+    if type(config.get("r")) is not int:
+        raise IprError(f"{file} names no rank r; restore it from the adapter's source")
+    return config
+
+
 def base_of(folder: Path) -> dict[str, Any]:
     """Base of an adapter: {"path", "revision", "hash"}; no hash where it is on the hub or the folder is not ours."""
-    config = store.read_json(folder / "adapter_config.json")
+    config = adapter_config(folder)
     noted = store.read_json(folder / "base.json") if (folder / "base.json").exists() else {}
     path = config.get("base_model_name_or_path") or "./no-base-named"
     try:
-        resolve(path)
+        base = resolve(path)
     except IprError:
         raise IprError(
             f"adapter {folder}: its base model {path} is missing; put it back, or name another place for it"
             " (base_model_name_or_path in adapter_config.json)"
         ) from None
+    if (Path(base) / "adapter_config.json").exists():
+        raise IprError(
+            f"adapter {folder}: its base {path} is an adapter itself; name a whole model"
+            " (base_model_name_or_path in adapter_config.json)"
+        )
     return {"path": path, "revision": config.get("revision"), "hash": noted.get("hash")}
 
 
@@ -178,10 +203,17 @@ def hash_of_base(path: str) -> str | None:
 def read_config(name: str) -> Any:
     from transformers import AutoConfig
 
-    try:
-        return AutoConfig.from_pretrained(name)
-    except (OSError, ValueError, KeyError) as error:
-        raise IprError(f"cannot read the config of model {name}: {first_line(error)}") from None
+    with one_line(f"cannot read the config of model {name}"):
+        config: Any = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        if config.get_text_config().to_dict().get("num_hidden_layers", 1) < 1:
+            raise ValueError("it has no layers")
+    if quantized := getattr(config, "quantization_config", None):
+        method = quantized.get("quant_method") if isinstance(quantized, dict) else None
+        raise IprError(
+            f"model {name} is quantized ({method}), which cannot be trained; take the one it was made of, or import a"
+            " GGUF of it (ipr model import)"
+        )
+    return config
 
 
 def _unconverted(file: Path) -> IprError:
@@ -193,23 +225,69 @@ def check_config(folder: Path) -> None:
         if files := sorted(folder.glob("*.gguf")):
             raise _unconverted(files[0] if len(files) == 1 else folder / "ONE-OF-THEM.gguf")
         raise IprError(f"no config.json in {folder}; a model folder holds config.json, weights and tokenizer")
-    if "model_type" not in store.read_json(folder / "config.json"):
+    if "model_type" not in _object(folder / "config.json"):
         raise IprError(f"{folder}/config.json names no model_type; restore it from the model's source")
 
 
+def check_tokenizer(folder: Path) -> None:
+    if not any(any(folder.glob(name)) for name in _VOCABULARIES):
+        raise IprError(
+            f"no tokenizer in {folder} (tokenizer.json, or tokenizer.model or vocab.json with its merges); copy the"
+            " base model's there, with tokenizer_config.json and the chat template"
+        )
+
+
 def check_weights(folder: Path) -> None:
-    index = folder / "model.safetensors.index.json"
-    names = set(store.read_json(index)["weight_map"].values()) if index.exists() else {"model.safetensors"}
-    if names == {"model.safetensors"} and list(folder.glob("pytorch_model*.bin")):
-        return  # the older format has no header to look at
-    for name in sorted(names):
-        check_safetensors(folder / name)
+    """Every file of the weights is there and begins as one."""
+    for start, check in (("model.safetensors", check_safetensors), ("pytorch_model.bin", _check_torch)):
+        index = folder / f"{start}.index.json"
+        if not index.exists() and not (folder / start).exists():
+            continue
+        for name in _shards(index) if index.exists() else [start]:
+            check(folder / name)
+        return
+    raise IprError(f"no weights model.safetensors in {folder}; copy them there or train the model again")
+
+
+def check_adapter(folder: Path) -> None:
+    adapter_config(folder)
+    if not (folder / "adapter_model.safetensors").exists() and (folder / "adapter_model.bin").exists():
+        raise IprError(
+            f"adapter {folder} has its weights in adapter_model.bin; save them as adapter_model.safetensors"
+            " (safetensors.torch.save_file of what torch.load gives)"
+        )
+    check_safetensors(folder / "adapter_model.safetensors")
+
+
+def _shards(index: Path) -> list[str]:
+    names = _object(index).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise IprError(f"{index} has no weight_map, which says what is in which file; copy it from the model's source")
+    return sorted(set(names.values()))
+
+
+def _object(file: Path) -> dict[str, Any]:
+    found = store.read_json(file)
+    if not isinstance(found, dict):
+        raise IprError(f"{file} is no JSON object; restore it from the model's source")
+    return found
+
+
+def _check_torch(file: Path) -> None:
+    _check_there(file)
+    with open(file, "rb") as opened:
+        if not opened.read(2).startswith((b"PK", b"\x80")):  # a zip, or a pickle of old
+            raise IprError(f"weights {file} are corrupt (not written by torch.save); copy or train them again")
+
+
+def _check_there(file: Path) -> None:
+    if not file.is_file():
+        raise IprError(f"no weights {file.name} in {file.parent}; copy them there or train the model again")
 
 
 def check_safetensors(file: Path) -> None:
     """Size and header of a weights file agree: 8 bytes (length of the header), JSON header, tensors."""
-    if not file.exists():
-        raise IprError(f"no weights {file.name} in {file.parent}; copy them there or train the model again")
+    _check_there(file)
     size = file.stat().st_size
     try:
         with open(file, "rb") as opened:
@@ -225,4 +303,21 @@ def check_safetensors(file: Path) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """The beginning of what an error says, and its type where that alone would not be understood."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
+    told = told if len(told) < 300 else f"{told[:300]}..."
+    if told and isinstance(error, (OSError, ValueError, RuntimeError, ImportError)):
+        return told
+    return f"{type(error).__name__}: {told}" if told else type(error).__name__
+
+
+@contextlib.contextmanager
+def one_line(told: str) -> Iterator[None]:
+    """Whatever reading other people's files raises within (transformers, peft, torch, jinja) becomes an IprError."""
+    try:
+        yield
+    except IprError:
+        raise
+    except Exception as error:
+        raise IprError(f"{told}: {first_line(error)}") from None

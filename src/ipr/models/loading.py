@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import gc
 import os
+import re
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +20,13 @@ from ipr import store
 from ipr.config import DATE, ModelConfig
 from ipr.models.folders import (
     base_of,
+    check_adapter,
     check_config,
-    check_safetensors,
+    check_tokenizer,
     check_weights,
-    first_line,
     hash_of_base,
     intact_base_of,
+    one_line,
     read_config,
     resolve,
 )
@@ -39,27 +42,38 @@ LARGE = 500_000_000
 """Parameters from which training recomputes activations instead of keeping them: slower, but a 7B model needs it."""
 
 
-def check_model(path: str | Path) -> None:
-    """Cheap check (no weights are read) that `path` can be loaded and can chat.
+def check_model(path: str | Path, config: ModelConfig | None = None) -> None:
+    """Cheap check (no weights are read) that `path` can be loaded and can chat; and be trained as `config` has it.
 
-    Raises IprError naming the folder and the fix: missing folder, no or broken config.json, missing or truncated
-    weights, no tokenizer, a chat template that cannot be used.
+    Raises IprError naming the folder and the fix: missing folder, no or broken config.json, missing, truncated, foreign
+    or quantized weights, no tokenizer, a chat template that cannot be used, no such modules for an adapter.
     """
     name = resolve(path)
-    folder = Path(name)
-    if folder.is_dir():
-        if (folder / "adapter_config.json").exists():
-            check_safetensors(folder / "adapter_model.safetensors")
-            check_model(base_of(folder)["path"])
-        else:
-            check_config(folder)
-            check_weights(folder)
+    model, is_adapter = _outline(name), (Path(name) / "adapter_config.json").exists()
     chat = ChatTokens(load_tokenizer(path))
-    size = 0 if (folder / "adapter_config.json").exists() else read_config(name).get_text_config().vocab_size
-    if size and len(chat.tokenizer) > size:
+    size = model.get_input_embeddings().weight.shape[0]
+    if len(chat.tokenizer) > size and not is_adapter:
         raise IprError(
             f"model {path}: its tokenizer has {len(chat.tokenizer)} tokens, its config {size}; one is foreign"
         )
+    if config and config.lora.rank and not is_adapter:
+        with_adapter(model, config)
+
+
+def _outline(name: str) -> Any:
+    """A folder's or hub name's model without its numbers: of a folder, all but those of its files is looked at."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    folder = Path(name)
+    if (folder / "adapter_config.json").exists():
+        check_adapter(folder)
+        return _with_saved_adapter(_outline(resolve(base_of(folder)["path"])), folder)
+    if folder.is_dir():
+        return _load_full(name, "float32", place="meta")
+    config = read_config(name)
+    with one_line(f"cannot make a model of the config of {name}"), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
 
 
 def load_tokenizer(path: str | Path, date: str = DATE) -> PreTrainedTokenizerBase:
@@ -69,10 +83,11 @@ def load_tokenizer(path: str | Path, date: str = DATE) -> PreTrainedTokenizerBas
     """
     from transformers import AutoTokenizer
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(resolve(path))
-    except (OSError, ValueError, KeyError) as error:
-        raise IprError(f"no tokenizer in {path} ({first_line(error)}); copy the base model's there") from None
+    name = resolve(path)
+    if Path(name).is_dir():
+        check_tokenizer(Path(name))
+    with one_line(f"cannot read the tokenizer of {path}; restore it, or copy the base model's there"):
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     template = tokenizer.chat_template
     if isinstance(template, dict):  # several, by name
         tokenizer.chat_template = {name: with_date(each, date) for name, each in template.items()}
@@ -100,13 +115,10 @@ def load_model(path: str | Path, config: ModelConfig, *, training: bool = False)
         if rank:
             model = _new_adapter(model, path, config)
     else:
-        from peft import PeftModel
-
         folder = Path(name)
-        check_safetensors(folder / "adapter_model.safetensors")
+        check_adapter(folder)
         base = intact_base_of(folder)
-        model = _load_full(resolve(base["path"]), dtype, base["revision"])
-        model = PeftModel.from_pretrained(model, name, is_trainable=rank > 0)
+        model = _with_saved_adapter(_load_full(resolve(base["path"]), dtype, base["revision"]), folder, rank > 0)
         if rank and rank != (saved := model.peft_config["default"].r):  # type: ignore[union-attr]
             raise IprError(f"adapter {folder} has rank {saved}, model.lora.rank is {rank}; make them equal")
         if training and not rank:
@@ -139,20 +151,28 @@ def dtype_of(config: ModelConfig, *, training: bool) -> str:
     return "float32" if training and not config.lora.rank else config.dtype
 
 
-def device(config: ModelConfig) -> torch.device:
-    """Where `config.device` is; without a number each process of `accelerate launch` gets its own GPU."""
+def device_named(config: ModelConfig) -> torch.device:
+    """What `config.device` says, here or elsewhere. Raises IprError where that is no device."""
     import torch
 
     name = config.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        found = torch.device(name)
+        return torch.device(name)
     except RuntimeError:
         raise IprError(f"model.device={name} is no device; use auto, cpu, cuda or cuda:1") from None
+
+
+def device(config: ModelConfig) -> torch.device:
+    """Where `config.device` is; without a number each process of `accelerate launch` gets its own GPU."""
+    import torch
+
+    name, found = config.device, device_named(config)
     if found.type == "cuda" and not torch.cuda.is_available():
         raise IprError(f"model.device={name}, but torch sees no GPU here; use auto or cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if name == "cuda" else found
+    whole = found.type == "cuda" and name in ("auto", "cuda")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if whole else found
 
 
 def gpus(config: ModelConfig) -> list[str]:
@@ -221,30 +241,70 @@ def save_blank_adapter(base: str | Path, config: ModelConfig, folder: Path) -> P
     return folder
 
 
-def _load_full(name: str, dtype: str, revision: str | None = None) -> Any:
+def _load_full(name: str, dtype: str, revision: str | None = None, place: str | None = None) -> Any:
+    """A whole model; in the `place` "meta" it has no numbers, and of its files only the shapes are looked at."""
     import torch
     from accelerate.utils import patch_environment
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
+    from ipr.models import plug
+
     disable_progress_bar()
     folder = Path(name)
     if folder.is_dir():
         check_config(folder)
+        read_config(name)
         check_weights(folder)
-    try:
-        # What the launcher may say: that the first process alone has the weights.
-        with patch_environment(FSDP_CPU_RAM_EFFICIENT_LOADING="false"):
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                name, dtype=getattr(torch, dtype), revision=revision or "main", output_loading_info=True
+    # What the launcher may say: that the first process alone has the weights.
+    with (
+        one_line(f"cannot load model {name}"),
+        patch_environment(FSDP_CPU_RAM_EFFICIENT_LOADING="false"),
+        plug.quiet() if place else nullcontext(),  # of tensors that are not used it tells when the model is loaded
+    ):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            name,
+            dtype=getattr(torch, dtype),
+            revision=revision or "main",
+            device_map=place,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    model, info = loaded
+    # transformers fills these with random numbers.
+    for what, told in (("missing_keys", "lack {} tensors"), ("mismatched_keys", "have other shapes in {} tensors")):
+        if found := info[what]:
+            raise IprError(
+                f"weights of model {name} {told.format(len(found))} of its config"
+                f" (e.g. {_first(found)}); they are another model's, or not all are there"
             )
-        model, info = loaded
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise IprError(f"cannot load model {name}: {first_line(error)}") from None
-    # transformers only warns of these, and fills them with random numbers.
-    if info["missing_keys"]:
-        raise IprError(f"weights of model {name} lack {len(info['missing_keys'])} tensors of its config; restore them")
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    if not all(isinstance(i, int) for i in (ends if isinstance(ends, list) else [ends or 0])):
+        raise IprError(f"generation_config.json of model {name}: eos_token_id={ends} is no token's id; correct it")
     return model
+
+
+def _first(keys: Any) -> str:
+    """One of the tensors' names, which are some without and some with their shapes."""
+    return min(key if isinstance(key, str) else key[0] for key in keys)
+
+
+def _with_saved_adapter(model: Any, folder: Path, trainable: bool = False) -> Any:
+    """The adapter in `folder` on its base. Raises IprError where it is another model's."""
+    from peft import PeftConfig, PeftModelForCausalLM
+
+    fix = "name the model that it was trained on (base_model_name_or_path in adapter_config.json)"
+    how = {"low_cpu_mem_usage": model.device.type == "meta"}
+    with one_line(f"adapter {folder} does not fit its base; {fix}"):
+        config = PeftConfig.from_pretrained(str(folder))
+        config.inference_mode = not trainable
+        found = PeftModelForCausalLM(model, config, **how)
+        loaded = found.load_adapter(str(folder), "default", is_trainable=trainable, **how)
+    for told, keys in (("lacks {} tensors for", loaded.missing_keys), ("has {} others than", loaded.unexpected_keys)):
+        if keys:
+            raise IprError(f"adapter {folder} {told.format(len(keys))} its base (e.g. {min(keys)}); {fix}")
+    return found
 
 
 def _new_adapter(model: Any, path: str | Path, config: ModelConfig) -> Any:
@@ -270,6 +330,13 @@ def with_adapter(model: Any, config: ModelConfig, revision: str | None = None) -
         target_modules=lora.targets,
         revision=revision,
     )
-    with torch.random.fork_rng(devices=[]):
+    modules = dict(model.named_modules())
+    there = {name.rpartition(".")[2] for name, module in modules.items() if isinstance(module, torch.nn.Linear)}
+    told = f"model.lora.targets={lora.targets} cannot be adapted in this model, whose modules are {sorted(there)}"
+    # Of a list peft leaves out what is not there, and an empty one is its own choice.
+    known = {name[cut:] for name in modules for cut in (0, *(m.end() for m in re.finditer(r"\.", name)))}
+    if not lora.targets or not (isinstance(lora.targets, str) or known >= set(lora.targets)):
+        raise IprError(told)
+    with one_line(told), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # the same start for every process, and for a training that is resumed
         return get_peft_model(model, adapter)

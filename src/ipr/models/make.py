@@ -66,10 +66,10 @@ def new_base_model(
 def shallow(config: Any, layers: int) -> Any:
     """A copy of the text part of a transformers config, with the first `layers` of its layers."""
     text = copy.deepcopy(config.get_text_config())
-    given = text.to_dict()
+    given, whole = text.to_dict(), text.num_hidden_layers  # which some configs write by another name
     text.num_hidden_layers = layers
     for name, value in given.items():  # what is said layer by layer
-        if isinstance(value, list) and len(value) == given["num_hidden_layers"]:
+        if isinstance(value, list) and len(value) == whole:
             setattr(text, name, value[:layers])
     return text
 

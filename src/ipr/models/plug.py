@@ -18,6 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache
+from transformers.integrations import moe
+from transformers.utils import logging
 from transformers.utils.hub import resolve_revision
 
 from ipr.types import IprError
@@ -57,12 +59,17 @@ def fast_products() -> Iterator[None]:
 def without_numbers(model: Any) -> Iterator[None]:
     """Within it tensors have shapes and no numbers, and a model that was made on "meta" runs as on a CPU, in no memory.
 
-    What was made outside may be given to it. Relies on `FakeTensorMode` (torch 2.13).
+    What was made outside may be given to it. Relies on `FakeTensorMode` (torch 2.13), which knows grouped products of
+    bfloat16 only, and on `moe._can_use_grouped_mm`, without which experts are multiplied otherwise (transformers 5.23).
     """
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        model.to_empty(device="cpu")
-        _own(model).tie_weights()  # which are two parameters now
-        yield
+    before, moe._can_use_grouped_mm = moe._can_use_grouped_mm, lambda *_: False
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            model.to_empty(device="cpu")
+            _own(model).tie_weights()  # which are two parameters now
+            yield
+    finally:
+        moe._can_use_grouped_mm = before
 
 
 class Held(TorchDispatchMode):
@@ -73,10 +80,11 @@ class Held(TorchDispatchMode):
 
     def __init__(self, outside: Iterable[Tensor] = ()):
         super().__init__()
-        self.now = self.most = 0
+        self.now = self.most = self.operations = 0
         self._known = {id(t.untyped_storage()): weakref.ref(t.untyped_storage()) for t in outside}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.operations += 1
         found = func(*args, **kwargs or {})
         for tensor in tree_leaves(found):
             if isinstance(tensor, Tensor):
@@ -215,6 +223,17 @@ def go_on(model: Any, ids: Sequence[int], cache: Any, *, keep: bool) -> tuple[Te
     kinds = ("past_key_values", "cache_params") if keep else ()
     held = next(((kind, output[kind]) for kind in kinds if output.get(kind) is not None), None)
     return output.logits[0], held
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """transformers tells errors only. Relies on its own logger's levels (transformers 5.23)."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def rope(config: Any) -> tuple[str, int]:

@@ -5,7 +5,7 @@ chosen and rejected). Its tokens are packed branch after branch into one sequenc
 ours and plugged into transformers, know that a token sees only the path to it. As a causal model's state at a token
 depends on that path alone, log-probabilities and gradients are those of the rows run one by one (up to rounding; with
 dropout, rows draw one mask for what they share).
-Whether a model can be run this way is found by doing it once (`_shares`), not by its name; others get padded rows.
+Whether a model can be run this way is found by doing it once (`shares`), not by its name; others get padded rows.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def shared_rows(model: Any) -> Iterator[bool]:
 
     (A model that recomputes its activations attends in the backward pass as well.)
     """
-    share = _shares(model)
+    share = shares(model)
     with plugged_in(own_config(model), "ipr_tree") if share else nullcontext():
         yield share
 
@@ -129,7 +129,7 @@ def run(model: Any, tree: Tree) -> Any:
 
 
 @torch.no_grad()
-def _shares(model: Any) -> bool:
+def shares(model: Any) -> bool:
     """Whether `run` gives what the model gives for the rows one by one: tried on a few tokens.
 
     False where attention cannot be plugged in or is more than scores and a window, or a state goes from token to token.
