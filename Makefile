@@ -28,8 +28,9 @@ lint: setup
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+# Files in their order: by default those of few tests come last, and the longest runs are such.
 test: lint ## lint, types, layers and the whole suite
-	$(BIN)/pytest -q -n 2 --dist loadfile
+	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-vllm: setup .venv-vllm/.ready ## play against vLLM itself: its CPU build, in an environment of its own (3.4 GB)
 	$(BIN)/pytest -q -m vllm tests/vllm
