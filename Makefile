@@ -19,7 +19,7 @@ setup: .venv/.ready ## virtual environment with the locked dependencies
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 
-run: setup ## the main job on the embedded default: about ten minutes on two cores
+run: setup ## the main job on the embedded default: 11 to 14 minutes on two cores
 	$(BIN)/ipr run quick
 
 lint: setup
