@@ -35,6 +35,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from ipr import store
 from ipr.apps.guard import Guard, Limits, error
 from ipr.engine import Generated, Request, generate
 from ipr.policies.chat import ChatPolicy
@@ -66,10 +67,8 @@ _NEUTRAL = {
 
 
 def _whole(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"half a character (a lone surrogate) at place {error.start}") from None
+    if half := store.HALF.search(text):
+        raise ValueError(f"half a character (a lone surrogate) at place {half.start()}")
     return text
 
 
