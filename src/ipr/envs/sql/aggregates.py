@@ -57,7 +57,7 @@ def _computed(c: Compiler, name: str, nodes: list[Node]) -> Term:
     if len(nodes) == 1 and isinstance(nodes[0], exp.Distinct):
         distinct, nodes = "DISTINCT ", nodes[0].expressions
         if name not in ("COUNT", "SUM", "AVG", "MIN", "MAX"):
-            raise errors.syntax(c.statement, c.place(nodes[0]))
+            raise NotExactError(f"{name}(DISTINCT)")
     if name == "COUNT" and len(nodes) == 1 and isinstance(nodes[0], exp.Star) and not distinct:
         return Term("count(*)", INT, DIGITS)
     if (
@@ -65,8 +65,7 @@ def _computed(c: Compiler, name: str, nodes: list[Node]) -> Term:
         or not nodes
         or (len(nodes) > 1 and not (name == "COUNT" and distinct))
     ):
-        at = nodes[1] if len(nodes) > 1 else nodes[0] if nodes else None
-        raise errors.syntax(c.statement, c.place(at) if at is not None else len(c.statement))
+        raise NotExactError(f"{name}() of such arguments")
     terms = [c.single(n) for n in nodes]
     return computed(name, distinct, terms)
 
@@ -206,7 +205,7 @@ def window(c: Compiler, node: Node) -> Term:
         elif name in AGGREGATES:
             raise NotExactError(f"{name}() over a window")
         else:
-            raise errors.syntax(c.statement, c.place(node))
+            raise NotExactError(f"{name}() OVER")
         over, terms = _over(c, node)
     return Term(f"{found.sql} OVER ({over})", found.kind, found.letters, loose=(*found.loose, *loose(*terms)))
 

@@ -64,8 +64,7 @@ def call(c: Compiler, name: str, nodes: list[Node], node: Node) -> Term:
         return Term(sql, kind, _letters(kind, terms), loose=loose(*terms))
     if name in NATIVE:
         raise NotExactError(f"{name}()")
-    database = c.schema.name
-    raise MySqlError(f"FUNCTION {database}.{node.this if isinstance(node, exp.Anonymous) else name} does not exist")
+    raise errors.no_function(c.schema.name, str(node.this) if isinstance(node, exp.Anonymous) else name)
 
 
 def _arguments(c: Compiler, name: str, nodes: list[Node], least: int, most: int) -> list[Term]:
@@ -351,7 +350,7 @@ def interval(c: Compiler, value: Term, node: exp.Interval, sign: int) -> Term:
     """A date plus an interval."""
     unit = node.args["unit"].name.upper() if node.args.get("unit") is not None else ""
     if unit not in dates.UNITS or node.this is None:
-        raise errors.syntax(c.statement, c.place(node))
+        raise NotExactError("An interval of that form")
     amount = c.single(node.this)
     count = as_text(amount) if amount.text else as_number(amount)
     kind, timed = STR, -1
@@ -367,7 +366,7 @@ def interval(c: Compiler, value: Term, node: exp.Interval, sign: int) -> Term:
 def _date_add(sign: int) -> Callable[[Compiler, list[Node], Node], Term]:
     def build(c: Compiler, nodes: list[Node], node: Node) -> Term:
         if len(nodes) != 2:
-            raise errors.syntax(c.statement, c.place(node))
+            raise NotExactError("A date plus what is no interval")
         value = c.single(nodes[0])
         if not isinstance(nodes[1], exp.Interval):
             nodes[1] = exp.Interval(this=nodes[1], unit=exp.Var(this="DAY"))
@@ -395,7 +394,7 @@ def _timestampdiff(c: Compiler, nodes: list[Node], node: Node) -> Term:
 
 def _timestampadd(c: Compiler, nodes: list[Node], node: Node) -> Term:
     if len(nodes) != 3:
-        raise errors.syntax(c.statement, c.place(node))
+        raise NotExactError("TIMESTAMPADD() of such arguments")
     made = exp.Interval(this=nodes[1], unit=exp.Var(this=nodes[0].name.removeprefix("SQL_TSI_")))
     return interval(c, c.single(nodes[2]), made, 1)
 

@@ -10,19 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from sqlglot import exp
-
 from ipr.envs.sql.collation import PLAIN
-from ipr.envs.sql.errors import MySqlError, NotExactError
+from ipr.envs.sql.errors import NotExactError
 from ipr.envs.sql.kinds import INT, STR, declared
-from ipr.envs.sql.matching import like
 
 if TYPE_CHECKING:
     from ipr.envs.sql.schema import Schema, Table
 
 Row = tuple[Any, ...]
 COLLATION = "utf8mb4_0900_ai_ci"
-_PRIVILEGES = "select,insert,update,references"
+PRIVILEGES = "select,insert,update,references"
 _TABLES = ("TABLE_CATALOG", "TABLE_SCHEMA", "TABLE_NAME", "TABLE_TYPE", "ENGINE", "TABLE_COLLATION", "TABLE_COMMENT")
 _COLUMNS = (
     *("TABLE_CATALOG", "TABLE_SCHEMA", "TABLE_NAME", "COLUMN_NAME", "ORDINAL_POSITION", "COLUMN_DEFAULT"),
@@ -38,7 +35,7 @@ _UNKNOWN = {
     "schemata": ("SQL_PATH", "DEFAULT_ENCRYPTION"),
 }
 """Columns of information_schema that only a server can fill."""
-_SIZES = {"tinytext": 255, "text": 65535, "mediumtext": 16777215, "longtext": 4294967295}
+SIZES = {"tinytext": 255, "text": 65535, "mediumtext": 16777215, "longtext": 4294967295}
 _DIGITS = {
     "tinyint": 3,
     "smallint": 5,
@@ -118,13 +115,13 @@ def _columns(schema: Schema) -> list[Row]:
         for place, (column, kind, null, key_, default, extra) in enumerate(schema.describe(lower), 1):
             word, size, scale = _parts(str(kind))
             text = declared(str(kind)).name == "str"
-            length = _SIZES.get(word, size) if text else None
+            length = SIZES.get(word, size) if text else None
             digits = None if text or word not in (*_DIGITS, "decimal") else size or _DIGITS.get(word, 10)
             if word in ("int", "integer", "bigint", "tinyint", "smallint", "mediumint"):
                 digits, scale = _DIGITS[word], 0
             words = ("utf8mb4", COLLATION) if text else (None, None)
             said = (default, null, word, length, digits, scale if digits is not None else None, *words, str(kind))
-            rows.append(("def", schema.name, name, column, place, *said, key_, extra, _PRIVILEGES, ""))
+            rows.append(("def", schema.name, name, column, place, *said, key_, extra, PRIVILEGES, ""))
     return rows
 
 
@@ -136,89 +133,3 @@ def _parts(kind: str) -> tuple[str, int | None, int | None]:
 
 def _schemata(schema: Schema) -> list[Row]:
     return [("def", schema.name, "utf8mb4", COLLATION)]
-
-
-# SHOW ---------------------------------------------------------------------------------------------------------------
-
-
-def show(schema: Schema, node: exp.Show, statement: str) -> list[Row]:
-    """The rows of a SHOW statement."""
-    name = node.name.upper()
-    if node.args.get("where") is not None:
-        raise NotExactError("SHOW with WHERE")
-    database = node.text("db")
-    if database and database.lower() != schema.name.lower() and name in ("TABLES", "COLUMNS", "CREATE TABLE"):
-        raise MySqlError(f"Unknown database '{database.lower()}'")
-    pattern = node.args.get("like")
-    wanted = pattern.name if isinstance(pattern, exp.Expr) else pattern
-    match name:
-        case "TABLES":
-            rows = [
-                (t, "VIEW" if lower in schema.views | schema.broken else "BASE TABLE")
-                for lower, t in schema.names.items()
-            ]
-            rows.sort(key=lambda r: r[0])
-            return [r if node.args.get("full") else r[:1] for r in rows if _like(r[0], wanted)]
-        case "DATABASES" | "SCHEMAS" if wanted:
-            return [(schema.name,)] if _like(schema.name, wanted) else []
-        case "COLUMNS" | "FIELDS":
-            return columns(schema, _target(node), bool(node.args.get("full")), wanted)
-        case "CREATE TABLE":
-            return [create_table(schema, _target(node))]
-    raise NotExactError(f"SHOW {name}")
-
-
-def _target(node: exp.Show) -> str:
-    target = node.args.get("target")
-    return target.name if isinstance(target, exp.Expr) else str(target or "")
-
-
-def _like(name: str, pattern: str | None) -> bool:
-    return pattern is None or bool(like(name, pattern, "\\", 0))
-
-
-def columns(schema: Schema, name: str, full: bool = False, pattern: str | None = None) -> list[Row]:
-    """DESC and SHOW COLUMNS."""
-    schema.known(name)
-    rows = [row for row in schema.describe(name.lower()) if _like(row[0], pattern)]
-    if not full:
-        return rows
-    found = []
-    for column, kind, null, key_, default, extra in rows:
-        words = COLLATION if declared(str(kind)).name == "str" else None
-        found.append((column, kind, words, null, key_, default, extra, _PRIVILEGES, ""))
-    return found
-
-
-def create_table(schema: Schema, name: str) -> Row:
-    """SHOW CREATE TABLE, as MySQL 8 prints a table with these columns and keys.
-
-    Foreign keys are not in what DESC prints, and so only told where SQLite's table has them.
-    """
-    schema.known(name)
-    lower = name.lower()
-    if lower in schema.views:
-        raise NotExactError("SHOW CREATE TABLE of a view")
-    lines, primary, indexed = [], [], []
-    for column, kind, null, key_, default, extra in schema.describe(lower):
-        line = f"  `{column}` {kind}"
-        if null == "NO":
-            line += " NOT NULL"
-        text = str(kind).lower() in _SIZES
-        if default is not None:
-            line += f" DEFAULT '{default}'"
-        elif null == "YES" and not text:
-            line += " DEFAULT NULL"
-        if extra:
-            line += f" {str(extra).upper()}"
-        lines.append(line)
-        if key_ == "PRI":
-            primary.append(f"`{column}`")
-        elif key_:
-            indexed.append(f"  {'UNIQUE ' if key_ == 'UNI' else ''}KEY `{column}` (`{column}`)")
-    if primary:
-        lines.append(f"  PRIMARY KEY ({','.join(primary)})")
-    lines += indexed
-    body = ",\n".join(lines)
-    end = f"ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE={COLLATION}"
-    return schema.names[lower], f"CREATE TABLE `{schema.names[lower]}` (\n{body}\n) {end}"

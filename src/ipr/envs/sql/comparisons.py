@@ -44,7 +44,7 @@ def in_(c: Compiler, node: Node) -> Term:
     if (query := node.args.get("query")) is not None:
         return _in_query(c, value, query)
     if node.args.get("unnest") is not None or node.args.get("field") is not None:
-        raise errors.syntax(c.statement, c.place(node))
+        raise NotExactError("IN of that form")
     items = [c.compiled(e) for e in node.expressions]
     if not value.parts and len({(t.kind.name, t.letters is None) for t in items}) == 1:
         sides = [pair(value, item, True) for item in items]
@@ -128,7 +128,7 @@ def like(c: Compiler, node: Node) -> Term:
         if len(escape) > 1:
             raise MySqlError("Incorrect arguments to ESCAPE")
     if not isinstance(node, exp.Like):
-        raise errors.syntax(c.statement, c.place(node))
+        raise NotExactError("LIKE of that form")
     said = "NOT " if node.args.get("negate") else ""
     text, pattern = c.single(node.this), c.single(node.expression)
     both = loose(text, pattern)

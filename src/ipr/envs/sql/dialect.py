@@ -1,6 +1,6 @@
 """MySQL's dialect on SQLite: what a statement asks, in SQLite's words, or what MySQL 8 says against it.
 
-Decided here: `syntax` reads, `select` and `expressions` compile with MySQL's types, `catalog` answers SHOW and DESC
+Decided here: `grammar` reads, `select` and `expressions` compile with MySQL's types, `shows` answers SHOW and DESC
 from the schema. A statement has MySQL 8's answer or is an error; where MySQL would answer and this engine would not in
 the same way, the error says so (`errors.NotExactError`).
 """
@@ -15,20 +15,15 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
-from ipr.envs.sql import catalog, syntax
-from ipr.envs.sql.errors import ERROR, MySqlError, no_table
+from ipr.envs.sql import grammar, shows, syntax
+from ipr.envs.sql.errors import ERROR, MySqlError
 from ipr.envs.sql.kinds import Kind
 from ipr.envs.sql.schema import Schema
 from ipr.envs.sql.select import Compiler
-from ipr.envs.sql.words import OTHERS
 
 MAX_LENGTH, MAX_NESTING = syntax.MAX_LENGTH, syntax.MAX_NESTING
 _TOO_MUCH = f"{ERROR}The statement is too complicated"
-_COMMENTS = re.compile(r"/\*.*?\*/|(?:--[ \t]|--$|#)[^\n]*", re.DOTALL | re.MULTILINE)
-_NO_RESULT = (
-    *(exp.Set, exp.Use, exp.Insert, exp.Update, exp.Delete, exp.Merge, exp.DDL, exp.Drop, exp.Command, exp.Pragma),
-    *(exp.Attach, exp.Alter, exp.TruncateTable, exp.Transaction, exp.Commit, exp.Rollback, exp.Kill, exp.Analyze),
-)
+_COMMENTS = re.compile(r"/\*(?!!).*?\*/|(?:--[ \t]|--$|#)[^\n]*", re.DOTALL | re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +48,10 @@ def read(statement: str, schema: Schema, lenient: bool = False) -> Reading:
     if "\x00" in text:
         text = text.replace("\x00", "?")
     bare = _COMMENTS.sub(" ", text)
-    if not bare.strip():
+    if not text:
         return Reading("nothing", f"{ERROR}Query was empty")
+    if not bare.strip():
+        return Reading("rows")
     if syntax.nesting(bare) > MAX_NESTING:
         return Reading("error", _TOO_MUCH)
     try:
@@ -66,29 +63,19 @@ def read(statement: str, schema: Schema, lenient: bool = False) -> Reading:
 
 
 def _read(text: str, schema: Schema, lenient: bool) -> Reading:
-    word = text.split(None, 1)[0].upper()
-    denied = Reading("nothing", f"{ERROR}{word} command denied; only SELECT, SHOW TABLES and DESC can be run")
-    if word in OTHERS:
-        return denied
-    tree = syntax.parse(text, lenient)
-    if isinstance(tree, exp.Show):
-        return Reading("rows", rows=tuple(catalog.show(schema, tree, text)))
-    if isinstance(tree, exp.Describe):
-        return Reading("rows", rows=tuple(_described(tree, schema)))
-    if isinstance(tree, exp.Query):
-        query = Compiler(schema, text, lenient).query(tree)
-        return Reading("query", query.sql, tuple(t.kind for t in query.terms))
-    if isinstance(tree, _NO_RESULT):
-        return denied
-    raise syntax.errors.syntax(text, 0)
+    words = grammar.read(text, lenient)
+    first = words[0].text.upper()
+    if first == "SHOW":
+        return Reading("rows", rows=tuple(shows.show(schema, words)))
+    if first in ("DESC", "DESCRIBE", "EXPLAIN"):
+        return Reading("rows", rows=tuple(shows.describe(schema, words)))
+    if first not in _QUERIES:
+        return Reading("nothing", f"{ERROR}{first} command denied; only SELECT, SHOW TABLES and DESC can be run")
+    query = Compiler(schema, text, lenient).query(syntax.parse(text, words, lenient))
+    return Reading("query", query.sql, tuple(t.kind for t in query.terms))
 
 
-def _described(tree: exp.Describe, schema: Schema) -> list[tuple[Any, ...]]:
-    table = tree.this
-    database = table.text("db")
-    if database and database.lower() != schema.name.lower():
-        raise no_table(database, table.name)
-    return catalog.columns(schema, table.name, pattern=tree.args.get("kind"))
+_QUERIES = ("SELECT", "WITH", "TABLE", "VALUES", "(")
 
 
 def hardness(query: str) -> str:

@@ -12,14 +12,6 @@ class MySqlError(Exception):
     """A statement is refused, in these words."""
 
 
-class GrammarError(MySqlError):
-    """No statement of MySQL goes on at this place."""
-
-    def __init__(self, words: str, start: int) -> None:
-        super().__init__(words)
-        self.start = start
-
-
 class NotExactError(MySqlError):
     """MySQL would answer, but not in a way that is known here: better no answer than another one."""
 
@@ -27,14 +19,13 @@ class NotExactError(MySqlError):
         super().__init__(f"{what} cannot be answered here exactly as MySQL does; write the statement without it")
 
 
-def syntax(statement: str, start: int) -> GrammarError:
+def syntax(statement: str, start: int) -> MySqlError:
     """A syntax error at a place of the statement (its length: at the end)."""
     line = statement.count("\n", 0, start) + 1
     near = statement[start : start + _NEAR]
-    return GrammarError(
+    return MySqlError(
         "You have an error in your SQL syntax; check the manual that corresponds to your MySQL server version"
-        f" for the right syntax to use near '{near}' at line {line}\n",
-        start,
+        f" for the right syntax to use near '{near}' at line {line}\n"
     )
 
 
@@ -62,6 +53,14 @@ def not_grouped(number: int, place: str, column: str, grouped: bool) -> MySqlErr
         f"Expression #{number} of {place} is not in GROUP BY clause and contains nonaggregated column '{column}'"
         f" which is not functionally dependent on columns in GROUP BY clause; {mode}"
     )
+
+
+def no_function(database: str, name: str) -> MySqlError:
+    """A name that ends in a blank is MySQL's own, but with a blank before its parenthesis."""
+    said = f"FUNCTION {database}.{name.rstrip()} does not exist"
+    if name.endswith(" "):
+        said += ". Check the 'Function Name Parsing and Resolution' section in the Reference Manual"
+    return MySqlError(said)
 
 
 def arguments(name: str) -> MySqlError:

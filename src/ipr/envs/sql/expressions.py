@@ -41,7 +41,7 @@ Node = exp.Expr
 def compile_expression(c: Compiler, node: Node) -> Term:
     """An expression in the clause and scope that the compiler is in."""
     if isinstance(node, exp.Alias):  # no expression but a column of the select list has a name
-        raise errors.syntax(c.statement, c.place(node.args["alias"]))
+        raise NotExactError("A name inside an expression")
     compiled = _COMPILED.get(type(node))
     if compiled is None:
         raise NotExactError(f"{type(node).__name__.upper()}")
@@ -82,7 +82,7 @@ def _literal(c: Compiler, node: Node) -> Term:
 
 def _column(c: Compiler, node: Node) -> Term:
     if isinstance(node.this, exp.Star):
-        raise errors.syntax(c.statement, c.place(node))
+        raise NotExactError("A star inside an expression")
     return c.column(node)
 
 
@@ -341,7 +341,7 @@ def _trim(c: Compiler, node: Node) -> Term:
 def _extract(c: Compiler, node: Node) -> Term:
     unit, value = node.this.name.upper(), single(c, node.expression)
     if unit not in dates.UNITS:
-        raise errors.syntax(c.statement, c.place(node))
+        raise NotExactError("EXTRACT() of such a part")
     return Term(f"date_part({constant(unit).sql}, {_dated(value)})", INT, DIGITS, loose=value.loose)
 
 

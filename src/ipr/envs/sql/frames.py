@@ -99,11 +99,6 @@ class Names:
         self._names += 1
         return f"{letter}{self._names}"
 
-    def place(self, node: Node) -> int:
-        """Where a part of the statement begins, as far as that is known."""
-        places = [n.meta["start"] for n in node.walk() if "start" in n.meta]
-        return min(places) if places else len(self.statement)
-
     @contextmanager
     def inside_aggregate(self) -> Iterator[None]:
         if not self.frame.aggregates or self.frame.depth:

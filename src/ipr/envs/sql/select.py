@@ -187,7 +187,7 @@ class Compiler(Names):
     def _select(self, node: Node, level: int | None = None) -> Query:
         frame, scope = self.frame, self.frame.scope
         frame.node = node
-        _plain_select(self, node)
+        _plain_select(node)
         frame.clause = "on clause"
         tables = add_tables(self, node)
         self._check_names(node)
@@ -388,7 +388,7 @@ class Compiler(Names):
     def _starred(self, one: Node) -> list[Field]:
         if isinstance(one, exp.Star):
             if one.args.get("except_") or one.args.get("replace"):
-                raise errors.syntax(self.statement, self.place(one))
+                raise NotExactError("Such a star")
             if not self.scope.sources:
                 raise MySqlError("No tables used")
             return [f.used() for f in self.scope.all_fields()]
@@ -403,7 +403,7 @@ class Compiler(Names):
         items: list[Item] = []
         for place, one in enumerate(node.expressions):
             if isinstance(one, exp.Star) and place:  # a star alone comes first
-                raise errors.syntax(self.statement, self.place(one))
+                raise NotExactError("A star after other columns")
             if isinstance(one, exp.Star) or (isinstance(one, exp.Column) and isinstance(one.this, exp.Star)):
                 for found in self._starred(one):
                     term = Term(self.scope.sql(found), found.kind, found.letters, loose=(found,), field=found)
@@ -465,14 +465,16 @@ class Compiler(Names):
         if limit is None:
             return ""
         if isinstance(limit, exp.Fetch):
-            raise errors.syntax(self.statement, self.place(limit))
+            raise NotExactError("FETCH")
         said = []
         for part in (limit, offset):
             if part is None:
                 continue
             value = part.expression
+            if isinstance(value, exp.Column):
+                raise MySqlError(f"Undeclared variable: {value.name}")
             if not isinstance(value, exp.Literal) or value.is_string or not value.this.isdigit():
-                raise errors.syntax(self.statement, self.place(part))
+                raise NotExactError("LIMIT of what is no number")
             said.append(str(min(int(value.this), 2**62)))
         return f" LIMIT {' OFFSET '.join(said)}"
 
@@ -536,13 +538,10 @@ _KNOWN = frozenset(
 )
 
 
-def _plain_select(c: Compiler, node: Node) -> None:
+def _plain_select(node: Node) -> None:
     """Refuses what other dialects have in a SELECT."""
     for part, value in node.args.items():
         if value and part not in _KNOWN:
-            if part in ("locks", "operation_modifiers", "hint", "windows"):
-                raise NotExactError(f"SELECT with {part}")
-            at = value[0] if isinstance(value, list) else value
-            raise errors.syntax(c.statement, c.place(at) if isinstance(at, exp.Expr) else 0)
+            raise NotExactError(f"SELECT with {part}")
     if not node.expressions:
-        raise errors.syntax(c.statement, c.place(node))
+        raise NotExactError("SELECT of nothing")

@@ -99,7 +99,7 @@ def _source(c: Compiler, node: Node, scope: Scope) -> tuple[str, str | None, lis
         scope.add(derived(query, node.alias or name, alias, columns))
         return f"({query.sql}) AS {alias}", None, []
     if columns:
-        raise errors.syntax(c.statement, c.place(node.args["alias"].args["columns"][0]))
+        raise NotExactError("A table with names for its columns")
     table = c.schema.table(name, database, c.asks_for_this_database)
     source = Source(node.alias or name, table.database)
     for column in table.columns:
@@ -131,7 +131,7 @@ def _merged(c: Compiler, join: Node, before: list[Source], added: list[Source]) 
     side, kind = (join.args.get("side") or "").upper(), (join.args.get("kind") or "").upper()
     method = (join.args.get("method") or "").upper()
     if side == "FULL" or kind not in ("", "INNER", "CROSS", "OUTER", "STRAIGHT") or method not in ("", "NATURAL"):
-        raise errors.syntax(c.statement, c.place(join))
+        raise NotExactError("Such a join")
     if side == "LEFT":
         for source in added:
             source.inner = False
@@ -143,7 +143,7 @@ def _merged(c: Compiler, join: Node, before: list[Source], added: list[Source]) 
         ours = [f.name for s in before for f in s.fields]
         names = [n for n in ours if any(s.find(n) for s in added)]
     if side and not names and method != "NATURAL" and join.args.get("on") is None:
-        raise errors.syntax(c.statement, len(c.statement))
+        raise NotExactError("A join without ON")
     return [_using(c, name, side, before, added) for name in names]
 
 
