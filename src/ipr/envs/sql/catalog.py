@@ -81,7 +81,7 @@ def _virtual(name: str, names: tuple[str, ...], rows: list[Row]) -> Table:
     )
     sql = f"(VALUES {values})" if rows else f"(SELECT * FROM (VALUES {values}))"
     for column in _UNKNOWN[name]:
-        columns.append(Column(column, "column1", STR, _not_known(f"information_schema.{name}.{column}")))
+        columns.append(Column(column, "column1", STR, look=_not_known(f"information_schema.{name}.{column}")))
     return Table(name.upper(), sql, "information_schema", columns, rowid=False)
 
 

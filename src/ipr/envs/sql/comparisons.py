@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 from sqlglot import exp
 
-from ipr.envs.sql import errors
+from ipr.envs.sql import aggregates, errors
 from ipr.envs.sql.errors import MySqlError, NotExactError
 from ipr.envs.sql.kinds import DBL, INT, NULL
 from ipr.envs.sql.terms import DIGITS, Term, as_number, as_text, common_letters, compared, constant, loose, pair
 
 if TYPE_CHECKING:
+    from ipr.envs.sql.frames import Query
+    from ipr.envs.sql.names import Field
     from ipr.envs.sql.select import Compiler
 
 Node = exp.Expr
@@ -90,11 +92,29 @@ def _quantified(c: Compiler, node: Node, sign: str) -> Term:
     if len(query.terms) != 1:
         raise MySqlError(errors.ONE_COLUMN)
     column = Term("q.c0", query.terms[0].kind, query.terms[0].letters, binary=query.terms[0].binary)
+    if sign in ("=", "<>"):
+        return _all_same(value, sign, column, query, captured)
+    # As the server does it: with the greatest or least by its own type, whatever it is compared with then.
+    word = "max" if (sign[0] == ">") != some else "min"
+    best = aggregates.extreme(column, word)
+    nested = f"(SELECT {best.sql} FROM ({query.sql}) AS q)"
+    test = compared(value, sign, Term(nested, best.kind, best.letters, binary=column.binary)).sql
+    unknown = f"(SELECT count(*) > count(q.c0) FROM ({query.sql}) AS q)"
+    decided, empty = ("1", "0") if some else ("0", "1")
+    sql = (
+        f"(CASE WHEN NOT EXISTS ({query.sql}) THEN {empty} WHEN {test} = {decided} THEN {decided}"
+        f" WHEN {unknown} THEN NULL ELSE {test} END)"
+    )
+    return Term(sql, INT, DIGITS, loose=(*value.loose, *captured))
+
+
+def _all_same(value: Term, sign: str, column: Term, query: Query, captured: tuple[Field, ...]) -> Term:
+    """= ALL and <> ANY."""
+    some = sign == "<>"
     test = compared(value, sign, column).sql
     best = f"SELECT {'max' if some else 'min'}({test}) FROM ({query.sql}) AS q"
     unknown = f"SELECT count(*) > count({test}) FROM ({query.sql}) AS q"
-    decided = "1" if some else "0"
-    empty = "0" if some else "1"
+    decided, empty = ("1", "0") if some else ("0", "1")
     sql = (
         f"(CASE ifnull(({best}), -1) WHEN {decided} THEN {decided} ELSE"
         f" CASE WHEN ({unknown}) THEN NULL ELSE {empty} END END)"

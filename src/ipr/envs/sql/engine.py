@@ -27,7 +27,7 @@ from typing import Any, Literal, Protocol
 
 from ipr.envs.sql import collation, dialect
 from ipr.envs.sql.errors import MySqlError
-from ipr.envs.sql.folds import AGGREGATES
+from ipr.envs.sql.folds import AGGREGATES, WINDOWED
 from ipr.envs.sql.functions import ALLOWED, FUNCTIONS, MAX_LENGTH
 from ipr.envs.sql.kinds import Kind, converter
 from ipr.envs.sql.schema import Schema
@@ -190,7 +190,8 @@ class Database:
         connection.create_collation("mysql", collation.compare)
         connection.create_function("row_seen", 0, self._next_row)
         for name, (arguments, aggregate) in AGGREGATES.items():
-            connection.create_aggregate(name, arguments, self._telling_class(aggregate))
+            make = connection.create_window_function if name in WINDOWED else connection.create_aggregate
+            make(name, arguments, self._telling_class(aggregate))
         # A gold query may read all rows and show them all: limits grow with the data, but never beyond `_MOST` times.
         factor = min(1.0 + self._bytes / _SIZE, _MOST)
         self._opcodes, self._seconds = MAX_OPCODES * factor, MAX_SECONDS * min(factor, _MOST / 2)
@@ -223,6 +224,8 @@ class Database:
             def __init__(self) -> None:
                 super().__init__()
                 self.step = tell(super().step)
+                if hasattr(aggregate, "inverse"):
+                    self.inverse = tell(super().inverse)
 
         return Telling
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from sqlglot import exp
 
-from ipr.envs.sql import aggregates, calls, comparisons, dates, errors
+from ipr.envs.sql import aggregates, calls, comparisons, dates, errors, windows
 from ipr.envs.sql.errors import MySqlError, NotExactError
 from ipr.envs.sql.kinds import BIN, COUNTED, DATE, DATETIME, DBL, INT, NULL, STR, TIME, UNSIGNED, Kind, dec
 from ipr.envs.sql.names import Field
@@ -322,6 +322,8 @@ def _collate(c: Compiler, node: Node) -> Term:
 
 
 def _function(c: Compiler, node: Node) -> Term:
+    if str(node.this).upper() == "ROW":
+        return _row(c, node)
     return calls.call(c, str(node.this).upper(), node.expressions, node)
 
 
@@ -400,7 +402,7 @@ _COMPILED: dict[type, Callable[[Compiler, Node], Term]] = {
     exp.CurrentTimestamp: lambda c, n: calls.call(c, "CURRENT_TIMESTAMP", [], n),
     exp.Localtime: lambda c, n: calls.call(c, "LOCALTIME", [], n),
     exp.Localtimestamp: lambda c, n: calls.call(c, "LOCALTIMESTAMP", [], n),
-    exp.Window: aggregates.window,
+    exp.Window: windows.window,
     exp.GroupConcat: aggregates.group_concat,
 }
 _PARTS = frozenset(("this", "expression", "expressions"))
@@ -418,6 +420,19 @@ _PARTS_OF: dict[type, tuple[str, ...]] = {
     exp.Window: ("partition_by", "order", "spec", "over", "alias"),
     exp.GroupConcat: ("separator",),
     exp.Subquery: ("with_", "order", "limit", "offset"),
-    exp.Select: ("from_", "joins", "where", "group", "having", "order", "limit", "offset", "distinct", "with_", "kind"),
+    exp.Select: (
+        "from_",
+        "joins",
+        "where",
+        "group",
+        "having",
+        "order",
+        "limit",
+        "offset",
+        "distinct",
+        "with_",
+        "kind",
+        "windows",
+    ),
 }
 """What a node may hold; in another dialect's words it would hold more, which must not be overlooked."""

@@ -6,10 +6,22 @@ import math
 from typing import Any
 
 from ipr.envs.sql.collation import key
-from ipr.envs.sql.errors import ONE_ROW, MySqlError
+from ipr.envs.sql.errors import ONE_ROW, MySqlError, NotExactError
 
 MOST = 1_000_000
 """Characters that GROUP_CONCAT takes in."""
+
+
+class _Running:
+    """An aggregate that may stand over a window, where rows only come and none goes."""
+
+    value: Any
+
+    def inverse(self, *_: Any) -> None:
+        raise NotExactError("This function over a window whose rows go again")
+
+    def finalize(self) -> Any:
+        return self.value()
 
 
 class _Only:
@@ -39,23 +51,21 @@ class _FirstSeen:
         return self.value
 
 
-class _Least:
+class _Least(_Running):
     """The first of texts in MySQL's order."""
 
-    sign = 1
-
     def __init__(self) -> None:
-        self.value: str | None = None
+        self.best: str | None = None
 
     def step(self, value: Any) -> None:
-        if value is not None and (self.value is None or self._before(key(value), key(self.value))):
-            self.value = value
+        if value is not None and (self.best is None or self._before(key(value), key(self.best))):
+            self.best = value
 
     def _before(self, a: str, b: str) -> bool:
         return a < b
 
-    def finalize(self) -> Any:
-        return self.value
+    def value(self) -> Any:
+        return self.best
 
 
 class _Most(_Least):
@@ -63,7 +73,7 @@ class _Most(_Least):
         return a > b
 
 
-class _Spread:
+class _Spread(_Running):
     """Variance by Welford's method, as the server works it out."""
 
     samples, root = 0, True
@@ -79,7 +89,7 @@ class _Spread:
         self.mean += (value - before) / self.n
         self.sum += (value - before) * (value - self.mean)
 
-    def finalize(self) -> Any:
+    def value(self) -> Any:
         if self.n <= self.samples:
             return None
         found = self.sum / (self.n - self.samples)
@@ -96,6 +106,37 @@ class _Variance(_Spread):
 
 class _SampleVariance(_Variance):
     samples = 1
+
+
+class _Bits(_Running):
+    """BIT_OR and its like, of integers in 64 bits with their sign."""
+
+    start = 0
+
+    def __init__(self) -> None:
+        self.bits = self.start
+
+    def step(self, value: Any) -> None:
+        if value is not None:
+            self.bits = self._joined(value)
+
+    def _joined(self, value: int) -> int:
+        return self.bits | value
+
+    def value(self) -> Any:
+        return self.bits
+
+
+class _AllBits(_Bits):
+    start = -1
+
+    def _joined(self, value: int) -> int:
+        return self.bits & value
+
+
+class _OddBits(_Bits):
+    def _joined(self, value: int) -> int:
+        return self.bits ^ value
 
 
 class _Joined:
@@ -138,5 +179,9 @@ AGGREGATES: dict[str, tuple[int, type]] = {
     "std_samp": (1, _SampleSpread),
     "var_pop": (1, _Variance),
     "var_samp": (1, _SampleVariance),
+    "bits_or": (1, _Bits),
+    "bits_and": (1, _AllBits),
+    "bits_xor": (1, _OddBits),
     "join_texts": (-1, _Joined),
 }
+WINDOWED = frozenset(name for name, (_, made) in AGGREGATES.items() if issubclass(made, _Running))

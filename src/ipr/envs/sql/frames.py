@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from sqlglot import exp
 
@@ -17,6 +18,9 @@ from ipr.envs.sql.errors import MySqlError
 from ipr.envs.sql.names import Field, Scope
 from ipr.envs.sql.schema import Schema
 from ipr.envs.sql.terms import Term
+
+if TYPE_CHECKING:
+    from ipr.envs.sql.ctes import Cte
 
 Node = exp.Expr
 
@@ -33,6 +37,8 @@ class Query:
     limited: bool = False
     keys: list[frozenset[str]] = field(default_factory=list)
     """Names of columns that no two rows share."""
+    follow: list[tuple[frozenset[str], frozenset[str]]] = field(default_factory=list)
+    """Names of columns, and of those that follow from them."""
 
 
 @dataclass(slots=True)
@@ -41,6 +47,8 @@ class Item:
 
     name: str
     term: Term
+    windowed: bool = False
+    """Whether a window function is in it."""
 
 
 @dataclass(slots=True)
@@ -60,10 +68,14 @@ class Frame:
     """Those of them that a row of WITH ROLLUP sums up."""
     items: list[Item] = field(default_factory=list)
     """The select list, where its names may be used."""
-    ctes: dict[str, Query] = field(default_factory=dict)
+    ctes: dict[str, Cte] = field(default_factory=dict)
+    with_: list[str] = field(default_factory=list)
+    """SQLite's WITH."""
     groups: list[Term] = field(default_factory=list)
     windows: dict[tuple[str, ...], None] = field(default_factory=dict)
     """What each window sorts the rows by, those alike once."""
+    sorted: list[tuple[int, str, Term]] = field(default_factory=list)
+    """What PARTITION BY and ORDER BY of windows say: place, the window as it is called, expression."""
     node: Node | None = None
 
 
@@ -109,10 +121,6 @@ class Names:
         finally:
             self.frame.depth -= 1
 
-    @contextmanager
-    def inside_window(self) -> Iterator[None]:
-        yield
-
     def grouped(self, term: Term) -> Term:
         """A term that is one of GROUP BY's expressions has no loose columns, and is NULL where it is summed up."""
         if term.loose and term.sql in self.frame.keys and not self.frame.depth:
@@ -126,8 +134,11 @@ class Names:
         frame = self.frame
         if frame.clause == "having clause" and not frame.depth:
             return self._in_having(name, table, database)
-        alone = not table and frame.clause == "order clause" and not self.scope.candidates(name)
+        later = frame.clause in ("having clause", "order clause")
+        alone = not table and later and not self.scope.candidates(name)
         if alone and (item := self.item(name)) is not None:
+            if frame.depth and item.term.one:
+                raise MySqlError(errors.GROUP_MISUSED)
             return item.term
         return self._found(name, table, database)
 
@@ -158,11 +169,18 @@ class Names:
 
     def _in_having(self, name: str, table: str, database: str) -> Term:
         if not table and (item := self.item(name)) is not None:
+            if item.windowed:
+                raise MySqlError(
+                    f"You cannot use the alias '{name}' of an expression containing a window function in this context.'"
+                )
             return item.term
+        full = ".".join(p for p in (database, table, name) if p)
+        if not table and len(self.scope.candidates(name)) > 1:
+            raise errors.no_column(full, self.frame.clause)
         found, scope = self.scope.find(name, table, database, self.frame.clause)
         known = [i.term.field for i in self.frame.items] + [t.field for t in self.frame.groups]
         if scope is self.scope and not any(found is k for k in known):
-            raise errors.no_column(".".join(p for p in (database, table, name) if p), self.frame.clause)
+            raise errors.no_column(full, self.frame.clause)
         return Term(scope.sql(found), found.kind, found.letters, loose=(found,), field=found)
 
     def asks_for_this_database(self) -> bool:
@@ -180,6 +198,3 @@ class Names:
             and p.this.name.lower() in ("table_schema", "schema_name")
             for p in parts
         )
-
-    def cte(self, name: str) -> Query | None:
-        return next((f.ctes[name] for f in reversed(self.frames) if name in f.ctes), None)

@@ -352,9 +352,19 @@ def _row_key(*values: Any) -> str | None:
     return None if None in values else repr(values)
 
 
+def _deeper(depth: int) -> int:
+    """The next iteration of WITH RECURSIVE; the first thousand are allowed."""
+    if depth >= 1000 - 1:
+        raise MySqlError(
+            "Recursive query aborted after 1001 iterations. Try increasing @@cte_max_recursion_depth to a larger value."
+        )
+    return depth + 1
+
+
 FUNCTIONS: dict[str, tuple[int, Function]] = {
     "text_key": (1, _text_key),
     "row_key": (-1, _row_key),
+    "deeper": (1, _deeper),
     "num": (1, _known(lambda v: dates.number(v if isinstance(v, str) else str(v)))),
     "single": (1, _known(single)),
     "text_of": (2, text_of),
@@ -454,4 +464,4 @@ FUNCTIONS: dict[str, tuple[int, Function]] = {
 """Name -> number of arguments (-1: any), and the function."""
 
 
-ALLOWED = frozenset(_SQLITE.split()) | FUNCTIONS.keys() | AGGREGATES.keys() | {"row_seen", "deeper"}
+ALLOWED = frozenset(_SQLITE.split()) | FUNCTIONS.keys() | AGGREGATES.keys() | {"row_seen"}

@@ -7,12 +7,13 @@ determined columns hold a unique key of its table. Left out: what MySQL infers i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sqlglot import exp
 
 from ipr.envs.sql import errors
-from ipr.envs.sql.names import Field, full_name
+from ipr.envs.sql.names import Field, Source, full_name
 from ipr.envs.sql.terms import Term
 
 if TYPE_CHECKING:
@@ -31,16 +32,21 @@ class Facts:
         self.constant: list[Field] = []
         if (where := node.args.get("where")) is not None:
             self._read(c, where.this, None)
-        for join in node.args.get("joins") or ():
-            side = (join.args.get("side") or "").upper()
-            weak = c.scope.named(join.this.alias_or_name) if side == "LEFT" else None
-            if (on := join.args.get("on")) is not None and side != "RIGHT":
+        before: list[Source] = []
+        for join in [node.args.get("from_"), *(node.args.get("joins") or ())]:
+            added = c.scope.named(join.this.alias_or_name) if join is not None else None
+            side = (join.args.get("side") or "").upper() if join is not None else ""
+            weak = {"LEFT": [added], "RIGHT": before}.get(side)
+            if join is not None and (on := join.args.get("on")) is not None:
                 self._read(c, on, weak)
+            before = [*before, *([added] if added is not None else [])]
+        for join in node.args.get("joins") or ():
             for name in join.args.get("using") or ():
                 fields = [f for s in c.scope.sources if (f := s.find(name.name)) is not None]
                 self.equal += [(a, b) for a in fields for b in fields if a is not b]
 
-    def _read(self, c: Compiler, node: Node, weak: object) -> None:
+    def _read(self, c: Compiler, node: Node, weak: Sequence[Source | None] | None) -> None:
+        """`weak`: the tables of which an outer join might make NULL what does not fit."""
         if isinstance(node, exp.And):
             self._read(c, node.this, weak)
             self._read(c, node.expression, weak)
@@ -50,12 +56,17 @@ class Facts:
             left, right = _field(c, node.this), _field(c, node.expression)
             if left is not None and right is not None:
                 for a, b in ((left, right), (right, left)):
-                    if weak is None or b.source is weak:
+                    if weak is None or b.source in weak:
                         self.equal.append((a, b))
             elif weak is None and isinstance(node.expression, exp.Literal) and left is not None:
                 self.constant.append(left)
             elif weak is None and isinstance(node.this, exp.Literal) and right is not None:
                 self.constant.append(right)
+
+        elif isinstance(node, exp.In) and weak is None and len(node.expressions) == 1:
+            field = _field(c, node.this)
+            if field is not None and isinstance(node.expressions[0], exp.Literal):
+                self.constant.append(field)
 
     def determined(self, fields: set[Field], c: Compiler) -> set[Field]:
         """All columns that follow from these."""
@@ -64,8 +75,11 @@ class Facts:
             more = {b for a, b in self.equal if a in found}
             for source in c.scope.sources:
                 names = {f.name.lower() for f in source.fields if f in found}
-                if any(key <= names for key in source.keys):
-                    more |= set(source.fields)
+                required = {f.name.lower() for f in source.fields if f.required}
+                for key, others in [*((key, None) for key in source.keys), *source.follow]:
+                    # A row that an outer join adds has NULL for what a real row with NULL might have.
+                    if key <= names and (source.inner or key & required):
+                        more |= {f for f in source.fields if others is None or f.name.lower() in others}
             if more <= found:
                 return found
             found |= more
@@ -89,6 +103,7 @@ def check(c: Compiler, facts: Facts, items: list[Item], order: list[Term], havin
         parts += [(n, "ORDER BY clause", t) for n, t in enumerate(order, 1)]
     if having is not None:
         parts.append((1, "HAVING clause", having))
+    parts += [(n, f"PARTITION BY or ORDER BY clause of window {name}", t) for n, name, t in c.frame.sorted]
     for number, place, term in parts:
         for column in term.loose:
             if column.source not in c.scope.sources:
@@ -99,6 +114,20 @@ def check(c: Compiler, facts: Facts, items: list[Item], order: list[Term], havin
             if column in known:
                 continue
             raise errors.not_grouped(number, place, full_name(column), grouped)
+
+
+def follow_of(c: Compiler, facts: Facts, items: list[Item]) -> list[tuple[frozenset[str], frozenset[str]]]:
+    """Which columns of the result follow from which: of a key of a table, of one column, of nothing."""
+    shown = {i.term.field: i.name.lower() for i in reversed(items) if i.term.field is not None}
+    keys = [{f for f in source.fields if f.name.lower() in key} for source in c.scope.sources for key in source.keys]
+    found = []
+    for start in [*keys, *({f} for f in shown), set[Field]()]:
+        if not all(f in shown for f in start):
+            continue
+        known = facts.determined(start, c)
+        names = {i.name.lower() for i in items if not i.term.one and set(i.term.loose) <= known and i.term.loose}
+        found.append((frozenset(shown[f] for f in start), frozenset(names)))
+    return found
 
 
 def keys_of(groups: list[Term], items: list[Item]) -> list[frozenset[str]]:

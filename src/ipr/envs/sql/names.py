@@ -27,6 +27,8 @@ class Field:
     kind: Kind
     source: Source
     letters: Letters = None
+    required: bool = False
+    """Whether it is declared NOT NULL."""
     tell: Callable[[Field], None] | None = None
     """Gives it what is known of its values, the first time that it is used."""
 
@@ -47,6 +49,8 @@ class Source:
     fields: list[Field] = field(default_factory=list)
     keys: list[frozenset[str]] = field(default_factory=list)
     """Unique keys without NULL: column names in lower case."""
+    follow: list[tuple[frozenset[str], frozenset[str]]] = field(default_factory=list)
+    """Columns from which others follow, though rows share them: names in lower case."""
     indexed: frozenset[str] = frozenset()
     """Columns with which an index begins, by name in lower case."""
     inner: bool = True
@@ -72,6 +76,8 @@ class Scope:
     sources: list[Source] = field(default_factory=list)
     merged: dict[str, Field] = field(default_factory=dict)
     """Columns that USING and NATURAL made one: name in lower case -> the one."""
+    star: list[Field] = field(default_factory=list)
+    """What `*` stands for."""
     captured: list[Field] = field(default_factory=list)
     """Columns of queries around this one that it reads."""
     export: dict[Field, str] | None = None
@@ -125,11 +131,6 @@ class Scope:
         if name.lower() in self.merged:
             return [self.merged[name.lower()]]
         return [f for source in self.sources if (f := source.find(name)) is not None]
-
-    def all_fields(self) -> list[Field]:
-        """What `*` stands for: merged columns first, then the others in the order of the tables."""
-        first = list(self.merged.values())
-        return [*first, *(f for s in self.sources for f in s.fields if f.name.lower() not in self.merged)]
 
 
 def unique(names: Iterable[str]) -> None:

@@ -35,6 +35,8 @@ class Column:
     sql: str
     """Its name in SQLite's words."""
     kind: Kind
+    required: bool = False
+    """Whether it is declared NOT NULL."""
     look: Callable[[], tuple[str, Kind, Letters]] | None = None
     """Works out how it is read ("{}" stands for it), its type and its letters."""
     looked: tuple[str, Kind, Letters] | None = None
@@ -136,10 +138,11 @@ class Schema:
     def _table(self, lower: str) -> Table:
         rows = self.describe(lower)
         kinds = {row[0].lower(): declared(str(row[1])) for row in rows}
+        required = {row[0].lower() for row in rows if row[2] == "NO"}
         columns = []
         for _, name, stored, *_ in self.info[lower]:
             kind = kinds.get(name.lower()) or declared(stored)
-            column = Column(name, _quoted(name), kind)
+            column = Column(name, _quoted(name), kind, name.lower() in required)
             column.look = self._looker(lower, column, stored, {r[0].lower(): str(r[1]) for r in rows})
             columns.append(column)
         keys = [frozenset(r[0].lower() for r in rows if r[3] == "PRI")]

@@ -13,13 +13,14 @@ from typing import Any
 
 from sqlglot import exp
 
-from ipr.envs.sql import aggregates, calls, errors, grouping
+from ipr.envs.sql import aggregates, calls, ctes, errors, grouping, unions, windows
 from ipr.envs.sql.errors import MySqlError, NotExactError
 from ipr.envs.sql.expressions import compile_expression, single
 from ipr.envs.sql.frames import Frame, Item, Names, Query
-from ipr.envs.sql.names import Field, Scope, Source, full_name, unique
+from ipr.envs.sql.names import Field, Scope, Source, full_name
 from ipr.envs.sql.tables import add_joins, add_tables
-from ipr.envs.sql.terms import Term, common, common_letters, group_key, order_key, truth
+from ipr.envs.sql.terms import Term, group_key, order_key, truth
+from ipr.envs.sql.unions import down, sorted_by, walk
 
 Node = exp.Expr
 
@@ -48,117 +49,24 @@ class Compiler(Names):
         frame = Frame(scope or Scope())
         self.frames.append(frame)
         try:
-            prefix = self._with(node, frame)
+            ctes.define(self, node)
             while isinstance(node, exp.Subquery) and not _modified(node):
                 node = node.this
+                ctes.define(self, node)
             if isinstance(node, exp.Subquery):
-                found = self._parenthesised(node)
+                found = unions.parenthesised(self, node)
             elif isinstance(node, exp.SetOperation):
-                found = self._set_operation(node)
+                found = unions.set_operation(self, node)
             elif isinstance(node, exp.Select) and (node.args.get("group") or node).args.get("rollup"):
                 found = self._rollup(node)
             elif isinstance(node, exp.Select):
                 found = self._select(node)
             else:
                 raise NotExactError(f"{type(node).__name__.upper()}")
-            found.sql = prefix + found.sql
+            found.sql = ctes.prefix(frame) + found.sql
             return found
         finally:
             self.frames.pop()
-
-    def _with(self, node: Node, frame: Frame) -> str:
-        said = []
-        with_ = node.args.get("with_")
-        if with_ is None:
-            return ""
-        for one in with_.expressions:
-            name = one.alias
-            columns = [c.name for c in one.args["alias"].args.get("columns") or ()]
-            if name.lower() in frame.ctes:
-                raise MySqlError(f"Not unique table/alias: '{name}'")
-            recursive = bool(with_.args.get("recursive"))
-            if recursive and any(t.name.lower() == name.lower() for t in one.this.find_all(exp.Table)):
-                raise NotExactError("WITH RECURSIVE")
-            query = self.query(one.this, Scope(outer=self.scope.outer))
-            if columns:
-                if len(columns) != len(query.names):
-                    raise MySqlError(errors.LISTS_DIFFER)
-                query.names = columns
-            unique(query.names)
-            alias = self.fresh("w")
-            said.append(f"{alias} AS ({query.sql})")
-            frame.ctes[name.lower()] = Query(f"SELECT * FROM {alias}", query.names, query.terms, keys=query.keys)
-        return f"WITH {', '.join(said)} "
-
-    def _parenthesised(self, node: Node) -> Query:
-        """(SELECT ...) ORDER BY ... LIMIT ..., outside of the parentheses."""
-        inner = self.query(node.this, Scope(outer=self.scope.outer))
-        return self._outermost(node, inner.sql, inner, keys=None)
-
-    def _outermost(self, node: Node, sql: str, like: Query, keys: list[str] | None, having: str = "") -> Query:
-        """ORDER BY and LIMIT of what is already a query. `keys`: the rows are told apart by these, first seen first."""
-        terms = [Term(f"q.c{k}", t.kind, t.letters, binary=t.binary) for k, t in enumerate(like.terms)]
-        order = []
-        for one in node.args["order"].expressions if node.args.get("order") else ():
-            order.append(order_key(self._of_output(one.this, like.names, terms)) + _down(one))
-        columns = ", ".join(f"q.c{k} AS c{k}" for k in range(len(terms)))
-        if keys is not None:
-            sql = f"SELECT q.*, row_seen() AS rn FROM ({sql}) AS q LIMIT -1"
-            tail = f" GROUP BY {', '.join(keys)}{having}"
-            order.append("min(q.rn)")
-        else:
-            tail = ""
-        sql = f"SELECT {columns} FROM ({sql}) AS q{tail}{_order(order)}{self._limit(node)}"
-        return Query(sql, like.names, like.terms, limited=node.args.get("limit") is not None)
-
-    def _of_output(self, node: Node, names: list[str], terms: list[Term]) -> Term:
-        """An expression of ORDER BY after a set operation: a column of the result, by name or place."""
-        if isinstance(node, exp.Literal) and not node.is_string:
-            return terms[self._position(node, len(terms), "order clause")]
-        if isinstance(node, exp.Column):
-            if node.table:
-                raise MySqlError(f"Table '{node.table}' from one of the SELECTs cannot be used in global ORDER clause")
-            for name, term in zip(names, terms, strict=True):
-                if name.lower() == node.name.lower():
-                    return term
-            raise errors.no_column(node.name, "order clause")
-        raise NotExactError("ORDER BY an expression after a set operation")
-
-    def _position(self, node: Node, most: int, clause: str) -> int:
-        if not node.this.isdigit() or not 1 <= int(node.this) <= most:
-            raise errors.no_column(node.this, clause)
-        return int(node.this) - 1
-
-    def _set_operation(self, node: Node) -> Query:
-        if isinstance(node, exp.Intersect) and isinstance(node.this, (exp.Union, exp.Except)):
-            raise NotExactError("INTERSECT beside another set operation without parentheses")
-        left, right = (self.query(part, Scope(outer=self.scope.outer)) for part in (node.this, node.expression))
-        if len(left.terms) != len(right.terms):
-            raise MySqlError(errors.COLUMNS_DIFFER)
-        terms, sides = [], ([], [])
-        for k, pair in enumerate(zip(left.terms, right.terms, strict=True)):
-            columns = [Term(f"q.c{k}", t.kind, t.letters, t.literal, binary=t.binary) for t in pair]
-            kind, texts = common(columns)
-            letters = common_letters(columns)
-            terms.append(Term(f"q.c{k}", kind, letters, binary=any(t.binary for t in pair)))
-            for side, text in zip(sides, texts, strict=True):
-                side.append(f"{text} AS c{k}")
-        like = Query("", left.names, terms)
-        if isinstance(node, exp.Union) and not node.args.get("distinct"):
-            parts = [f"SELECT {', '.join(s)} FROM ({q.sql}) AS q" for s, q in zip(sides, (left, right), strict=True)]
-            return self._outermost(node, " UNION ALL ".join(parts), like, keys=None)
-        if not node.args.get("distinct"):
-            raise NotExactError(f"{type(node).__name__.upper()} ALL")
-        parts = [
-            f"SELECT {', '.join(s)}, {n} AS side FROM ({q.sql}) AS q"
-            for n, (s, q) in enumerate(zip(sides, (left, right), strict=True))
-        ]
-        having = {
-            exp.Union: "",
-            exp.Intersect: " HAVING total(q.side) > 0 AND total(q.side) < count(*)",
-            exp.Except: " HAVING total(q.side) = 0",
-        }[type(node)]
-        return self._outermost(node, " UNION ALL ".join(parts), like, [group_key(t) for t in terms], having)
 
     # SELECT --------------------------------------------------------------------------------------------------------
 
@@ -175,12 +83,12 @@ class Compiler(Names):
             finally:
                 self.frames.pop()
         order = node.args.get("order")
-        sorting = [f"q.o{k}{_down(o)}" for k, o in enumerate(order.expressions if order else ())]
+        sorting = [f"q.o{k}{down(o)}" for k, o in enumerate(order.expressions if order else ())]
         sorting += [term for k in range(count) for term in (f"q.r{k}", f"q.k{k}")]
         columns = ", ".join(f"q.c{k} AS c{k}" for k in range(len(parts[0].terms)))
         union = " UNION ALL ".join(p.sql for p in parts)
         first = parts[0]
-        first.sql = f"SELECT {columns} FROM ({union}) AS q{_order(sorting)}{self._limit(node)}"
+        first.sql = f"SELECT {columns} FROM ({union}) AS q{sorted_by(sorting)}{self.limit(node)}"
         first.terms, first.keys = [Term(f"q.c{k}", t.kind, t.letters) for k, t in enumerate(first.terms)], []
         return first
 
@@ -208,35 +116,37 @@ class Compiler(Names):
         having = self._having(node, items)
         order = self._ordered(node, items)
         distinct = node.args.get("distinct")
+        if distinct and frame.groups and level is None and not frame.windows:
+            shown = {t.sql for t in (i.term for i in items)}
+            distinct = None if all(g.sql in shown for g in frame.groups) else distinct  # no two rows are the same
         if not frame.grouped and any(map(aggregates.is_aggregate, _own(node, ("order",)))):
             raise MySqlError(errors.ORDER_AGGREGATED)
+        facts = grouping.Facts(self, node)
         if frame.grouped and not self.lenient:
-            grouping.check(
-                self, grouping.Facts(self, node), items, [t for t, _ in order], having, grouped=group is not None
-            )
+            grouping.check(self, facts, items, [t for t, _ in order], having, grouped=group is not None)
         if having is not None and not frame.grouped:
             where.append(truth(having))
             having = None
         wheres = f" WHERE {' AND '.join(f'({w})' for w in where)}" if where else ""
         if tables.led and not where and not scope.sources[0].indexed & scope.sources[0].used():
             first, alias = tables.leading, tables.leading.rsplit(" ", 1)[1]
-            tables.sql = f"(SELECT * FROM {first}{_order(tables.led)} LIMIT -1) AS {alias}{tables.sql[len(first) :]}"
+            tables.sql = f"(SELECT * FROM {first}{sorted_by(tables.led)} LIMIT -1) AS {alias}{tables.sql[len(first) :]}"
         source = f" FROM {tables.sql}{wheres}" if tables.sql else wheres
         sees_order = frame.windows or (frame.grouped and tables.natural and _scanned(node, scope.sources[0]))
         if tables.natural and scope.export is None and sees_order:
-            source = f" FROM (SELECT * FROM {tables.sql}{_order(tables.natural)} LIMIT -1) AS {tables.base}{wheres}"
+            source = f" FROM (SELECT * FROM {tables.sql}{sorted_by(tables.natural)} LIMIT -1) AS {tables.base}{wheres}"
         if scope.export is not None:
             columns = [f"{f.sql} AS {name}" for f, name in scope.export.items()]
             inner = f"SELECT {', '.join([*columns, 'row_seen() AS rn'])}{source} LIMIT -1"
             if tables.natural:
-                inner = f"SELECT {', '.join(columns) or '1'}{source}{_order(tables.natural)} LIMIT -1"
+                inner = f"SELECT {', '.join(columns) or '1'}{source}{sorted_by(tables.natural)} LIMIT -1"
                 inner = f"SELECT r.*, row_seen() AS rn FROM ({inner}) AS r LIMIT -1"
             source, first = f" FROM ({inner}) AS {scope.numbered}", f"min({scope.numbered}.rn)"
         else:
             first = f"min({base}.rowid)" if base is not None else ""
         if frame.groups:
             source += " GROUP BY " + (", ".join(map(group_key, frame.groups[:level])) or "NULL")
-        if having is not None:
+        if having is not None and frame.groups:
             source += f" HAVING {truth(having)}"
         names = [i.name for i in items]
         terms = [i.term for i in items]
@@ -244,6 +154,8 @@ class Compiler(Names):
             "", names, terms, one_row=frame.grouped and not frame.groups, limited=node.args.get("limit") is not None
         )
         found.keys = [frozenset(n.lower() for n in names)] if distinct else grouping.keys_of(frame.groups, items)
+        if not frame.grouped and len(self.frames) > 1:
+            found.follow = grouping.follow_of(self, facts, items)
         if level is not None:
             columns = [f"{t.sql} AS c{k}" for k, t in enumerate(terms)]
             columns += [f"{order_key(t)} AS o{k}" for k, (t, _) in enumerate(order)]
@@ -262,11 +174,16 @@ class Compiler(Names):
             ties = tables.natural
         if frame.windows:  # rows leave in the order for which the last window sorted them
             ties = [*list(frame.windows)[-1], *ties]
+        if having is not None and found.one_row:
+            shown = ", ".join(f"q.c{k} AS c{k}" for k in range(len(terms)))
+            inner = ", ".join([*(f"{t.sql} AS c{k}" for k, t in enumerate(terms)), f"{truth(having)} AS h"])
+            found.sql = f"SELECT {shown} FROM (SELECT {inner}{source}) AS q WHERE q.h{self.limit(node)}"
+            return found
         if not distinct:
             top = len(self.frames) == 1  # what is printed has all its digits
             shown = ", ".join(f"{t.exact if top and t.exact else t.sql} AS c{k}" for k, t in enumerate(terms))
             sorting = [order_key(t) + d for t, d in order] + ties
-            found.sql = f"SELECT {shown}{source}{_order(sorting)}{self._limit(node)}"
+            found.sql = f"SELECT {shown}{source}{sorted_by(sorting)}{self.limit(node)}"
             return found
         return self._distinct(node, found, source, order, ties)
 
@@ -276,17 +193,17 @@ class Compiler(Names):
         keys = [group_key(t) for t in found.terms]
         if not order and not ties and not any("text_key(" in k for k in keys):
             shown = ", ".join(f"{k} AS c{n}" for n, k in enumerate(keys))
-            found.sql = f"SELECT DISTINCT {shown}{source}{self._limit(node)}"
+            found.sql = f"SELECT DISTINCT {shown}{source}{self.limit(node)}"
             return found
         columns = [f"{t.sql} AS c{k}" for k, t in enumerate(found.terms)]
         columns += [f"{order_key(t)} AS o{k}" for k, (t, _) in enumerate(order)]
-        inner = f"SELECT {', '.join(columns)}{source}{_order(ties)} LIMIT -1"
+        inner = f"SELECT {', '.join(columns)}{source}{sorted_by(ties)} LIMIT -1"
         inner = f"SELECT q.*, row_seen() AS rn FROM ({inner}) AS q LIMIT -1"
         terms = [Term(f"q.c{k}", t.kind, t.letters, binary=t.binary) for k, t in enumerate(found.terms)]
         sorting = [f"q.o{k}{d}" for k, (_, d) in enumerate(order)] + ["min(q.rn)"]
         shown = ", ".join(f"q.c{k} AS c{k}" for k in range(len(terms)))
         grouped = f" GROUP BY {', '.join(map(group_key, terms))}"
-        found.sql = f"SELECT {shown} FROM ({inner}) AS q{grouped}{_order(sorting)}{self._limit(node)}"
+        found.sql = f"SELECT {shown} FROM ({inner}) AS q{grouped}{sorted_by(sorting)}{self.limit(node)}"
         found.terms = terms
         return found
 
@@ -310,8 +227,10 @@ class Compiler(Names):
     def _check_names(self, node: Node) -> None:
         """MySQL looks for the select list's columns before it reads any condition."""
         for _, one in self._expanded(node):
-            for part in _walk(one):
-                if isinstance(part, exp.Column) and not isinstance(part.this, exp.Star) and not calls.is_unit(part):
+            for part in walk(one):
+                if not isinstance(part, exp.Column) or isinstance(part.this, exp.Star) or windows.sorts(part):
+                    continue
+                if not calls.is_unit(part):
                     self.scope.find(part.name, part.text("table"), part.text("db"), "field list")
 
     def _in(self, clause: str, node: Node, part: str) -> list[Node]:
@@ -330,7 +249,9 @@ class Compiler(Names):
                 one = one.this
             if isinstance(one, exp.Literal) and not one.is_string:
                 selected = self._expanded(node)
-                _, one = selected[self._position(one, len(selected), "group statement")]
+                _, one = selected[self.position(one, len(selected), "group statement")]
+                if any(aggregates.is_aggregate(n) or isinstance(n, exp.Window) for n in walk(one)):
+                    raise MySqlError(f"Can't group on '{self._written(one)}'")
             terms.append(self._grouping_term(one))
         return terms
 
@@ -343,8 +264,8 @@ class Compiler(Names):
         if isinstance(one, exp.Column) and not one.table and len(self.scope.candidates(one.name)) != 1:
             if (term := self._by_alias(one.name)) is not None:
                 return term
-        elif any(map(aggregates.is_aggregate, _walk(one))):
-            raise MySqlError(f"Can't group on '{one.sql(dialect='mysql')}'")
+        elif any(map(aggregates.is_aggregate, walk(one))):
+            raise MySqlError(errors.GROUP_MISUSED)
         return single(self, one)
 
     def column(self, node: Node) -> Term:
@@ -362,7 +283,7 @@ class Compiler(Names):
         if place is None:
             return None
         _, one = selected[place]
-        if any(map(aggregates.is_aggregate, _walk(one))):
+        if any(aggregates.is_aggregate(n) or isinstance(n, exp.Window) for n in walk(one)):
             raise MySqlError(f"Can't group on '{name}'")
         self.frame.clause = "field list"
         term = single(self, one)
@@ -391,7 +312,7 @@ class Compiler(Names):
                 raise NotExactError("Such a star")
             if not self.scope.sources:
                 raise MySqlError("No tables used")
-            return [f.used() for f in self.scope.all_fields()]
+            return [f.used() for f in self.scope.star]
         source = self.scope.named(one.text("table"), one.text("db"))
         if source is None:
             raise MySqlError(f"Unknown table '{one.text('table')}'")
@@ -410,13 +331,14 @@ class Compiler(Names):
                     items.append(Item(found.name, self.grouped(term)))
                 continue
             term = single(self, one.unalias())
+            windowed = any(isinstance(n, exp.Window) for n in walk(one))
             if isinstance(one, exp.Alias):
-                items.append(Item(one.alias, term))
+                items.append(Item(one.alias, term, windowed))
             else:
                 # How an expression is written is a name that only a query around this one can use.
                 nested = len(self.frames) > 1
                 name = one.name if isinstance(one, exp.Column) else self._written(one) if nested else ""
-                items.append(Item(name, term))
+                items.append(Item(name, term, windowed))
         return items
 
     def _written(self, node: Node) -> str:
@@ -446,7 +368,7 @@ class Compiler(Names):
         order = node.args.get("order")
         found = []
         for one in order.expressions if order is not None else ():
-            found.append((self._order_term(one.this, items), _down(one)))
+            found.append((self._order_term(one.this, items), down(one)))
         return found
 
     def _order_term(self, node: Node, items: list[Item]) -> Term:
@@ -455,12 +377,20 @@ class Compiler(Names):
         if isinstance(node, exp.Literal):
             if node.is_string:
                 return Term("NULL", items[0].term.kind)
-            return items[self._position(node, len(items), "order clause")].term
+            return items[self.position(node, len(items), "order clause")].term
         if isinstance(node, exp.Column) and not node.table and (item := self.item(node.name)) is not None:
             return item.term
-        return single(self, node)
+        term = single(self, node)
+        return term if term.literal is None else Term("NULL", term.kind)  # a constant, such as -1, is no place
 
-    def _limit(self, node: Node) -> str:
+    def position(self, node: Node, most: int, clause: str) -> int:
+        """The place, from 0, of a column of the select list that is named by a number."""
+        if not node.this.isdigit() or not 1 <= int(node.this) <= most:
+            raise errors.no_column(node.this, clause)
+        return int(node.this) - 1
+
+    def limit(self, node: Node) -> str:
+        """LIMIT and OFFSET in SQLite's words."""
         limit, offset = node.args.get("limit"), node.args.get("offset")
         if limit is None:
             return ""
@@ -483,24 +413,11 @@ def _modified(node: Node) -> bool:
     return any(node.args.get(k) for k in ("order", "limit", "offset"))
 
 
-def _down(one: Node) -> str:
-    return " DESC" if one.args.get("desc") else ""
-
-
-def _order(terms: list[str]) -> str:
-    return f" ORDER BY {', '.join(terms)}" if terms else ""
-
-
-def _walk(node: Node) -> Iterator[Node]:
-    """The parts of an expression, without those of queries nested in it."""
-    return node.walk(bfs=False, prune=lambda n: isinstance(n, exp.Query) and n is not node)
-
-
 def _own(node: Node, parts: tuple[str, ...]) -> Iterator[Node]:
     for part in parts:
         found: Any = node.args.get(part)
         for one in found if isinstance(found, list) else [found] if found is not None else ():
-            yield from _walk(one)
+            yield from walk(one)
 
 
 def _sorts(node: Node) -> bool:
@@ -533,6 +450,7 @@ _KNOWN = frozenset(
         "offset",
         "distinct",
         "with_",
+        "windows",
         "kind",
     )
 )

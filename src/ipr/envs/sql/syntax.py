@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from itertools import pairwise
+from typing import Any
 
 from sqlglot import TokenType, exp
 from sqlglot.dialects.dialect import Dialect
@@ -33,6 +34,10 @@ _KEPT = ("CAST", "CONVERT", "EXTRACT", "GROUP_CONCAT", "SUBSTR", "SUBSTRING", "T
 """Functions with a grammar of their own."""
 
 
+COMMA = "COMMA"
+"""The kind of a join by a comma."""
+
+
 class TooMuchError(Exception):
     """More reading than any honest statement needs."""
 
@@ -49,8 +54,16 @@ class _Parser(type(_MYSQL.parser())):
         for name, parse in type(_MYSQL.parser()).NO_PAREN_FUNCTION_PARSERS.items()
         if name in ("ANY", "CASE")
     }
+
     left = 20_000
     """Moves from token to token, forth and back; Spider's gold queries need 89 at most."""
+
+    def _parse_join(self, *args: Any, **options: Any) -> exp.Join | None:
+        comma = self._curr is not None and self._curr.token_type == TokenType.COMMA
+        join = super()._parse_join(*args, **options)
+        if join is not None and comma:
+            join.set("kind", COMMA)
+        return join
 
     def _advance(self, times: int = 1) -> None:
         self.left -= 1

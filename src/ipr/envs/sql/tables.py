@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sqlglot import exp
 
-from ipr.envs.sql import errors
+from ipr.envs.sql import ctes, errors, syntax
 from ipr.envs.sql.errors import MySqlError, NotExactError
 from ipr.envs.sql.names import Field, Scope, Source, unique
 from ipr.envs.sql.terms import Term, compared, truth
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ipr.envs.sql.select import Compiler
 
 Node = exp.Expr
+COMMA = syntax.COMMA
 
 
 @dataclass(slots=True)
@@ -34,6 +35,8 @@ class Tables:
     led: list[str] = field(default_factory=list)
     """and what its rows must be sorted by."""
     joins: list[Join] = field(default_factory=list)
+    inner: Tables | None = None
+    """The join in parentheses that comes first."""
 
 
 @dataclass(slots=True)
@@ -42,75 +45,127 @@ class Join:
 
     node: Node
     sql: str
+    inner: Tables | None
+    """What it is instead of a table: a join in parentheses."""
     before: list[Source]
     added: list[Source]
     tests: list[str]
     """What USING and NATURAL say."""
 
 
+@dataclass(slots=True)
+class _Made:
+    """A table of FROM, or a join in parentheses."""
+
+    sql: str
+    star: list[Field]
+    """What `*` stands for."""
+    base: str | None = None
+    natural: list[str] = field(default_factory=list)
+    inner: Tables | None = None
+
+
 def add_tables(c: Compiler, node: Node) -> Tables:
     """Adds the sources of a SELECT to the compiler's scope. `add_joins` joins them: MySQL reads ON after WHERE."""
     from_ = node.args.get("from_")
     joins = list(node.args.get("joins") or ())
-    if from_ is None:
+    if from_ is None or (not joins and from_.this.name.upper() == "DUAL" and not from_.this.this.args.get("quoted")):
         return Tables()
-    scope = c.scope
-    found = Tables()
-    if not joins and from_.this.name.upper() == "DUAL" and not from_.this.this.args.get("quoted"):
-        return found
-    found.sql, found.base, found.natural = _source(c, from_.this, scope)
+    tables, c.scope.star = _tables(c, from_.this, joins)
+    return tables
+
+
+def _tables(c: Compiler, first: Node, joins: list[Node]) -> tuple[Tables, list[Field]]:
+    scope, start = c.scope, len(c.scope.sources)
+    made = _source(c, first, scope)
+    found = Tables(made.sql, made.base, made.natural, inner=made.inner)
+    star = made.star
     if joins:
         if all((join.args.get("side") or "").upper() == "LEFT" for join in joins):
             found.leading, found.led = found.sql, found.natural
         found.base, found.natural = None, []
+    for join, rest in _by_comma(joins):
+        before = scope.sources[start:]
+        if rest:
+            inner, theirs = _tables(c, join.this, rest)
+            made = _Made("", theirs, inner=inner)
+        else:
+            made = _source(c, join.this, scope)
+        added = scope.sources[start + len(before) :]
+        tests, star = _merged(c, join, before, added, star, made.star)
+        found.joins.append(Join(join, made.sql, made.inner, before, added, tests))
+    return found, star
+
+
+def _by_comma(joins: list[Node]) -> list[tuple[Node, list[Node]]]:
+    """Joins, each with those that belong to its table: JOIN binds closer than a comma."""
+    found: list[tuple[Node, list[Node]]] = []
     for join in joins:
-        before = list(scope.sources)
-        sql, _, _ = _source(c, join.this, scope)
-        added = scope.sources[len(before) :]
-        found.joins.append(Join(join, sql, before, added, _merged(c, join, before, added)))
+        if found and found[-1][0].args.get("kind") == COMMA and join.args.get("kind") != COMMA:
+            found[-1][1].append(join)
+        else:
+            found.append((join, []))
     return found
 
 
 def add_joins(c: Compiler, tables: Tables) -> None:
+    if tables.inner is not None:
+        add_joins(c, tables.inner)
+        tables.sql = f"({tables.inner.sql})"
     for join in tables.joins:
+        if join.inner is not None:
+            add_joins(c, join.inner)
+            plain = join.node.args.get("kind") == COMMA and not any(j.node.args.get("side") for j in join.inner.joins)
+            join.sql = join.inner.sql if plain else f"({join.inner.sql})"
         tables.sql = _joined(c, join, tables.sql)
 
 
-def _source(c: Compiler, node: Node, scope: Scope) -> tuple[str, str | None, list[str]]:
+def _source(c: Compiler, node: Node, scope: Scope) -> _Made:
     """A table of FROM: its SQL with its alias, and where it is a table with rowids, that alias and its order."""
-    if node.args.get("joins"):
-        raise NotExactError("A join in parentheses")
+    inside = node
+    while isinstance(inside, exp.Subquery) and not inside.alias:
+        inside = inside.this
+    if isinstance(inside, exp.Table) and inside is not node:  # a join in parentheses
+        joins = list(node.this.args.get("joins") or ())
+        if not joins:
+            return _source(c, node.this, scope)
+        first = node.this.copy()
+        first.set("joins", None)
+        inner, star = _tables(c, first, joins)
+        return _Made("", star, inner=inner)
     alias = c.fresh("t")
     columns = [x.name for x in (node.args["alias"].args.get("columns") or ())] if node.args.get("alias") else []
     if isinstance(node, exp.Subquery):
         if not node.alias and not (c.lenient and isinstance(node.this, exp.Query)):
-            if isinstance(node.this, exp.Table):
-                raise NotExactError("A join in parentheses")
             raise MySqlError(errors.NO_ALIAS)
         query = c.query(node.this, Scope())
-        scope.add(derived(query, node.alias or alias, alias, columns))
-        return f"({query.sql}) AS {alias}", None, []
+        source = derived(query, node.alias or alias, alias, columns)
+        scope.add(source)
+        return _Made(f"({query.sql}) AS {alias}", list(source.fields))
     if not isinstance(node, exp.Table) or not isinstance(node.this, exp.Identifier):
         raise NotExactError(f"{type(node).__name__.upper()} in FROM")
     if any(node.args.get(k) for k in ("pivots", "sample", "version", "when", "ordinality", "partition")):
         raise NotExactError("Such a table in FROM")
     name, database = node.name, node.text("db")
-    if not database and (query := c.cte(name.lower())) is not None:
-        scope.add(derived(query, node.alias or name, alias, columns))
-        return f"({query.sql}) AS {alias}", None, []
+    if not database and (cte := ctes.find(c, name.lower())) is not None:
+        assert cte.query is not None
+        source = derived(cte.query, node.alias or name, alias, columns)
+        scope.add(source)
+        return _Made(f"{cte.sql} AS {alias}", list(source.fields))
     if columns:
         raise NotExactError("A table with names for its columns")
     table = c.schema.table(name, database, c.asks_for_this_database)
     source = Source(node.alias or name, table.database)
     for column in table.columns:
         tell = partial(column.tell, alias=alias)
-        source.fields.append(Field(column.name, "", column.kind, source, tell=tell))
+        source.fields.append(Field(column.name, "", column.kind, source, required=column.required, tell=tell))
     source.keys, source.indexed = table.keys, table.indexed
     for key in (k for hint in node.args.get("hints") or () for k in hint.expressions):
         if key.name.lower() not in table.indexes():
             raise MySqlError(f"Key '{key.name}' doesn't exist in table '{source.alias}'")
     scope.add(source)
-    return f"{table.sql} AS {alias}", alias if table.rowid else None, [n.format(alias) for n in table.natural()]
+    natural = [n.format(alias) for n in table.natural()]
+    return _Made(f"{table.sql} AS {alias}", list(source.fields), alias if table.rowid else None, natural)
 
 
 def derived(query: Query, alias: str, sql: str, columns: list[str]) -> Source:
@@ -121,16 +176,25 @@ def derived(query: Query, alias: str, sql: str, columns: list[str]) -> Source:
     unique(names)
     source = Source(alias, "")
     for k, (name, term) in enumerate(zip(names, query.terms, strict=True)):
-        source.fields.append(Field(name, f"{sql}.c{k}", term.kind, source, term.letters))
-    source.keys = query.keys
+        required = term.field is not None and term.field.required and term.field.source.inner
+        source.fields.append(Field(name, f"{sql}.c{k}", term.kind, source, term.letters, required))
+    called = dict(zip((n.lower() for n in query.names), (n.lower() for n in names), strict=True))
+    source.keys = [frozenset(called[n] for n in key) for key in query.keys]
+    source.follow = [tuple(frozenset(called[n] for n in side) for side in two) for two in query.follow]  # type: ignore[misc]
     return source
 
 
-def _merged(c: Compiler, join: Node, before: list[Source], added: list[Source]) -> list[str]:
-    """What USING and NATURAL ask for."""
+def _merged(
+    c: Compiler, join: Node, before: list[Source], added: list[Source], left: list[Field], right: list[Field]
+) -> tuple[list[str], list[Field]]:
+    """What USING and NATURAL ask for, and what `*` stands for (`store_natural_using_join_columns` of sql_base.cc)."""
     side, kind = (join.args.get("side") or "").upper(), (join.args.get("kind") or "").upper()
     method = (join.args.get("method") or "").upper()
-    if side == "FULL" or kind not in ("", "INNER", "CROSS", "OUTER", "STRAIGHT") or method not in ("", "NATURAL"):
+    if (
+        side == "FULL"
+        or kind not in ("", "INNER", "CROSS", "OUTER", "STRAIGHT_JOIN", COMMA)
+        or method not in ("", "NATURAL")
+    ):
         raise NotExactError("Such a join")
     if side == "LEFT":
         for source in added:
@@ -140,11 +204,16 @@ def _merged(c: Compiler, join: Node, before: list[Source], added: list[Source]) 
             source.inner = False
     names = [i.name for i in join.args.get("using") or ()]
     if method == "NATURAL":
-        ours = [f.name for s in before for f in s.fields]
-        names = [n for n in ours if any(s.find(n) for s in added)]
+        theirs = {f.name.lower() for f in right}
+        names = [f.name for f in left if f.name.lower() in theirs]
     if side and not names and method != "NATURAL" and join.args.get("on") is None:
         raise NotExactError("A join without ON")
-    return [_using(c, name, side, before, added) for name in names]
+    tests = [_using(c, name, side, before, added) for name in names]
+    if side == "RIGHT" and names:
+        left, right = right, left
+    common = {name.lower() for name in names}
+    star = [c.scope.merged[f.name.lower()] for f in left if f.name.lower() in common]
+    return tests, star + [f for f in (*left, *right) if f.name.lower() not in common]
 
 
 def _joined(c: Compiler, join: Join, left: str) -> str:
@@ -160,9 +229,7 @@ def _joined(c: Compiler, join: Join, left: str) -> str:
         scope.captured += inside.captured
     test = f" ON {' AND '.join(f'({t})' for t in tests)}" if tests else ""
     if side == "RIGHT":
-        if len(join.before) > 1:
-            raise NotExactError("RIGHT JOIN of more than two tables")
-        return f"{right} LEFT JOIN {left}{test or ' ON 1'}"
+        return f"{right} LEFT JOIN {f'({left})' if len(join.before) > 1 else left}{test or ' ON 1'}"
     word = "LEFT JOIN" if side == "LEFT" else "JOIN" if test else "CROSS JOIN" if kind == "CROSS" else "JOIN"
     return f"{left} {word} {right}{test or (' ON 1' if side else '')}"
 

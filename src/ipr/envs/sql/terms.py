@@ -200,8 +200,8 @@ def compared(a: Term, sign: str, b: Term) -> Term:
     if a.parts or b.parts:
         if len(a.parts) != len(b.parts):
             raise MySqlError(f"Operand should contain {max(1, len(a.parts))} column(s)")
-        if sign not in ("=", "<>", "IS"):
-            raise NotExactError("An order of rows")
+        if sign in ("<", "<=", ">", ">="):
+            return _before(list(zip(a.parts, b.parts, strict=True)), sign)
         each = [compared(x, "=" if sign == "<>" else sign, y).sql for x, y in zip(a.parts, b.parts, strict=True)]
         sql = f"({' AND '.join(each)})"
         return Term(f"(NOT {sql})" if sign == "<>" else sql, INT, DIGITS, loose=loose(a, b))
@@ -212,6 +212,16 @@ def compared(a: Term, sign: str, b: Term) -> Term:
         return Term(f"({near} {sign} 0)", INT, DIGITS, loose=loose(a, b))
     left, right = pair(a, b, sign in ("=", "<>", "IS"))
     return Term(f"({left} {sign} {right})", INT, DIGITS, loose=loose(a, b))
+
+
+def _before(pairs: list[tuple[Term, Term]], sign: str) -> Term:
+    """Rows in their order: by the first column that differs."""
+    (a, b), *rest = pairs
+    if not rest:
+        return compared(a, sign, b)
+    first, same, then = compared(a, sign[0], b), compared(a, "=", b), _before(rest, sign)
+    sql = f"({first.sql} OR ({same.sql} AND {then.sql}))"
+    return Term(sql, INT, DIGITS, loose=loose(first, then))
 
 
 # Types of several together ------------------------------------------------------------------------------------------
