@@ -8,6 +8,7 @@ neither is refused as not exact; any other name is a function that does not exis
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sqlglot import exp
@@ -15,7 +16,7 @@ from sqlglot import exp
 from ipr.envs.sql import aggregates, dates, errors
 from ipr.envs.sql.collation import PLAIN, ordered
 from ipr.envs.sql.errors import MySqlError, NotExactError
-from ipr.envs.sql.kinds import DATE, DATETIME, DBL, INT, NULL, STR, TIME, Kind, dec
+from ipr.envs.sql.kinds import BIN, DATE, DATETIME, DBL, INT, NULL, STR, TIME, Kind, dec
 from ipr.envs.sql.terms import (
     DIGITS,
     Term,
@@ -31,7 +32,7 @@ from ipr.envs.sql.terms import (
     quoted,
     truth,
 )
-from ipr.envs.sql.words import AGGREGATES, NATIVE
+from ipr.envs.sql.words import AGGREGATES, COUNTS, NATIVE
 
 if TYPE_CHECKING:
     from ipr.envs.sql.select import Compiler
@@ -47,14 +48,10 @@ def call(c: Compiler, name: str, nodes: list[Node], node: Node) -> Term:
     if name in _OF_NODES:
         return _OF_NODES[name](c, nodes, node)
     if name in _BUILT:
-        least, most, build = _BUILT[name]
-        terms = _arguments(c, name, nodes, least, most)
-        return build(c, terms, name)
+        return _BUILT[name][2](c, [c.single(n) for n in nodes], name)
     if name in _TABLE:
         function, kind, codes = _TABLE[name]
-        least = sum(code.islower() for code in codes.rstrip("*"))
-        most = 30 if codes.endswith("*") else len(codes)
-        terms = _arguments(c, name, nodes, least, most)
+        terms = [c.single(n) for n in nodes]
         codes = codes.lower().rstrip("*")
         codes += codes[-1:] * (len(terms) - len(codes))
         sides = [_AS[code](term) for code, term in zip(codes, terms, strict=False)]
@@ -64,13 +61,39 @@ def call(c: Compiler, name: str, nodes: list[Node], node: Node) -> Term:
         return Term(sql, kind, _letters(kind, terms), loose=loose(*terms))
     if name in NATIVE:
         raise NotExactError(f"{name}()")
-    raise errors.no_function(c.schema.name, str(node.this) if isinstance(node, exp.Anonymous) else name)
+    raise errors.no_function(c.schema.name, node.name)
 
 
-def _arguments(c: Compiler, name: str, nodes: list[Node], least: int, most: int) -> list[Term]:
-    if not least <= len(nodes) <= most:
-        raise errors.arguments(name.split()[0])
-    return [c.single(n) for n in nodes]
+def check_arguments(tree: Node) -> None:
+    """Raises MySqlError where a function of MySQL is given more or fewer arguments than it takes: the parser says so,
+    before anything is known of tables."""
+    for node in tree.find_all(exp.Anonymous, bfs=False):
+        name = node.name.upper()
+        least, most = (
+            _BUILT[name][:2] if name in _BUILT else _counts(name) if name in _TABLE else COUNTS.get(name, _ANY)
+        )
+        if not least <= len(node.expressions) <= most and not isinstance(node.parent, exp.Dot):
+            raise errors.arguments(name)
+
+
+def check_known(c: Compiler, node: Node) -> None:
+    """Raises MySqlError for a function that does not exist, which comes before what is wrong with its arguments."""
+    if not isinstance(node, exp.Anonymous):
+        return
+    name = node.name.upper()
+    if isinstance(node.parent, exp.Dot) and node.parent.expression is node:
+        raise errors.no_function(node.parent.this.name.lower(), node.name)
+    if not any(name in known for known in (AGGREGATES, _OF_NODES, _BUILT, _TABLE, NATIVE, ("ROW",))):
+        raise errors.no_function(c.schema.name, node.name)
+
+
+_ANY = (0, 1000)
+
+
+def _counts(name: str) -> tuple[int, int]:
+    """Least and most arguments."""
+    codes = _TABLE[name][2]
+    return sum(code.islower() for code in codes.rstrip("*")), 1000 if codes.endswith("*") else len(codes)
 
 
 def printed(c: Compiler, node: Node) -> str:
@@ -217,19 +240,21 @@ def _case_of(c: Compiler, terms: list[Term], name: str) -> Term:
 
 def _if(c: Compiler, terms: list[Term], name: str) -> Term:
     test, *values = terms
-    return choice(values, lambda s: f"(CASE WHEN {truth(test)} THEN {s[0]} ELSE {s[1]} END)", test)
+    return choice(values, lambda s: f"(CASE WHEN {truth(test)} THEN {s[0]} ELSE {s[1]} END)", test, own=True)
 
 
 def _coalesce(c: Compiler, terms: list[Term], name: str) -> Term:
     if len(terms) == 1:
-        return terms[0]
+        return replace(terms[0], own="")
     return choice(terms, lambda s: f"coalesce({', '.join(s)})")
 
 
 def _nullif(c: Compiler, terms: list[Term], name: str) -> Term:
     a, b = terms
     left, right = pair(a, b, True)
-    return Term(f"(CASE WHEN {left} = {right} THEN NULL ELSE {a.sql} END)", a.kind, a.letters, loose=loose(a, b))
+    found = Term(f"(CASE WHEN {left} = {right} THEN NULL ELSE {a.sql} END)", a.kind, a.letters, loose=loose(a, b))
+    found.own = f"(CASE WHEN {left} = {right} THEN NULL ELSE {a.own} END)" if a.own else ""
+    return found
 
 
 def _isnull(c: Compiler, terms: list[Term], name: str) -> Term:
@@ -289,9 +314,9 @@ def _round(c: Compiler, terms: list[Term], name: str) -> Term:
         sql = number if n >= 0 else f"CAST({how}_exact({number}, {n}) AS INTEGER)"
         return Term(sql, INT, DIGITS, loose=both)
     if value.kind.name == "dec":
-        shown = max(0, min(n, 30))
-        if how == "round" and n >= (value.kind.scale or 0):
-            return Term(number, dec(shown), DIGITS, loose=both)
+        shown = max(0, min(n, value.kind.scale or 0))
+        if n >= (value.kind.scale or 0):
+            return Term(number, dec(shown), DIGITS, loose=both, exact=value.exact)
         sql = f"{how}_exact({value.exact or number}, {n})"
         return Term(sql, dec(shown), DIGITS, loose=both, exact=f"{how}_text({value.exact or number}, {n})")
     return Term(f"{how}_double({number}, {n})", Kind("dbl", max(0, min(n, 30))), DIGITS, loose=both)
@@ -326,6 +351,21 @@ def _hex(c: Compiler, terms: list[Term], name: str) -> Term:
     (value,) = terms
     sql = f"hex({as_text(value)})" if value.text else f"hex_number({as_integer(value)})"
     return Term(sql, STR, DIGITS | frozenset("ABCDEF"), loose=value.loose)
+
+
+def word(term: Term) -> str:
+    """An operand of bits: 64 of them."""
+    if term.kind.name == "bin":
+        raise NotExactError("An operator of bits on a binary string")
+    return "NULL" if term.kind.name == "null" else signed(term) if not term.kind.unsigned else term.exact or term.sql
+
+
+def binary(term: Term) -> Term:
+    """A text as its bytes."""
+    if term.kind.name == "bin":
+        return term
+    text = f"CAST({as_text(term)} AS BLOB)"
+    return Term("NULL" if term.kind.name == "null" else text, BIN, literal=term.literal, loose=term.loose, binary=True)
 
 
 def _str_to_date(c: Compiler, terms: list[Term], name: str) -> Term:
@@ -417,8 +457,6 @@ def _position(c: Compiler, nodes: list[Node], node: Node) -> Term:
 
 
 def _as_operator(c: Compiler, nodes: list[Node]) -> Term:
-    if len(nodes) != 2:
-        raise errors.arguments("MOD")
     return c.single(exp.Mod(this=nodes[0], expression=nodes[1]))
 
 
@@ -467,5 +505,6 @@ _BUILT: dict[str, tuple[int, int, Built]] = {
     "ABS": (1, 1, _abs),
     "FORMAT": (2, 3, _format),
     "HEX": (1, 1, _hex),
+    "BINARY": (1, 1, lambda c, terms, name: binary(terms[0])),
     "STR_TO_DATE": (2, 2, _str_to_date),
 }

@@ -10,7 +10,7 @@ from sqlglot import exp
 from ipr.envs.sql import aggregates, errors
 from ipr.envs.sql.errors import MySqlError, NotExactError
 from ipr.envs.sql.kinds import DBL, INT, NULL
-from ipr.envs.sql.terms import DIGITS, Term, as_number, as_text, common_letters, compared, constant, loose, pair
+from ipr.envs.sql.terms import DIGITS, Term, as_number, common_letters, compared, constant, loose, pair, plain
 
 if TYPE_CHECKING:
     from ipr.envs.sql.frames import Query
@@ -152,17 +152,21 @@ def like(c: Compiler, node: Node) -> Term:
     said = "NOT " if node.args.get("negate") else ""
     text, pattern = c.single(node.this), c.single(node.expression)
     both = loose(text, pattern)
-    sides = as_text(text), as_text(pattern)
+    sides = plain(text), plain(pattern)
     mark = constant(escape).sql
     if text.binary or pattern.binary:
         return Term(f"({said}like_in({sides[0]}, {sides[1]}, {mark}, 1))", INT, DIGITS, loose=both)
-    plain = common_letters([text, pattern]) is not None
-    if plain and escape and isinstance(pattern.literal, str) and not pattern.literal.endswith(escape):
+    known = common_letters([text, pattern]) is not None
+    if known and escape and isinstance(pattern.literal, str) and not pattern.literal.endswith(escape):
         return Term(f"({said}{sides[0]} LIKE {sides[1]} ESCAPE {mark})", INT, DIGITS, loose=both)
     return Term(f"({said}like_in({sides[0]}, {sides[1]}, {mark}, 0))", INT, DIGITS, loose=both)
 
 
 def regexp(c: Compiler, node: Node) -> Term:
     text, pattern = c.single(node.this), c.single(node.expression)
+    if pattern.kind.name == "bin" and text.kind.name != "bin":
+        raise MySqlError(
+            "Character set 'utf8mb4_0900_ai_ci' cannot be used in conjunction with 'binary' in call to regexp_like."
+        )
     exact = int(text.binary or pattern.binary)
-    return Term(f"regexp_in({as_text(text)}, {as_text(pattern)}, {exact})", INT, DIGITS, loose=loose(text, pattern))
+    return Term(f"regexp_in({plain(text)}, {plain(pattern)}, {exact})", INT, DIGITS, loose=loose(text, pattern))

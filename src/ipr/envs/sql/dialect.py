@@ -15,7 +15,7 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
-from ipr.envs.sql import grammar, shows, syntax
+from ipr.envs.sql import calls, grammar, shows, syntax
 from ipr.envs.sql.errors import ERROR, MySqlError
 from ipr.envs.sql.kinds import Kind
 from ipr.envs.sql.schema import Schema
@@ -71,7 +71,9 @@ def _read(text: str, schema: Schema, lenient: bool) -> Reading:
         return Reading("rows", rows=tuple(shows.describe(schema, words)))
     if first not in _QUERIES:
         return Reading("nothing", f"{ERROR}{first} command denied; only SELECT, SHOW TABLES and DESC can be run")
-    query = Compiler(schema, text, lenient).query(syntax.parse(text, words, lenient))
+    tree = syntax.parse(text, words, lenient)
+    calls.check_arguments(tree)
+    query = Compiler(schema, text, lenient).query(tree)
     return Reading("query", query.sql, tuple(t.kind for t in query.terms))
 
 

@@ -8,6 +8,7 @@ passed along.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from sqlglot import exp
 
 from ipr.envs.sql import aggregates, calls, comparisons, dates, errors, windows
 from ipr.envs.sql.errors import MySqlError, NotExactError
-from ipr.envs.sql.kinds import BIN, COUNTED, DATE, DATETIME, DBL, INT, NULL, STR, TIME, UNSIGNED, Kind, dec
+from ipr.envs.sql.kinds import COUNTED, DATE, DATETIME, DBL, INT, NULL, STR, TIME, UNSIGNED, Kind, dec
 from ipr.envs.sql.names import Field
 from ipr.envs.sql.terms import (
     DIGITS,
@@ -31,6 +32,7 @@ from ipr.envs.sql.terms import (
     quoted,
     truth,
 )
+from ipr.envs.sql.words import CHARSETS, COLLATIONS
 
 if TYPE_CHECKING:
     from ipr.envs.sql.select import Compiler
@@ -177,7 +179,9 @@ def _whole_divide(c: Compiler, node: Node) -> Term:
 def _modulo(c: Compiler, node: Node) -> Term:
     a, b, left, right = _numbers(c, node)
     both = loose(a, b)
-    if a.kind.name == b.kind.name == "int":
+    if "null" in (a.kind.name, b.kind.name):
+        return Term("NULL", NULL, loose=both)
+    if all(t.kind.name == "int" or t.kind.temporal for t in (a, b)):
         return Term(f"({left} % {right})", INT, DIGITS, loose=both)
     if a.kind.exact and b.kind.exact:
         places = max(a.kind.scale or 0, b.kind.scale or 0)
@@ -189,22 +193,28 @@ def _modulo(c: Compiler, node: Node) -> Term:
 
 def _negative(c: Compiler, node: Node) -> Term:
     a = single(c, node.this)
-    kind = a.kind if a.kind.number else NULL if a.kind.name == "null" else DBL if a.text else INT
-    kind = (
-        COUNTED if kind.name == "int" and a.literal is None else Kind("dbl", kind.scale) if kind.name == "flt" else kind
-    )
     literal = -a.literal if isinstance(a.literal, (int, float)) else None
-    return Term(f"(- {as_number(a)})", kind, DIGITS, literal, loose=a.loose)
+    if a.kind.name == "null":
+        return Term("NULL", NULL, loose=a.loose)
+    if a.kind.exact:
+        kind = COUNTED if a.kind.name == "int" and literal is None else a.kind
+        if literal is not None and literal > 0 and a.kind.name == "int":
+            kind = dec(0)  # the server negates a negative constant as a decimal
+        return Term(f"(- {as_number(a)})", kind, DIGITS, literal, loose=a.loose)
+    return Term(f"(-1.0 * {as_number(a)})", Kind("dbl", a.kind.scale), DIGITS, literal, loose=a.loose)
 
 
 def _bits(sign: str) -> Callable[[Compiler, Node], Term]:
     def compiled(c: Compiler, node: Node) -> Term:
         a, b = single(c, node.this), single(c, node.expression)
-        if a.kind.name != "int" or b.kind.name != "int":
-            raise NotExactError("An operator of bits on what is no integer")
-        return _unsigned(f"({a.sql} {sign} {b.sql})", loose(a, b))
+        return _unsigned(f"bits('{sign}', {calls.word(a)}, {calls.word(b)})", loose(a, b))
 
     return compiled
+
+
+def _inverted(c: Compiler, node: Node) -> Term:
+    a = single(c, node.this)
+    return _unsigned(f"(~ {calls.word(a)})", a.loose)
 
 
 def _unsigned(sql: str, loose: tuple[Field, ...]) -> Term:
@@ -214,12 +224,11 @@ def _unsigned(sql: str, loose: tuple[Field, ...]) -> Term:
 
 def _connect(word: str) -> Callable[[Compiler, Node], Term]:
     def compiled(c: Compiler, node: Node) -> Term:
-        terms = []
+        nodes = []
         while type(node) is (exp.And if word == "AND" else exp.Or):  # a long chain without a long recursion
-            terms.append(single(c, node.expression))
+            nodes.append(node.expression)
             node = node.this
-        terms.append(single(c, node))
-        terms.reverse()
+        terms = [single(c, n) for n in (node, *reversed(nodes))]
         return Term(f"({f' {word} '.join(map(truth, terms))})", INT, DIGITS, loose=loose(*terms))
 
     return compiled
@@ -262,7 +271,7 @@ def _case(c: Compiler, node: Node) -> Term:
         whens = [f"WHEN {t.sql} THEN {v}" for t, v in zip(tests, sides[:-1], strict=True)]
         return f"(CASE {' '.join(whens)} ELSE {sides[-1]} END)"
 
-    return choice(values, build, *tests)
+    return choice(values, build, *tests, own=True)
 
 
 def _cast(c: Compiler, node: Node) -> Term:
@@ -302,8 +311,7 @@ def cast(term: Term, word: str, sizes: list[int]) -> Term:
         case "TIME":
             return Term(f"as_time({_dated(term)})", TIME, DIGITS, loose=term.loose)
         case "BINARY" | "VARBINARY" if not sizes:
-            if term.kind.name == "str":
-                return Term(f"CAST({term.sql} AS BLOB)", BIN, loose=term.loose, binary=True)
+            return calls.binary(term)
     raise NotExactError(f"CAST to {word}")
 
 
@@ -318,13 +326,25 @@ def _collate(c: Compiler, node: Node) -> Term:
         if name.endswith("as_cs"):
             raise NotExactError(f"COLLATE {name}")
         return Term(term.sql, term.kind, term.letters, term.literal, term.loose, name.endswith("bin"))
+    name = re.sub(r"^utf8_", "utf8mb3_", name)
+    if name in COLLATIONS:
+        raise MySqlError(f"COLLATION '{name}' is not valid for CHARACTER SET 'utf8mb4'")
+    if name.split("_")[0] not in CHARSETS:
+        raise MySqlError(f"Unknown collation: '{node.expression.name}'")
     raise NotExactError(f"COLLATE {name}")
 
 
 def _function(c: Compiler, node: Node) -> Term:
-    if str(node.this).upper() == "ROW":
+    if node.name.upper() == "ROW":
         return _row(c, node)
-    return calls.call(c, str(node.this).upper(), node.expressions, node)
+    calls.check_known(c, node)
+    return calls.call(c, node.name.upper(), node.expressions, node)
+
+
+def _dot(c: Compiler, node: Node) -> Term:
+    if isinstance(node.expression, exp.Anonymous):
+        calls.check_known(c, node.expression)
+    raise NotExactError("DOT")
 
 
 def _substring(c: Compiler, node: Node) -> Term:
@@ -345,6 +365,12 @@ def _extract(c: Compiler, node: Node) -> Term:
     if unit not in dates.UNITS:
         raise NotExactError("EXTRACT() of such a part")
     return Term(f"date_part({constant(unit).sql}, {_dated(value)})", INT, DIGITS, loose=value.loose)
+
+
+def _match(c: Compiler, node: Node) -> Term:
+    for one in (*node.expressions, node.this):
+        single(c, one)
+    raise MySqlError("Can't find FULLTEXT index matching the column list")
 
 
 def _date_literal(c: Compiler, node: Node) -> Term:
@@ -368,6 +394,8 @@ _COMPILED: dict[type, Callable[[Compiler, Node], Term]] = {
     exp.Neg: _negative,
     exp.BitwiseAnd: _bits("&"),
     exp.BitwiseOr: _bits("|"),
+    exp.BitwiseXor: _bits("^"),
+    exp.BitwiseNot: _inverted,
     exp.BitwiseLeftShift: _bits("<<"),
     exp.BitwiseRightShift: _bits(">>"),
     exp.And: _connect("AND"),
@@ -394,6 +422,7 @@ _COMPILED: dict[type, Callable[[Compiler, Node], Term]] = {
     exp.Cast: _cast,
     exp.Collate: _collate,
     exp.Anonymous: _function,
+    exp.Dot: _dot,
     exp.Substring: _substring,
     exp.Trim: _trim,
     exp.Extract: _extract,
@@ -402,6 +431,7 @@ _COMPILED: dict[type, Callable[[Compiler, Node], Term]] = {
     exp.CurrentTimestamp: lambda c, n: calls.call(c, "CURRENT_TIMESTAMP", [], n),
     exp.Localtime: lambda c, n: calls.call(c, "LOCALTIME", [], n),
     exp.Localtimestamp: lambda c, n: calls.call(c, "LOCALTIMESTAMP", [], n),
+    exp.MatchAgainst: _match,
     exp.Window: windows.window,
     exp.GroupConcat: aggregates.group_concat,
 }
@@ -417,6 +447,7 @@ _PARTS_OF: dict[type, tuple[str, ...]] = {
     exp.Cast: ("to", "_type"),
     exp.Substring: ("start", "length"),
     exp.Trim: ("position",),
+    exp.MatchAgainst: ("modifier",),
     exp.Window: ("partition_by", "order", "spec", "over", "alias"),
     exp.GroupConcat: ("separator",),
     exp.Subquery: ("with_", "order", "limit", "offset"),

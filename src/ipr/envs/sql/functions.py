@@ -148,6 +148,26 @@ def _unsigned(value: int) -> int:
     return value
 
 
+def _bits(sign: str, a: int, b: int) -> int:
+    """On 64 bits, which SQLite takes for a number with a sign."""
+    a, b = a & _WORD, b & _WORD
+    match sign:
+        case "&":
+            found = a & b
+        case "|":
+            found = a | b
+        case "^":
+            found = a ^ b
+        case "<<":
+            found = a << min(b, 64) & _WORD
+        case _:
+            found = a >> min(b, 64)
+    return found - 2**64 if found >= 2**63 else found
+
+
+_WORD = 2**64 - 1
+
+
 def _natural(value: Any, said: str) -> Any:
     """What is computed with an unsigned number."""
     if value < 0:
@@ -395,6 +415,7 @@ FUNCTIONS: dict[str, tuple[int, Function]] = {
     "log10_of": (1, _known(_of(math.log10))),
     "log2_of": (1, _known(_of(math.log2))),
     "log_of": (-1, _known(_log)),
+    "bits": (3, _known(_bits)),
     "bit_count": (1, _known(lambda n: (n & (2**64 - 1)).bit_count())),
     "hex_number": (1, _known(lambda n: f"{n & (2**64 - 1):X}")),
     # texts

@@ -32,6 +32,8 @@ class Kind:
     counted: bool = False
     """Whether an integer was computed, and may have left the range of 64 bits."""
     unsigned: bool = False
+    own: bool = False
+    """Whether each decimal is shown with its own decimals."""
 
     @property
     def number(self) -> bool:
@@ -94,7 +96,7 @@ def converter(kind: Kind) -> Callable[[Any], Any] | None:
     """From SQLite's value to the client's; None where they are the same."""
     match kind.name:
         case "dec":
-            return _decimal(kind.scale or 0)
+            return _own_decimal if kind.own else _decimal(kind.scale or 0)
         case "dbl" if kind.scale is not None:
             return _fixed(kind.scale)
         case "dbl":
@@ -142,6 +144,10 @@ def _decimal(scale: int) -> Callable[[Any], Any]:
         return rounded(exact, scale)
 
     return convert
+
+
+def _own_decimal(value: Any) -> Any:
+    return None if value is None else Decimal(value)
 
 
 def _fixed(scale: int) -> Callable[[Any], Any]:

@@ -9,6 +9,7 @@ counts distinct values, joins texts, or is read from an index alone) is sorted h
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from sqlglot import exp
@@ -228,6 +229,7 @@ class Compiler(Names):
         """MySQL looks for the select list's columns before it reads any condition."""
         for _, one in self._expanded(node):
             for part in walk(one):
+                calls.check_known(self, part)
                 if not isinstance(part, exp.Column) or isinstance(part.this, exp.Star) or windows.sorts(part):
                     continue
                 if not calls.is_unit(part):
@@ -330,7 +332,7 @@ class Compiler(Names):
                     term = Term(self.scope.sql(found), found.kind, found.letters, loose=(found,), field=found)
                     items.append(Item(found.name, self.grouped(term)))
                 continue
-            term = single(self, one.unalias())
+            term = self._printed(node, single(self, one.unalias()), one)
             windowed = any(isinstance(n, exp.Window) for n in walk(one))
             if isinstance(one, exp.Alias):
                 items.append(Item(one.alias, term, windowed))
@@ -340,6 +342,20 @@ class Compiler(Names):
                 name = one.name if isinstance(one, exp.Column) else self._written(one) if nested else ""
                 items.append(Item(name, term, windowed))
         return items
+
+    def _printed(self, node: Node, term: Term, one: Node) -> Term:
+        """A decimal of CASE or IF has the decimals of the value that it is, unless the rows pass a temporary table."""
+        stored = (
+            len(self.frames) > 1 or node.args.get("distinct") or any(isinstance(n, exp.Window) for n in node.walk())
+        )
+        if self.frame.groups and not any(map(aggregates.is_aggregate, walk(one))):
+            stored = True
+        if len(self.scope.sources) > 1 and not self.frame.grouped and node.args.get("order") is not None:
+            places = {c.text("table").lower() for c in node.args["order"].find_all(exp.Column)}
+            stored = stored or len(places) > 1
+        if not term.own or stored:
+            return term
+        return replace(term, kind=replace(term.kind, own=True), exact=term.own)
 
     def _written(self, node: Node) -> str:
         """An expression as it is written, which is its name."""

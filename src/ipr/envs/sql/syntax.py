@@ -30,7 +30,7 @@ BLANK = " "
 """What ends the name of a function that is not known as MySQL's own, because of a blank before its parenthesis."""
 
 _MYSQL = Dialect.get_or_raise("mysql")
-_KEPT = ("CAST", "CONVERT", "EXTRACT", "GROUP_CONCAT", "SUBSTR", "SUBSTRING", "TRIM")
+_KEPT = ("CAST", "CONVERT", "EXTRACT", "GROUP_CONCAT", "MATCH", "SUBSTR", "SUBSTRING", "TRIM")
 """Functions with a grammar of their own."""
 
 

@@ -39,6 +39,8 @@ class Term:
     in 64 bits."""
     one: bool = False
     """Whether it is one of aggregates, or of nothing: the same in all rows."""
+    own: str = ""
+    """For a decimal that is one of several values: its text with that value's own decimals (see `choice`)."""
 
     @property
     def text(self) -> bool:
@@ -64,6 +66,8 @@ def constant(text: str) -> Term:
 
 
 def as_text(term: Term) -> str:
+    if term.own:
+        return term.own
     match term.kind.name:
         case "int":
             return f"CAST({term.sql} AS TEXT)"
@@ -112,6 +116,11 @@ def kept(places: int) -> int:
     return 9 * max(1, -(-places // 9))
 
 
+def plain(term: Term) -> str:
+    """As text, where binary strings are compared as such."""
+    return f"CAST({term.sql} AS TEXT)" if term.kind.name == "bin" else as_text(term)
+
+
 # Comparing ----------------------------------------------------------------------------------------------------------
 
 
@@ -128,7 +137,7 @@ def pair(a: Term, b: Term, equal: bool) -> tuple[str, str]:
 
 def _texts(a: Term, b: Term, equal: bool) -> tuple[str, str]:
     if a.binary or b.binary:
-        return f"{a.sql} COLLATE BINARY", b.sql
+        return f"{plain(a)} COLLATE BINARY", plain(b)
     if a.letters is not None and b.letters is not None and (equal or collation.ordered(a.letters | b.letters)):
         return f"{a.sql} COLLATE NOCASE", b.sql
     if a.literal is None and b.literal is None:
@@ -270,8 +279,11 @@ DIGITS = frozenset("0123456789-:. e")
 """What numbers and dates are written with."""
 
 
-def choice(terms: list[Term], build: Callable[[list[str]], str], *asked: Term) -> Term:
-    """One of several values."""
+def choice(terms: list[Term], build: Callable[[list[str]], str], *asked: Term, own: bool = False) -> Term:
+    """One of several values. `own`: CASE and IF, of which decimals keep their own scale until they are stored."""
     kind, sides = common(terms)
     letters = common_letters(terms) if kind.name == "str" else DIGITS
-    return Term(build(sides), kind, letters, loose=loose(*terms, *asked), binary=any(t.binary for t in terms))
+    found = Term(build(sides), kind, letters, loose=loose(*terms, *asked), binary=any(t.binary for t in terms))
+    if own and kind.name == "dec" and any(t.own or t.kind != kind for t in terms):
+        found.own = build([t.sql if t.kind.name == "null" else as_text(t) for t in terms])
+    return found

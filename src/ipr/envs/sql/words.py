@@ -90,6 +90,24 @@ _NATIVE = """
     UUID UUID_SHORT UUID_TO_BIN VALUES VERSION WEIGHT_STRING ROW_NUMBER RANK DENSE_RANK NTILE LAG LEAD FIRST_VALUE
     LAST_VALUE NTH_VALUE PERCENT_RANK CUME_DIST MATCH
 """
+_COUNTS = """
+    0 0 CONNECTION_ID CURRENT_ROLE FOUND_ROWS PI ROW_COUNT UUID UUID_SHORT
+    0 1 LAST_INSERT_ID RAND USER VERSION
+    1 1 ANY_VALUE COERCIBILITY COMPRESS FORMAT_BYTES INET_ATON INET_NTOA IS_UUID JSON_DEPTH JSON_PRETTY JSON_TYPE
+    1 1 JSON_UNQUOTE LOAD_FILE RANDOM_BYTES SLEEP STATEMENT_DIGEST UNCOMPRESS
+    1 2 BIN_TO_UUID JSON_KEYS JSON_LENGTH UUID_TO_BIN
+    2 2 BENCHMARK EXTRACTVALUE GET_LOCK JSON_OVERLAPS NAME_CONST
+    2 3 AES_DECRYPT AES_ENCRYPT JSON_CONTAINS
+    3 3 UPDATEXML
+    3 5 EXPORT_SET
+    2 1000 MAKE_SET
+    3 1000 JSON_CONTAINS_PATH JSON_SEARCH JSON_SET JSON_INSERT JSON_REPLACE
+"""
+_CHARSETS = "utf8mb4 utf8mb3 latin1 latin2 ascii ucs2 utf16 utf32 big5 gbk sjis cp1250 cp1251 cp1252"
+_COLLATIONS = """
+    latin1_swedish_ci latin1_general_ci latin1_general_cs latin1_bin latin1_german1_ci latin1_spanish_ci ascii_bin
+    ascii_general_ci utf8mb3_general_ci utf8mb3_bin utf8mb3_unicode_ci utf8mb3_unicode_520_ci
+"""
 
 RESERVED = frozenset(_RESERVED.split())
 """No names without back quotes: https://dev.mysql.com/doc/refman/8.0/en/keywords.html."""
@@ -100,3 +118,12 @@ TIGHT = frozenset(_TIGHT.split())
 AGGREGATES = frozenset(_AGGREGATES.split())
 NATIVE = frozenset(_NATIVE.split())
 """MySQL's functions that are not computed here."""
+COUNTS = {
+    name: (int(least), int(most))
+    for least, most, *names in map(str.split, _COUNTS.strip().splitlines())
+    for name in names
+}
+"""Least and most arguments of functions that are not computed here."""
+CHARSETS = frozenset(_CHARSETS.split())
+COLLATIONS = frozenset(_COLLATIONS.split())
+"""Those of other character sets than utf8mb4."""
