@@ -7,6 +7,7 @@ neither is refused as not exact; any other name is a function that does not exis
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -130,13 +131,24 @@ def _letters(kind: Kind, terms: list[Term]) -> frozenset[str] | None:
     return PLAIN if common_letters(terms) is not None else None
 
 
-def _dated(term: Term) -> str:
-    if term.text or term.kind.temporal or term.kind.name == "null":
-        return term.sql
-    return as_number(term)
+def dated(term: Term) -> str:
+    """As what a date is read from; a time of day is one of today."""
+    if term.kind.name == "time":
+        return f"('{_TODAY} ' || {term.sql})"
+    return term.sql if term.text or term.kind.temporal or term.kind.name == "null" else as_number(term)
 
 
-_AS: dict[str, Callable[[Term], str]] = {"t": as_text, "n": as_number, "i": as_integer, "d": _dated}
+def clocked(term: Term) -> str:
+    """As what a time of day is read from."""
+    if term.kind.name == "date":
+        return f"({term.sql} || ' 00:00:00')"
+    return term.sql if term.kind.name == "time" else dated(term)
+
+
+_NOW, _TODAY, _CLOCK = f"{dates.NOW}", f"{dates.NOW:%Y-%m-%d}", f"{dates.NOW:%H:%M:%S}"
+
+
+_AS: dict[str, Callable[[Term], str]] = {"t": as_text, "n": as_number, "i": as_integer, "d": dated, "c": clocked}
 """How an argument is taken; in `_TABLE` in upper case where it may be left out, and the last one again for "*"."""
 
 _TABLE: dict[str, tuple[str, Kind, str]] = {
@@ -191,7 +203,8 @@ _TABLE: dict[str, tuple[str, Kind, str]] = {
     "SIGN": ("sign", INT, "n"),
     "BIT_COUNT": ("bit_count", INT, "i"),
     # dates
-    **{name: (f"date_{name.lower()}", INT, "d") for name in ("YEAR", "MONTH", "DAY", "HOUR", "MINUTE", "SECOND")},
+    **{name: (f"date_{name.lower()}", INT, "d") for name in ("YEAR", "MONTH", "DAY")},
+    **{name: (f"date_{name.lower()}", INT, "c") for name in ("HOUR", "MINUTE", "SECOND", "MICROSECOND")},
     **{
         name: (f"date_{name.lower()}", INT, "d") for name in ("QUARTER", "DAYOFWEEK", "WEEKDAY", "DAYOFYEAR", "TO_DAYS")
     },
@@ -202,17 +215,19 @@ _TABLE: dict[str, tuple[str, Kind, str]] = {
     "DAYNAME": ("day_name", STR, "d"),
     "MONTHNAME": ("month_name", STR, "d"),
     "DATE": ("as_date", DATE, "d"),
-    "TIME": ("as_time", TIME, "d"),
-    "TIMESTAMP": ("as_datetime", DATETIME, "d"),
+    "TIME": ("as_time", TIME, "c"),
+    "TIMEDIFF": ("time_diff", TIME, "cc"),
+    "TIME_FORMAT": ("time_format", STR, "ct"),
+    "MAKETIME": ("make_time", TIME, "iin"),
+    "TO_SECONDS": ("to_seconds", INT, "d"),
+    "PERIOD_ADD": ("period_add", INT, "ii"),
     "LAST_DAY": ("last_day", DATE, "d"),
     "FROM_DAYS": ("from_days", DATE, "i"),
     "MAKEDATE": ("make_date", DATE, "ii"),
     "DATEDIFF": ("date_diff", INT, "dd"),
     "DATE_FORMAT": ("date_format", STR, "dt"),
-    "TIME_TO_SEC": ("time_to_sec", INT, "d"),
-    "SEC_TO_TIME": ("sec_to_time", TIME, "i"),
-    "UNIX_TIMESTAMP": ("unix_timestamp", INT, "D"),
-    "FROM_UNIXTIME": ("from_unixtime", DATETIME, "i"),
+    "TIME_TO_SEC": ("time_to_sec", INT, "c"),
+    "SEC_TO_TIME": ("sec_to_time", TIME, "n"),
     "PERIOD_DIFF": ("period_diff", INT, "ii"),
 }
 
@@ -383,6 +398,40 @@ def signed(term: Term) -> str:
     return as_integer(term)
 
 
+def _unix_timestamp(c: Compiler, terms: list[Term], name: str) -> Term:
+    """An integer, or of a text that may have a fraction a decimal."""
+    whole = not terms or not terms[0].text
+    if terms and isinstance(terms[0].literal, str):
+        at = dates.moment(terms[0].literal)
+        whole = at is not None and not at.micro
+    if whole:
+        return Term(f"unix_timestamp({', '.join(map(dated, terms))})", INT, DIGITS, loose=loose(*terms))
+    return Term(f"unix_of_text({terms[0].sql})", dec(6), DIGITS, loose=terms[0].loose)
+
+
+def _from_unixtime(c: Compiler, terms: list[Term], name: str) -> Term:
+    sql = f"from_unixtime({as_number(terms[0])})"
+    if len(terms) == 1:
+        return Term(sql, DATETIME, DIGITS, loose=terms[0].loose)
+    return Term(f"date_format({sql}, {as_text(terms[1])})", STR, PLAIN, loose=loose(*terms))
+
+
+def _add_time(c: Compiler, terms: list[Term], name: str) -> Term:
+    """ADDTIME, SUBTIME: of a date it makes a moment."""
+    value, more = terms
+    kind = {"time": TIME, "dt": DATETIME, "date": DATETIME}.get(value.kind.name, STR)
+    side = clocked(value) if value.text or value.kind.temporal else as_text(value)
+    sql = f"time_add({side}, {clocked(more)}, {1 if name == 'ADDTIME' else -1})"
+    return Term(sql, kind, DIGITS, loose=loose(*terms))
+
+
+def _timestamp(c: Compiler, terms: list[Term], name: str) -> Term:
+    moment = f"as_datetime({dated(terms[0])})"
+    if len(terms) == 2:
+        moment = f"time_add({moment}, {clocked(terms[1])}, 1)"
+    return Term(moment, DATETIME, DIGITS, loose=loose(*terms))
+
+
 # Those that read their arguments themselves ---------------------------------------------------------------------------
 
 
@@ -393,13 +442,18 @@ def interval(c: Compiler, value: Term, node: exp.Interval, sign: int) -> Term:
         raise NotExactError("An interval of that form")
     amount = c.single(node.this)
     count = as_text(amount) if amount.text else as_number(amount)
+    if isinstance(node.this, exp.Literal) and re.fullmatch(r"\d*\.\d+", node.this.name):
+        count = node.this.name  # sqlglot makes a text of a number
     kind, timed = STR, -1
     if value.kind.name in ("date", "dt"):
         timed = int(value.kind.name == "dt" or dates.timed_unit(unit))
         kind = DATETIME if timed else DATE
     elif value.kind.name == "time":
-        raise NotExactError("A time plus an interval")
-    sql = f"date_add({_dated(value)}, {count}, {constant(unit).sql}, {sign}, {timed})"
+        if not dates.timed_unit(unit) or unit.startswith("DAY"):
+            raise NotExactError("A time plus days")
+        sql = f"time_plus({value.sql}, {count}, {constant(unit).sql}, {sign})"
+        return Term(sql, TIME, DIGITS, loose=loose(value, amount))
+    sql = f"date_add({dated(value)}, {count}, {constant(unit).sql}, {sign}, {timed})"
     return Term(sql, kind, DIGITS, loose=loose(value, amount))
 
 
@@ -428,7 +482,7 @@ def _timestampdiff(c: Compiler, nodes: list[Node], node: Node) -> Term:
     if (unit := nodes[0].name.upper().removeprefix("SQL_TSI_")) not in dates.PLAIN_UNITS:
         raise NotExactError(f"TIMESTAMPDIFF() in {unit}")
     a, b = (c.single(n) for n in nodes[1:])
-    sql = f"timestamp_diff({constant(unit).sql}, {_dated(a)}, {_dated(b)})"
+    sql = f"timestamp_diff({constant(unit).sql}, {dated(a)}, {dated(b)})"
     return Term(sql, INT, DIGITS, loose=loose(a, b))
 
 
@@ -459,8 +513,6 @@ def _position(c: Compiler, nodes: list[Node], node: Node) -> Term:
 def _as_operator(c: Compiler, nodes: list[Node]) -> Term:
     return c.single(exp.Mod(this=nodes[0], expression=nodes[1]))
 
-
-_NOW, _TODAY, _CLOCK = f"{dates.NOW}", f"{dates.NOW:%Y-%m-%d}", f"{dates.NOW:%H:%M:%S}"
 
 _OF_NODES: dict[str, Callable[[Compiler, list[Node], Node], Term]] = {
     "DATE_ADD": _date_add(1),
@@ -507,4 +559,9 @@ _BUILT: dict[str, tuple[int, int, Built]] = {
     "HEX": (1, 1, _hex),
     "BINARY": (1, 1, lambda c, terms, name: binary(terms[0])),
     "STR_TO_DATE": (2, 2, _str_to_date),
+    "UNIX_TIMESTAMP": (0, 1, _unix_timestamp),
+    "FROM_UNIXTIME": (1, 2, _from_unixtime),
+    "ADDTIME": (2, 2, _add_time),
+    "SUBTIME": (2, 2, _add_time),
+    "TIMESTAMP": (1, 2, _timestamp),
 }

@@ -2,7 +2,7 @@
 
 See https://dev.mysql.com/doc/refman/8.0/en/date-and-time-functions.html. Decided here: NOW() is one fixed moment
 (`NOW`), because an episode gives the same whenever it is played; a time zone is nothing. Dates with a month or day of
-zero are read, and their parts given; no calendar arithmetic is done with them. Left out: fractions of a second.
+zero are read, and their parts given; no calendar arithmetic is done with them. Texts are read by `moments`.
 """
 
 from __future__ import annotations
@@ -10,85 +10,13 @@ from __future__ import annotations
 import datetime as dt
 import re
 import sys
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from ipr.envs.sql.moments import MONTH_DAYS, SECOND, Moment, clock, leap, limited, made, moment, of_day, time_text
+
 NOW = dt.datetime(2024, 1, 1, 12, 0, 0)
 """The moment of every episode."""
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """A date, with or without a time of day; month and day may be 0."""
-
-    year: int
-    month: int
-    day: int
-    clock: tuple[int, int, int] = (0, 0, 0)
-    timed: bool = False
-
-    @property
-    def real(self) -> dt.datetime | None:
-        try:
-            return dt.datetime(self.year, self.month, self.day, *self.clock)
-        except ValueError:
-            return None
-
-    def text(self, timed: bool) -> str:
-        date = f"{self.year:04d}-{self.month:02d}-{self.day:02d}"
-        return f"{date} {self.clock[0]:02d}:{self.clock[1]:02d}:{self.clock[2]:02d}" if timed else date
-
-
-_DATE = re.compile(
-    r"\s*(\d{4}|\d{2}|\d)[^\w\s](\d{1,2})[^\w\s](\d{1,2})"
-    r"(?:(?:T|\s+)(\d{1,2})(?::(\d{1,2})(?::(\d{1,2})(\.\d*)?)?)?)?(.*)",
-    re.DOTALL,
-)
-_DIGITS = re.compile(r"\s*(\d{14}|\d{12}|\d{8}|\d{6})\s*")
-_DAYS = (0, 31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
-
-
-def moment(value: Any) -> Moment | None:
-    """What a text or number is as a date; None where it is none."""
-    if value is None or (isinstance(value, str) and len(value) > 40):
-        return None
-    return _moment(value)
-
-
-@lru_cache(maxsize=50_000)
-def _moment(value: Any) -> Moment | None:
-    text = str(int(value)) if isinstance(value, (int, float)) else value
-    if isinstance(value, (int, float)) and len(text) < 6:
-        text = text.zfill(6)
-    elif isinstance(value, (int, float)) and len(text) in (7, 9, 10, 11, 13):
-        text = text.zfill(8 if len(text) == 7 else 12 if len(text) < 12 else 14)
-    if found := _DATE.fullmatch(text):
-        year, month, day, *clock, fraction, rest = found.groups()
-        if rest.strip():
-            return None
-        parts = [int(c or 0) for c in clock]
-        made = _made(_century(year), int(month), int(day), parts, clock[0] is not None)
-        return made if not fraction or not fraction.strip(".0") else None
-    if found := _DIGITS.fullmatch(text):
-        digits = found[1]
-        wide = 4 if len(digits) in (8, 14) else 2
-        rest = [int(digits[k : k + 2]) for k in range(wide, len(digits), 2)]
-        return _made(_century(digits[:wide]), rest[0], rest[1], rest[2:] or [0, 0, 0], len(rest) > 2)
-    return None
-
-
-def _century(year: str) -> int:
-    return int(year) if len(year) > 2 else int(year) + (2000 if int(year) < 70 else 1900)
-
-
-def _made(year: int, month: int, day: int, clock: list[int], timed: bool) -> Moment | None:
-    hour, minute, second = clock
-    if month > 12 or day > _DAYS[month or 1] or hour > 23 or minute > 59 or second > 59:
-        return None
-    if month == 2 and day == 29 and not (year % 4 == 0 and (year % 100 or year % 400 == 0)):
-        return None
-    return Moment(year, month, day, (hour, minute, second), timed)
 
 
 _NUMBER = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)")
@@ -108,9 +36,10 @@ def as_date(value: Any) -> str | None:
     return None if found is None else found.text(False)
 
 
-def as_datetime(value: Any) -> str | None:
+def as_datetime(value: Any, places: int = 6) -> str | None:
+    """A moment, in whole seconds or with the fraction that it has."""
     found = moment(value)
-    return None if found is None else found.text(True)
+    return None if found is None else (found if places else found.rounded()).text(True)
 
 
 def date_num(value: Any) -> int | None:
@@ -121,21 +50,18 @@ def date_num(value: Any) -> int | None:
     return -digits if str(value).startswith("-") else digits
 
 
-def clock(value: Any) -> tuple[int, int, int] | None:
-    """Hours, minutes and seconds of a time, or of a date and time."""
-    if value is None:
+def as_time(value: Any, places: int = 6) -> str | None:
+    """A time of day, rounded to so many decimals of a second."""
+    found = clock(value)
+    if found is None:
         return None
-    text = str(value)
-    if found := re.fullmatch(r"\s*(\d{1,3}):(\d{1,2})(?::(\d{1,2})(?:\.\d*)?)?\s*", text):
-        hour, minute, second = (int(g or 0) for g in found.groups())
-        return (hour, minute, second) if minute < 60 and second < 60 and hour < 839 else None
-    at = moment(value)
-    return None if at is None else at.clock
+    unit = 10 ** (6 - places)
+    return time_text((abs(found) + unit // 2) // unit * unit * (-1 if found < 0 else 1))
 
 
 # Parts --------------------------------------------------------------------------------------------------------------
 
-PLAIN_UNITS = ("SECOND", "MINUTE", "HOUR", "DAY", "WEEK", "MONTH", "QUARTER", "YEAR")
+PLAIN_UNITS = ("MICROSECOND", "SECOND", "MINUTE", "HOUR", "DAY", "WEEK", "MONTH", "QUARTER", "YEAR")
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 MONTHS = (
     *("January", "February", "March", "April", "May", "June", "July"),
@@ -162,7 +88,7 @@ def week(when: dt.datetime, mode: int) -> tuple[int, int]:
             return year, 0
         inside = True
         year -= 1
-        length = 366 if _leap(year) else 365
+        length = 366 if leap(year) else 365
         if (first_weekday and weekday != 0) or (not first_weekday and weekday >= 4):
             first -= length
             weekday = (weekday + 53 * 7 - length) % 7
@@ -173,14 +99,10 @@ def week(when: dt.datetime, mode: int) -> tuple[int, int]:
     else:
         passed = day_of - (first - weekday)
     if inside and passed >= 52 * 7:
-        weekday = (weekday + (366 if _leap(year) else 365)) % 7
+        weekday = (weekday + (366 if leap(year) else 365)) % 7
         if (not first_weekday and weekday < 4) or (first_weekday and weekday == 0):
             return year + 1, 1
     return year, passed // 7 + 1
-
-
-def _leap(year: int) -> bool:
-    return year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
 
 
 def _suffix(day: int) -> str:
@@ -190,7 +112,7 @@ def _suffix(day: int) -> str:
 def date_format(value: Any, form: Any) -> str | None:
     """DATE_FORMAT, its whole table."""
     at = moment(value)
-    if at is None or form is None:
+    if at is None or not form:
         return None
     found = []
     for mark, letter in _marks(str(form)):
@@ -212,7 +134,7 @@ def _formatted(at: Moment, letter: str) -> str | None:
         "Y": f"{at.year:04d}", "y": f"{at.year % 100:02d}", "m": f"{at.month:02d}", "c": str(at.month),
         "d": f"{at.day:02d}", "e": str(at.day), "D": f"{at.day}{_suffix(at.day)}", "H": f"{hour:02d}",
         "k": str(hour), "h": f"{twelve:02d}", "I": f"{twelve:02d}", "l": str(twelve), "i": f"{minute:02d}",
-        "s": f"{second:02d}", "S": f"{second:02d}", "f": "000000", "p": "AM" if hour < 12 else "PM",
+        "s": f"{second:02d}", "S": f"{second:02d}", "f": f"{at.micro:06d}", "p": "AM" if hour < 12 else "PM",
         "T": f"{hour:02d}:{minute:02d}:{second:02d}",
         "r": f"{twelve:02d}:{minute:02d}:{second:02d} {'AM' if hour < 12 else 'PM'}",
     }  # fmt: skip
@@ -240,7 +162,7 @@ _READ = {
     "H": r"\d{1,2}", "k": r"\d{1,2}", "h": r"\d{1,2}", "I": r"\d{1,2}", "l": r"\d{1,2}", "i": r"\d{1,2}",
     "s": r"\d{1,2}", "S": r"\d{1,2}", "j": r"\d{1,3}", "p": r"[AaPp][Mm]", "M": "|".join(MONTHS),
     "b": "|".join(m[:3] for m in MONTHS), "W": "|".join(DAYS), "a": "|".join(d[:3] for d in DAYS),
-    "D": r"\d{1,2}(?:st|nd|rd|th)",
+    "D": r"\d{1,2}(?:st|nd|rd|th)", "f": r"\d{1,6}",
 }  # fmt: skip
 _TIMED = frozenset("HkhIlisSpTrf")
 
@@ -260,6 +182,10 @@ def _reader(form: str) -> tuple[re.Pattern[str], tuple[str, ...]] | None:
     return re.compile(pattern, re.IGNORECASE), tuple(letters)
 
 
+def _century(year: str) -> int:
+    return int(year) if len(year) > 2 else int(year) + (2000 if int(year) < 70 else 1900)
+
+
 def form_kind(form: str) -> str:
     """ "date", "time" or "dt": what STR_TO_DATE gives for a format."""
     letters = {letter for mark, letter in _marks(form) if mark}
@@ -271,9 +197,9 @@ def str_to_date(value: Any, form: Any) -> str | None:
     if value is None or form is None:
         return None
     reader = _reader(str(form))
-    if reader is None or (found := reader[0].match(str(value))) is None:
+    if reader is None or (read := reader[0].match(str(value))) is None:
         return None
-    parts = dict(zip(reader[1], found.groups(), strict=True))
+    parts = dict(zip(reader[1], read.groups(), strict=True))
     year, month, day, hour, late = 0, 0, 0, 0, None
     clock_ = [0, 0]
     for letter, text in parts.items():
@@ -304,26 +230,31 @@ def str_to_date(value: Any, form: Any) -> str | None:
         when = dt.datetime(year, 1, 1) + dt.timedelta(days=int(parts["j"]) - 1)
         month, day = when.month, when.day
     kind = form_kind(str(form))
-    made = _made(year, month, day, [hour, *clock_], kind == "dt")
-    if made is None or (kind != "time" and (not made.month or not made.day)):
+    micro = int(parts.get("f", "0").ljust(6, "0"))
+    if kind == "time":
+        wrong = hour > 23 or max(clock_) > 59
+        return None if wrong else time_text((hour * 3600 + clock_[0] * 60 + clock_[1]) * SECOND + micro)
+    found = made(year, month, day, [hour, *clock_], kind == "dt", micro)
+    if found is None or not found.month or not found.day:
         return None  # NO_ZERO_IN_DATE
-    return f"{hour:02d}:{clock_[0]:02d}:{clock_[1]:02d}" if kind == "time" else made.text(kind == "dt")
+    return found.text(kind == "dt")
 
 
 # Arithmetic ---------------------------------------------------------------------------------------------------------
 
-_SECONDS = {"SECOND": 1, "MINUTE": 60, "HOUR": 3600, "DAY": 86400, "WEEK": 604800}
+_SECONDS = {"MICROSECOND": 1e-6, "SECOND": 1, "MINUTE": 60, "HOUR": 3600, "DAY": 86400, "WEEK": 604800}
 _MONTHS = {"MONTH": 1, "QUARTER": 3, "YEAR": 12}
 _COMPOUND = {
     "YEAR_MONTH": ("YEAR", "MONTH"), "DAY_HOUR": ("DAY", "HOUR"), "DAY_MINUTE": ("DAY", "HOUR", "MINUTE"),
     "DAY_SECOND": ("DAY", "HOUR", "MINUTE", "SECOND"), "HOUR_MINUTE": ("HOUR", "MINUTE"),
     "HOUR_SECOND": ("HOUR", "MINUTE", "SECOND"), "MINUTE_SECOND": ("MINUTE", "SECOND"),
+    "SECOND_MICROSECOND": ("SECOND", "MICROSECOND"),
 }  # fmt: skip
 UNITS = frozenset((*_SECONDS, *_MONTHS, *_COMPOUND))
 
 
 def timed_unit(unit: str) -> bool:
-    return unit in ("SECOND", "MINUTE", "HOUR") or (unit in _COMPOUND and unit != "YEAR_MONTH")
+    return unit in ("MICROSECOND", "SECOND", "MINUTE", "HOUR") or (unit in _COMPOUND and unit != "YEAR_MONTH")
 
 
 def date_add(value: Any, amount: Any, unit: str, sign: int, timed: int) -> str | None:
@@ -340,17 +271,72 @@ def date_add(value: Any, amount: Any, unit: str, sign: int, timed: int) -> str |
         pairs = [(name, minus * n) for name, n in zip(names, numbers, strict=False)]
     try:
         for name, n in pairs:
-            count = sign * (round_half(n) if name != "SECOND" else number(str(n)))
+            whole = int(number(re.split(r"\.", n)[0])) if isinstance(n, str) else round_half(n)  # of '1.5' it is 1
+            count = sign * (whole if name != "SECOND" else number(str(n)))
             if name in _SECONDS:
                 when += dt.timedelta(seconds=count * _SECONDS[name])
             else:
                 months = when.year * 12 + when.month - 1 + int(count) * _MONTHS[name]
                 year, month = divmod(months, 12)
-                last = _DAYS[month + 1] - (month == 1 and not _leap(year))
+                last = MONTH_DAYS[month + 1] - (month == 1 and not leap(year))
                 when = when.replace(year=year, month=month + 1, day=min(when.day, last))
     except (OverflowError, ValueError):
         return None
-    return when.strftime("%Y-%m-%d %H:%M:%S" if shown else "%Y-%m-%d").rjust(19 if shown else 10, "0")
+    found = Moment(when.year, when.month, when.day, (when.hour, when.minute, when.second), shown, when.microsecond)
+    return found.text(shown)
+
+
+def time_add(value: Any, amount: Any, sign: int) -> str | None:
+    """ADDTIME, SUBTIME: to a moment, or to a time of day."""
+    more = clock(amount)
+    at = moment(value) if isinstance(value, str) and len(value) >= 10 and "-" in value[1:] else None
+    start = of_day(at) if at is not None else clock(value)
+    if more is None or start is None:
+        return None
+    if at is None:
+        return time_text(limited(start + sign * more))
+    return date_add(at.text(False), start + sign * more, "MICROSECOND", 1, 1)
+
+
+def time_plus(value: Any, amount: Any, unit: str, sign: int) -> str | None:
+    """A time of day plus an interval."""
+    start, moved = clock(value), moment(date_add("2000-01-01", amount, unit, sign, 1))
+    if start is None or moved is None or (when := moved.real) is None:
+        return None
+    return time_text(limited(start + (when - dt.datetime(2000, 1, 1)) // dt.timedelta(microseconds=1)))
+
+
+def time_diff(a: Any, b: Any) -> str | None:
+    """TIMEDIFF: of two moments or of two times of day."""
+    first, second = (moment(v) if isinstance(v, str) and "-" in v[1:] else None for v in (a, b))
+    if (first is None) != (second is None):
+        return None
+    if first is not None and second is not None:
+        if (start := first.real) is None or (end := second.real) is None:
+            return None
+        return time_text(limited((start - end) // dt.timedelta(microseconds=1)))
+    one, other = clock(a), clock(b)
+    return None if one is None or other is None else time_text(limited(one - other))
+
+
+def time_format(value: Any, form: Any) -> str | None:
+    """TIME_FORMAT: hours may be more than a day has."""
+    found = clock(value)
+    if found is None or not form:
+        return None
+    seconds, micro = divmod(abs(found), SECOND)
+    hours, minute, second = seconds // 3600, seconds // 60 % 60, seconds % 60
+    at = Moment(0, 0, 0, (hours % 24, minute, second), True, micro)
+    parts = []
+    for mark, letter in _marks(str(form)):
+        if mark and letter in "Hk":
+            parts.append(f"{hours:02d}" if letter == "H" else str(hours))
+            continue
+        part_ = _formatted(at, letter) if mark else letter
+        if part_ is None:
+            return None
+        parts.append(part_)
+    return "-" * (found < 0) + "".join(parts)
 
 
 def round_half(value: Any) -> int:
@@ -362,7 +348,7 @@ def round_half(value: Any) -> int:
 def months_between(early: dt.datetime, late: dt.datetime) -> int:
     """Whole months from one moment to a later one."""
     months = (late.year - early.year) * 12 + late.month - early.month
-    rest = (late.day, late.hour, late.minute, late.second) < (early.day, early.hour, early.minute, early.second)
+    rest = (late.day, late.time()) < (early.day, early.time())
     return months - rest
 
 
@@ -373,15 +359,18 @@ def timestampdiff(unit: str, a: Any, b: Any) -> int | None:
     sign = 1 if end >= start else -1
     early, late = (start, end) if sign > 0 else (end, start)
     if unit in _SECONDS:
-        return sign * (int((late - early).total_seconds()) // _SECONDS[unit])
+        return sign * ((late - early) // dt.timedelta(seconds=_SECONDS[unit]))
     return sign * (months_between(early, late) // _MONTHS[unit])
+
+
+_OF = {"HOUR": 3600 * SECOND, "MINUTE": 60 * SECOND, "SECOND": SECOND, "MICROSECOND": 1}
 
 
 def part(unit: str, value: Any) -> int | None:
     """EXTRACT, and YEAR(), MONTH() and so on."""
-    if unit in ("HOUR", "MINUTE", "SECOND"):
+    if unit in ("HOUR", "MINUTE", "SECOND", "MICROSECOND"):
         found = clock(value)
-        return None if found is None else found[("HOUR", "MINUTE", "SECOND").index(unit)]
+        return None if found is None else abs(found) // _OF[unit] % {"HOUR": 1000, "MICROSECOND": SECOND}.get(unit, 60)
     at = moment(value)
     if at is None:
         return None
@@ -405,6 +394,8 @@ def part(unit: str, value: Any) -> int | None:
             return (hour * 100 + minute) * 100 + second
         case "MINUTE_SECOND":
             return minute * 100 + second
+        case "SECOND_MICROSECOND":
+            return second * SECOND + at.micro
     if (when := at.real) is None:
         return None
     match unit:

@@ -305,18 +305,18 @@ def cast(term: Term, word: str, sizes: list[int]) -> Term:
             sql = f"substr({text}, 1, {sizes[0]})" if sizes else f"({text})"
             return Term(sql, STR, letters, loose=term.loose)
         case "DATE":
-            return Term(f"as_date({_dated(term)})", DATE, DIGITS, loose=term.loose)
+            return Term(f"as_date({calls.dated(term)})", DATE, DIGITS, loose=term.loose)
         case "DATETIME" | "TIMESTAMP" | "TIMESTAMPTZ":  # the last is sqlglot's word for TIMESTAMP '...'
-            return Term(f"as_datetime({_dated(term)})", DATETIME, DIGITS, loose=term.loose)
+            return Term(
+                f"as_datetime({calls.dated(term)}, {sizes[0] if sizes else 0})", DATETIME, DIGITS, loose=term.loose
+            )
+        case "YEAR":
+            return Term(f"as_year({calls.dated(term)})", INT, DIGITS, loose=term.loose)
         case "TIME":
-            return Term(f"as_time({_dated(term)})", TIME, DIGITS, loose=term.loose)
+            return Term(f"as_time({calls.clocked(term)}, {sizes[0] if sizes else 0})", TIME, DIGITS, loose=term.loose)
         case "BINARY" | "VARBINARY" if not sizes:
             return calls.binary(term)
     raise NotExactError(f"CAST to {word}")
-
-
-def _dated(term: Term) -> str:
-    return term.sql if term.text or term.kind.temporal else as_number(term)
 
 
 def _collate(c: Compiler, node: Node) -> Term:
@@ -364,7 +364,8 @@ def _extract(c: Compiler, node: Node) -> Term:
     unit, value = node.this.name.upper(), single(c, node.expression)
     if unit not in dates.UNITS:
         raise NotExactError("EXTRACT() of such a part")
-    return Term(f"date_part({constant(unit).sql}, {_dated(value)})", INT, DIGITS, loose=value.loose)
+    side = calls.clocked(value) if unit in ("HOUR", "MINUTE", "SECOND", "MICROSECOND") else calls.dated(value)
+    return Term(f"date_part({constant(unit).sql}, {side})", INT, DIGITS, loose=value.loose)
 
 
 def _match(c: Compiler, node: Node) -> Term:

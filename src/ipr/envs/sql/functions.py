@@ -16,7 +16,7 @@ from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal, localcontext
 from functools import partial
 from typing import Any
 
-from ipr.envs.sql import dates
+from ipr.envs.sql import dates, moments
 from ipr.envs.sql.collation import key
 from ipr.envs.sql.errors import MySqlError, NotExactError
 from ipr.envs.sql.folds import AGGREGATES
@@ -137,9 +137,12 @@ def _to_integer(value: Any) -> int:
 
 
 def _text_integer(value: str) -> int:
-    """What a text begins with: 2 for '2e3', too."""
+    """What a text begins with: 2 for '2e3', too. What is beyond 64 bits has them all set, which is -1."""
     found = re.match(r"\s*([-+]?\d+)", value)
-    return max(-(2**63), min(2**63 - 1, int(found[1][:40]))) if found else 0
+    if not found:
+        return 0
+    number = max(-(2**63), min(2**64 - 1, int(found[1][:40])))
+    return number - 2**64 if number >= 2**63 else number
 
 
 def _unsigned(value: int) -> int:
@@ -336,19 +339,41 @@ def _make_date(year: int, day: int) -> str | None:
         return None
 
 
-def _as_time(value: Any) -> str | None:
-    found = dates.clock(value)
-    return None if found is None else f"{found[0]:02d}:{found[1]:02d}:{found[2]:02d}"
+def _as_year(value: Any) -> int | None:
+    """CAST to YEAR: of a date its year; of a number or what a text begins with, two digits are of this century."""
+    if isinstance(value, str) and (at := dates.moment(value)) is not None and "-" in value:
+        year = at.year
+    elif isinstance(value, str):
+        found = re.match(r"\s*(\d+)", value)
+        year = int(found[1][:5]) if found else -1
+        year = 2000 if year == 0 and found and len(found[1]) < 4 else year
+    else:
+        year = (
+            int(value) // 10**10 if value > 10**9 else int(value) // 10**4 if value > 10**6 else dates.round_half(value)
+        )
+    if 0 < year < 100:
+        year += 2000 if year < 70 else 1900
+    return year if year == 0 or 1901 <= year <= 2155 else None
 
 
 def _time_to_sec(value: Any) -> int | None:
-    found = dates.clock(value)
-    return None if found is None else found[0] * 3600 + found[1] * 60 + found[2]
+    found = moments.clock(value)
+    return None if found is None else abs(found) // moments.SECOND * (-1 if found < 0 else 1)
 
 
-def _sec_to_time(value: int) -> str:
-    value, sign = min(abs(value), 3020399), "-" if value < 0 else ""
-    return f"{sign}{value // 3600:02d}:{value // 60 % 60:02d}:{value % 60:02d}"
+def _sec_to_time(value: float) -> str:
+    return moments.time_text(moments.limited(round(value * moments.SECOND)))
+
+
+def _make_time(hour: int, minute: int, second: float) -> str | None:
+    if not (0 <= minute < 60 and 0 <= second < 60):
+        return None
+    found = round(((abs(hour) * 60 + minute) * 60 + second) * moments.SECOND)
+    return moments.time_text(moments.limited(-found if hour < 0 else found))
+
+
+def _to_seconds(when: dt.datetime) -> int:
+    return dates.days(when) * 86400 + when.hour * 3600 + when.minute * 60 + when.second
 
 
 def _unix(value: Any = _NOW) -> int | None:
@@ -356,12 +381,29 @@ def _unix(value: Any = _NOW) -> int | None:
     return None if when is None else max(0, int((when - dt.datetime(1970, 1, 1)).total_seconds()))
 
 
-def _from_unix(value: int) -> str | None:
+def _unix_of_text(value: str) -> str:
+    """Of a text, which may have a fraction, with six decimals; 0 where it is no date."""
+    when = _real(value)
+    found = Decimal(0) if when is None else (when - dt.datetime(1970, 1, 1)) // dt.timedelta(microseconds=1)
+    return f"{max(Decimal(0), Decimal(found).scaleb(-6)):f}"
+
+
+def _from_unix(value: float) -> str | None:
     return None if not 0 <= value < 2**36 else str(dt.datetime(1970, 1, 1) + dt.timedelta(seconds=value))
 
 
 def _period_diff(a: int, b: int) -> int:
-    return (a // 100 * 12 + a % 100) - (b // 100 * 12 + b % 100)
+    return _months(a) - _months(b)
+
+
+def _period_add(period: int, months: int) -> int:
+    found = _months(period) + months - 1
+    return found // 12 * 100 + found % 12 + 1
+
+
+def _months(period: int) -> int:
+    year, month = divmod(period, 100)
+    return (year + (0 if year > 99 else 2000 if year < 70 else 1900)) * 12 + month
 
 
 def _text_key(text: str | None) -> str | None:
@@ -463,8 +505,16 @@ FUNCTIONS: dict[str, tuple[int, Function]] = {
     "str_to_date": (2, dates.str_to_date),
     "timestamp_diff": (3, _known(dates.timestampdiff)),
     "as_date": (1, dates.as_date),
-    "as_datetime": (1, dates.as_datetime),
-    "as_time": (1, _as_time),
+    "as_datetime": (-1, dates.as_datetime),
+    "as_time": (-1, dates.as_time),
+    "as_year": (1, _known(_as_year)),
+    "time_add": (3, dates.time_add),
+    "time_plus": (4, _known(dates.time_plus)),
+    "time_diff": (2, dates.time_diff),
+    "time_format": (2, dates.time_format),
+    "make_time": (3, _known(_make_time)),
+    "to_seconds": (1, _known(_of_date(_to_seconds))),
+    "date_microsecond": (1, partial(dates.part, "MICROSECOND")),
     "week_of": (-1, _known(_week)),
     "week_of_year": (1, _known(lambda value: _week(value, 3))),
     "year_week": (-1, _known(_year_week)),
@@ -479,8 +529,10 @@ FUNCTIONS: dict[str, tuple[int, Function]] = {
     "time_to_sec": (1, _known(_time_to_sec)),
     "sec_to_time": (1, _known(_sec_to_time)),
     "unix_timestamp": (-1, _known(_unix)),
+    "unix_of_text": (1, _known(_unix_of_text)),
     "from_unixtime": (1, _known(_from_unix)),
     "period_diff": (2, _known(_period_diff)),
+    "period_add": (2, _known(_period_add)),
 }
 """Name -> number of arguments (-1: any), and the function."""
 

@@ -7,6 +7,7 @@ from functools import cache
 from ipr.envs.sql import dates, errors
 from ipr.envs.sql.errors import MySqlError
 from ipr.envs.sql.lexer import Word, words
+from ipr.envs.sql.moments import clock
 from ipr.envs.sql.recognise import Grammar
 from ipr.envs.sql.rules import RULES
 
@@ -41,6 +42,6 @@ def _check_dates(found: list[Word]) -> None:
         moment = dates.moment(text)
         wrong = moment is None or moment.real is None or moment.timed != (name == "TIMESTAMP")
         if name == "TIME":
-            wrong = dates.clock(text) is None
+            wrong = clock(text) is None
         if wrong:
             raise MySqlError(f"Incorrect {'DATETIME' if name == 'TIMESTAMP' else name} value: '{text}'")
