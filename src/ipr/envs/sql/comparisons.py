@@ -10,7 +10,7 @@ from sqlglot import exp
 from ipr.envs.sql import aggregates, errors
 from ipr.envs.sql.errors import MySqlError, NotExactError
 from ipr.envs.sql.kinds import DBL, INT, NULL
-from ipr.envs.sql.terms import DIGITS, Term, as_number, common_letters, compared, constant, loose, pair, plain
+from ipr.envs.sql.terms import DIGITS, Term, as_number, common_letters, compared, constant, is_date, loose, pair, plain
 
 if TYPE_CHECKING:
     from ipr.envs.sql.frames import Query
@@ -31,6 +31,7 @@ def compare(sign: str) -> Callable[[Compiler, Node], Term]:
 
 def between(c: Compiler, node: Node) -> Term:
     value, low, high = (c.single(node.args[k]) for k in ("this", "low", "high"))
+    low, high = with_dates(value, [low, high])
     kinds = {t.kind.name for t in (value, low, high)}
     if kinds & {"str"} and any(t.kind.number for t in (value, low, high)):  # all three are compared as doubles
         if any(t.kind.temporal for t in (value, low, high)):
@@ -41,6 +42,14 @@ def between(c: Compiler, node: Node) -> Term:
     return Term(f"({' AND '.join(both)})", INT, DIGITS, loose=loose(value, low, high))
 
 
+def with_dates(value: Term, terms: list[Term]) -> list[Term]:
+    """Where a date is compared with several, a text that is none is date zero; alone it would be an error."""
+    if value.kind.name not in ("date", "dt"):
+        return terms
+    zero = Term("'0000-00-00'" if value.kind.name == "date" else "'0000-00-00 00:00:00'", value.kind)
+    return [zero if isinstance(t.literal, str) and not is_date(t.literal) else t for t in terms]
+
+
 def in_(c: Compiler, node: Node) -> Term:
     value = c.compiled(node.this)
     if (query := node.args.get("query")) is not None:
@@ -48,6 +57,7 @@ def in_(c: Compiler, node: Node) -> Term:
     if node.args.get("unnest") is not None or node.args.get("field") is not None:
         raise NotExactError("IN of that form")
     items = [c.compiled(e) for e in node.expressions]
+    items = with_dates(value, items) if len(items) > 1 else items
     if not value.parts and len({(t.kind.name, t.letters is None) for t in items}) == 1:
         sides = [pair(value, item, True) for item in items]
         if len({left for left, _ in sides}) == 1:

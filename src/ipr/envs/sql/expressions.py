@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from sqlglot import exp
 
-from ipr.envs.sql import aggregates, calls, comparisons, dates, errors, windows
+from ipr.envs.sql import aggregates, calls, comparisons, dates, errors, operands, windows
 from ipr.envs.sql.errors import MySqlError, NotExactError
-from ipr.envs.sql.kinds import COUNTED, DATE, DATETIME, DBL, INT, NULL, STR, TIME, UNSIGNED, Kind, dec
+from ipr.envs.sql.kinds import BIN, COUNTED, DATE, DATETIME, DBL, INT, NULL, STR, TIME, UNSIGNED, Kind, dec
 from ipr.envs.sql.names import Field
 from ipr.envs.sql.terms import (
     DIGITS,
@@ -68,18 +68,56 @@ def _literal(c: Compiler, node: Node) -> Term:
     text = node.this
     if node.args.get("is_string"):
         return constant(text)
+    if not _NUMBER.fullmatch(text):
+        raise NotExactError("A number of that form")  # sqlglot reads 1e0+1 as one
     if "e" in text.lower():
         if math.isinf(float(text)):
             raise MySqlError(f"Illegal double '{text}' value found during parsing")
         return Term(repr(float(text)), DBL, DIGITS, float(text))
     if "." in text:
         whole, _, decimals = text.partition(".")
-        if len(whole.lstrip("0")) + len(decimals) > 15:
+        if len(whole.lstrip("0")) + len(decimals) > 65 or len(decimals) > 30:
             raise NotExactError("A decimal of so many digits")
-        return Term(f"{whole or '0'}.{decimals or '0'}", dec(len(decimals)), DIGITS, float(text))
-    if len(text) > 18:
+        said = f"{whole or '0'}.{decimals or '0'}"
+        long = len(whole.lstrip("0")) + len(decimals) > 15
+        return Term(said, dec(len(decimals)), DIGITS, float(text), exact=quoted(said) if long else "")
+    if len(text) > 18 and int(text) >= 2**63:
         raise NotExactError("An integer of so many digits")
     return Term(str(int(text)), INT, DIGITS, int(text))
+
+
+_NUMBER = re.compile(r"(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+
+
+def _digits(base: int) -> Callable[[Compiler, Node], Term]:
+    """X'4B', 0x4B and b'101': bytes, which are a number in arithmetic."""
+
+    def compiled(c: Compiler, node: Node) -> Term:
+        digits = str(node.this)
+        value = int(digits or "0", base)
+        size = (len(digits) * (4 if base == 16 else 1) + 7) // 8
+        if size > 7:
+            raise NotExactError("So many bytes")
+        return Term(f"x'{value.to_bytes(size, 'big').hex()}'", BIN, literal=value, binary=True)
+
+    return compiled
+
+
+def _introduced(c: Compiler, node: Node) -> Term:
+    if str(node.this).lower() not in ("_utf8mb4", "_utf8mb3", "_utf8") or not isinstance(node.expression, exp.Literal):
+        raise NotExactError(f"{node.this}")
+    return constant(node.expression.name)
+
+
+def _interval(c: Compiler, node: Node) -> Term:
+    """INTERVAL(23, 1, 15, 17): how many of the others the first is not less than."""
+    if not isinstance(node.this, exp.Tuple) or node.args.get("unit") is not None:
+        raise NotExactError("INTERVAL")
+    terms = [single(c, n) for n in node.this.expressions]
+    first, *others = map(as_number, terms)
+    whens = " ".join(f"WHEN {first} < {other} THEN {k}" for k, other in enumerate(others))
+    sql = f"(CASE WHEN {first} IS NULL THEN -1 {whens} ELSE {len(others)} END)"
+    return Term(sql, INT, DIGITS, loose=loose(*terms))
 
 
 def _column(c: Compiler, node: Node) -> Term:
@@ -104,7 +142,7 @@ def _row(c: Compiler, node: Node) -> Term:
 
 
 def _numbers(c: Compiler, node: Node) -> tuple[Term, Term, str, str]:
-    a, b = single(c, node.this), single(c, node.expression)
+    a, b = (operands.counted(single(c, n)) for n in (node.this, node.expression))
     return a, b, as_number(a), as_number(b)
 
 
@@ -173,7 +211,8 @@ def _whole_divide(c: Compiler, node: Node) -> Term:
     a, b, left, right = _numbers(c, node)
     if a.kind.name == b.kind.name == "int":
         return Term(f"({left} / {right})", COUNTED, DIGITS, loose=loose(a, b))
-    return Term(f"whole({left}, {right})", COUNTED, DIGITS, loose=loose(a, b))
+    sql = f"whole({left}, {right}, {quoted(calls.printed(c, node))})"
+    return Term(sql, COUNTED, DIGITS, loose=loose(a, b))
 
 
 def _modulo(c: Compiler, node: Node) -> Term:
@@ -207,14 +246,14 @@ def _negative(c: Compiler, node: Node) -> Term:
 def _bits(sign: str) -> Callable[[Compiler, Node], Term]:
     def compiled(c: Compiler, node: Node) -> Term:
         a, b = single(c, node.this), single(c, node.expression)
-        return _unsigned(f"bits('{sign}', {calls.word(a)}, {calls.word(b)})", loose(a, b))
+        return _unsigned(f"bits('{sign}', {operands.word(a)}, {operands.word(b)})", loose(a, b))
 
     return compiled
 
 
 def _inverted(c: Compiler, node: Node) -> Term:
     a = single(c, node.this)
-    return _unsigned(f"(~ {calls.word(a)})", a.loose)
+    return _unsigned(f"(~ {operands.word(a)})", a.loose)
 
 
 def _unsigned(sql: str, loose: tuple[Field, ...]) -> Term:
@@ -260,8 +299,10 @@ def _is(c: Compiler, node: Node) -> Term:
 def _case(c: Compiler, node: Node) -> Term:
     base = single(c, node.this) if node.this is not None else None
     tests, values = [], []
-    for branch in node.args["ifs"]:
-        test = single(c, branch.this)
+    asked = [single(c, branch.this) for branch in node.args["ifs"]]
+    if base is not None:
+        asked = comparisons.with_dates(base, asked)
+    for branch, test in zip(node.args["ifs"], asked, strict=True):
         tests.append(Term(truth(test), INT, loose=test.loose) if base is None else compared(base, "=", test))
         values.append(single(c, branch.args["true"]))
     default = node.args.get("default")
@@ -279,22 +320,44 @@ def _cast(c: Compiler, node: Node) -> Term:
     to = node.args["to"]
     word = to.this.name if isinstance(to, exp.DataType) else str(to).upper()
     sizes = [int(p.name) for p in to.expressions] if isinstance(to, exp.DataType) else []
+    if word == "CHARACTER_SET":
+        charset = str(to.args.get("kind")).lower()
+        known = charset in ("utf8mb4", "utf8mb3", "utf8") or (
+            charset in ("latin1", "ascii") and term.letters is not None
+        )
+        if not known or term.kind.name == "bin":
+            raise NotExactError(f"A text in {charset}")
+        word = "CHAR"
+    if word in ("DECIMAL", "UDECIMAL") and sizes:
+        _check_decimal(c, node.this, *sizes)
     if term.kind.name == "null":
         return Term("NULL", NULL, loose=term.loose)
     return cast(term, word, sizes)
+
+
+def _check_decimal(c: Compiler, node: Node, precision: int, scale: int = 0) -> None:
+    if scale > 30:
+        raise MySqlError(f"Too big scale {scale} specified for '{calls.printed(c, node)}'. Maximum is 30.")
+    if precision > 65:
+        raise MySqlError(f"Too-big precision {precision} specified for '{calls.printed(c, node)}'. Maximum is 65.")
+    if precision < scale:
+        raise MySqlError("For float(M,D), double(M,D) or decimal(M,D), M must be >= D (column '').")
 
 
 def cast(term: Term, word: str, sizes: list[int]) -> Term:
     """CAST: half away from zero, text by what it begins with."""
     match word:
         case "BIGINT" | "INT" | "SIGNED":
-            return Term(calls.signed(term), INT, DIGITS, loose=term.loose)
+            return Term(operands.signed(term), INT, DIGITS, loose=term.loose)
         case "UBIGINT" | "UINT" | "UNSIGNED":
-            return _unsigned(calls.signed(term), term.loose)
+            return _unsigned(operands.signed(term), term.loose)
         case "DECIMAL" | "UDECIMAL":
             precision, scale = (*sizes, *(10, 0)[len(sizes) :])
-            sql = f"to_decimal({as_number(term)}, {precision}, {scale})"
-            return Term(sql, dec(scale), DIGITS, loose=term.loose)
+            arguments = (
+                f"{term.exact if term.kind.name == 'dec' and term.exact else as_number(term)}, {precision}, {scale}"
+            )
+            exact = f"decimal_text({arguments})" if precision > 15 else ""
+            return Term(f"to_decimal({arguments})", dec(scale), DIGITS, loose=term.loose, exact=exact)
         case "DOUBLE":
             return Term(f"CAST({as_number(term)} AS REAL)", DBL, DIGITS, loose=term.loose)
         case "FLOAT":
@@ -305,17 +368,22 @@ def cast(term: Term, word: str, sizes: list[int]) -> Term:
             sql = f"substr({text}, 1, {sizes[0]})" if sizes else f"({text})"
             return Term(sql, STR, letters, loose=term.loose)
         case "DATE":
-            return Term(f"as_date({calls.dated(term)})", DATE, DIGITS, loose=term.loose)
+            return Term(f"as_date({operands.dated(term)})", DATE, DIGITS, loose=term.loose)
         case "DATETIME" | "TIMESTAMP" | "TIMESTAMPTZ":  # the last is sqlglot's word for TIMESTAMP '...'
             return Term(
-                f"as_datetime({calls.dated(term)}, {sizes[0] if sizes else 0})", DATETIME, DIGITS, loose=term.loose
+                f"as_datetime({operands.dated(term)}, {sizes[0] if sizes else 0})", DATETIME, DIGITS, loose=term.loose
             )
         case "YEAR":
-            return Term(f"as_year({calls.dated(term)})", INT, DIGITS, loose=term.loose)
+            return Term(f"as_year({operands.dated(term)})", INT, DIGITS, loose=term.loose)
         case "TIME":
-            return Term(f"as_time({calls.clocked(term)}, {sizes[0] if sizes else 0})", TIME, DIGITS, loose=term.loose)
-        case "BINARY" | "VARBINARY" if not sizes:
-            return calls.binary(term)
+            return Term(
+                f"as_time({operands.clocked(term)}, {sizes[0] if sizes else 0})", TIME, DIGITS, loose=term.loose
+            )
+        case "BINARY" | "VARBINARY":
+            found = operands.binary(term)
+            if sizes:
+                found.sql = f"padded({found.sql}, {sizes[0]})"
+            return found
     raise NotExactError(f"CAST to {word}")
 
 
@@ -364,7 +432,7 @@ def _extract(c: Compiler, node: Node) -> Term:
     unit, value = node.this.name.upper(), single(c, node.expression)
     if unit not in dates.UNITS:
         raise NotExactError("EXTRACT() of such a part")
-    side = calls.clocked(value) if unit in ("HOUR", "MINUTE", "SECOND", "MICROSECOND") else calls.dated(value)
+    side = operands.clocked(value) if unit in ("HOUR", "MINUTE", "SECOND", "MICROSECOND") else operands.dated(value)
     return Term(f"date_part({constant(unit).sql}, {side})", INT, DIGITS, loose=value.loose)
 
 
@@ -380,6 +448,11 @@ def _date_literal(c: Compiler, node: Node) -> Term:
 
 _COMPILED: dict[type, Callable[[Compiler, Node], Term]] = {
     exp.Literal: _literal,
+    exp.National: lambda c, n: constant(str(n.this)),
+    exp.Introducer: _introduced,
+    exp.HexString: _digits(16),
+    exp.BitString: _digits(2),
+    exp.Interval: _interval,
     exp.Concat: lambda c, n: constant("".join(e.name for e in n.expressions)),
     exp.Boolean: lambda c, n: Term("1" if n.this else "0", INT, DIGITS, int(bool(n.this))),
     exp.Null: lambda c, n: Term("NULL", NULL, DIGITS),
@@ -433,6 +506,7 @@ _COMPILED: dict[type, Callable[[Compiler, Node], Term]] = {
     exp.Localtime: lambda c, n: calls.call(c, "LOCALTIME", [], n),
     exp.Localtimestamp: lambda c, n: calls.call(c, "LOCALTIMESTAMP", [], n),
     exp.MatchAgainst: _match,
+    exp.Soundex: lambda c, n: calls.call(c, "SOUNDEX", [n.this], n),
     exp.Window: windows.window,
     exp.GroupConcat: aggregates.group_concat,
 }

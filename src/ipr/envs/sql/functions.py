@@ -16,12 +16,12 @@ from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal, localcontext
 from functools import partial
 from typing import Any
 
-from ipr.envs.sql import dates, moments
+from ipr.envs.sql import codes, dates, moments, regexps
 from ipr.envs.sql.collation import key
 from ipr.envs.sql.errors import MySqlError, NotExactError
 from ipr.envs.sql.folds import AGGREGATES
 from ipr.envs.sql.kinds import rounded, single, text_of
-from ipr.envs.sql.matching import instr, like, regexp
+from ipr.envs.sql.matching import instr, like
 
 MAX_LENGTH = 100_000
 """Bytes of a text."""
@@ -102,11 +102,13 @@ def _substring_index(text: str, mark: str, count: int) -> str:
     return mark.join(parts[:count] if count > 0 else parts[count:])
 
 
-def _format(number: float, places: int, exact: int) -> str:
+def _format(number: float, places: int, exact: int, marks: str = ",.") -> str:
+    """`marks`: between thousands, and before the decimals."""
     places = min(max(0, places), 30)
     if not exact:
         number = _round_double(number, places)
-    return f"{rounded(Decimal(repr(number)), places):,f}"
+    said = f"{rounded(Decimal(repr(number)), places):,f}"
+    return said if marks == ",." else said.translate(str.maketrans(",.", marks))
 
 
 def _insert(text: str, start: int, length: int, new: str) -> str:
@@ -133,7 +135,11 @@ def _find_in_set(text: str, texts: str) -> int:
 
 
 def _to_integer(value: Any) -> int:
-    return value if isinstance(value, int) else dates.round_half(value)
+    return value if isinstance(value, int) else _bounded(dates.round_half(value))
+
+
+def _bounded(value: int) -> int:
+    return max(-(2**63), min(2**63 - 1, value))
 
 
 def _text_integer(value: str) -> int:
@@ -244,19 +250,29 @@ def _cut_double(value: float, places: int) -> float:
 
 
 def _to_decimal(value: Any, precision: int, scale: int) -> float | int:
-    found = Decimal(value if isinstance(value, int) else repr(float(value)))
-    found = found.quantize(Decimal(1).scaleb(-scale), ROUND_HALF_UP)
-    most = Decimal(10) ** (precision - scale) - Decimal(1).scaleb(-scale)
-    found = max(-most, min(most, found))
+    found = _decimal_text(value, precision, scale)
     return float(found) if scale else int(found)
+
+
+def _decimal_text(value: Any, precision: int, scale: int) -> str:
+    with localcontext() as context:
+        context.prec = 700  # of any double
+        found = _digits(value).quantize(Decimal(1).scaleb(-scale), ROUND_HALF_UP)
+        most = Decimal(10) ** (precision - scale) - Decimal(1).scaleb(-scale)
+        return f"{max(-most, min(most, found)):f}"
 
 
 def _modulo(a: float, b: float) -> float | None:
     return None if not b else math.fmod(a, b)
 
 
-def _whole(a: float, b: float) -> int | None:
-    return None if not b else int(Decimal(repr(a)) / Decimal(repr(b)))
+def _whole(a: float, b: float, said: str) -> int | None:
+    if not b:
+        return None
+    found = int(Decimal(repr(a)) / Decimal(repr(b)))
+    if not -(2**63) <= found < 2**63:
+        raise MySqlError(f"BIGINT value is out of range in '{said}'")
+    return found
 
 
 def _of(function: Callable[[float], float]) -> Function:
@@ -435,12 +451,13 @@ FUNCTIONS: dict[str, tuple[int, Function]] = {
         lambda v, s: None if v is None else text_of(v, s) if s else text_of(float(f"{single(v):.6g}"), None),
     ),
     "to_integer": (1, _known(_to_integer)),
-    "double_integer": (1, _known(round)),
+    "double_integer": (1, _known(lambda value: _bounded(round(value)))),
     "text_integer": (1, _known(_text_integer)),
     "unsigned": (1, _known(_unsigned)),
     "natural_number": (2, _known(_natural)),
     "finite": (2, _known(_finite)),
     "to_decimal": (3, _known(_to_decimal)),
+    "decimal_text": (3, _known(_decimal_text)),
     "round_exact": (2, _known(partial(_exact, how=ROUND_HALF_UP))),
     "cut_exact": (2, _known(partial(_exact, how=ROUND_DOWN))),
     "round_text": (2, _known(partial(_exact_text, how=ROUND_HALF_UP))),
@@ -450,7 +467,7 @@ FUNCTIONS: dict[str, tuple[int, Function]] = {
     "round_double": (2, _known(_round_double)),
     "cut_double": (2, _known(_cut_double)),
     "modulo": (2, _known(_modulo)),
-    "whole": (2, _known(_whole)),
+    "whole": (3, _known(_whole)),
     "power_of": (2, _known(_power)),
     "sqrt_of": (1, _known(_of(math.sqrt))),
     "ln_of": (1, _known(_of(math.log))),
@@ -459,7 +476,7 @@ FUNCTIONS: dict[str, tuple[int, Function]] = {
     "log_of": (-1, _known(_log)),
     "bits": (3, _known(_bits)),
     "bit_count": (1, _known(lambda n: (n & (2**64 - 1)).bit_count())),
-    "hex_number": (1, _known(lambda n: f"{n & (2**64 - 1):X}")),
+    "hex_number": (1, _known(lambda n: codes.based(n, 16))),
     # texts
     "sub_text": (-1, _known(_sub)),
     "text_left": (2, _known(lambda text, n: text[: max(0, n)])),
@@ -474,20 +491,44 @@ FUNCTIONS: dict[str, tuple[int, Function]] = {
     "reverse": (1, _known(lambda text: text[::-1])),
     "space": (1, _known(lambda n: _repeat(" ", n))),
     "substring_index": (3, _known(_substring_index)),
-    "format_number": (3, _known(_format)),
+    "format_number": (-1, _known(_format)),
     "insert_text": (4, _known(_insert)),
     "concat_ws": (-1, _concat_ws),
-    "byte_length": (1, _known(lambda text: len(text.encode(errors="replace")))),
-    "ascii_code": (1, _known(lambda text: text.encode(errors="replace")[0] if text else 0)),
+    "byte_length": (1, _known(lambda text: len(codes.raw(text)))),
+    "ascii_code": (1, _known(lambda text: codes.raw(text)[0] if text else 0)),
     "instr_text": (2, _known(instr)),
     "locate": (-1, _known(_locate)),
     "find_in_set": (2, _known(_find_in_set)),
     "upper_text": (1, _known(lambda text: "".join(u if len(u := c.upper()) == 1 else c for c in text))),
     "lower_text": (1, _known(lambda text: "".join(u if len(u := c.lower()) == 1 else c for c in text))),
+    "bit_length": (1, _known(lambda text: 8 * len(codes.raw(text)))),
+    "ord_of": (1, _known(codes.ord_of)),
+    "soundex": (1, _known(codes.soundex)),
+    "sounds_like": (2, _known(codes.sounds_like)),
+    "sha2": (2, _known(codes.sha2)),
+    "to_base64": (1, _known(codes.to_base64)),
+    "from_base64": (1, _known(codes.from_base64)),
+    "unhex_text": (1, _known(codes.unhex)),
+    "make_set": (-1, codes.make_set),
+    "conv": (3, _known(codes.conv)),
+    "based": (2, _known(codes.based)),
+    "quote_text": (1, codes.quote),
+    "crc32_of": (1, _known(codes.crc32)),
+    "padded": (2, _known(lambda found, size: found[:size].ljust(size, b"\0"))),
+    "greatest_text": (-1, _known(lambda *texts: max(texts, key=key))),
+    "least_text": (-1, _known(lambda *texts: min(texts, key=key))),
+    "chars_of": (-1, codes.chars),
+    "asin_of": (1, _known(_of(math.asin))),
+    "acos_of": (1, _known(_of(math.acos))),
+    "atan_of": (-1, _known(codes.arc_tangent)),
+    "cot_of": (1, _known(codes.cotangent)),
+    "regexp_replaced": (-1, _known(regexps.replaced)),
+    "regexp_found": (-1, _known(regexps.found)),
+    "regexp_place": (-1, _known(regexps.place)),
+    "regexp_in": (-1, _known(regexps.matches)),
     "like_in": (4, _known(like)),
-    "regexp_in": (-1, _known(regexp)),
-    "md5": (1, _known(lambda text: hashlib.md5(text.encode(errors="replace"), usedforsecurity=False).hexdigest())),
-    "sha1": (1, _known(lambda text: hashlib.sha1(text.encode(errors="replace"), usedforsecurity=False).hexdigest())),
+    "md5": (1, _known(lambda text: hashlib.md5(codes.raw(text), usedforsecurity=False).hexdigest())),
+    "sha1": (1, _known(lambda text: hashlib.sha1(codes.raw(text), usedforsecurity=False).hexdigest())),
     # dates
     **{
         f"date_{unit.lower()}": (1, partial(dates.part, unit))

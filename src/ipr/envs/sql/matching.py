@@ -1,20 +1,18 @@
-"""Looking for one text in another as MySQL does: LIKE, INSTR and REGEXP, in bounded time.
+"""Looking for one text in another as MySQL does: LIKE and INSTR, in bounded time.
 
-Decided here: LIKE and INSTR compare letter by letter by the collation; LIKE goes from one `%` to the next, which takes
-linear steps and no recursion. REGEXP is ICU's, without regard to case; Python's `re` reads the same of what is in use,
-and a pattern that could take long on a text is refused before it runs. Left out: what ICU has and `re` has not.
+Decided here: they compare letter by letter by the collation; LIKE goes from one `%` to the next, which takes linear
+steps and no recursion.
 """
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache
 
 from ipr.envs.sql.collation import key
-from ipr.envs.sql.errors import MySqlError, NotExactError
+from ipr.envs.sql.errors import NotExactError
 
-_STEPS = 30_000_000
-"""Letters that a regular expression may look at in the worst case."""
+_STEPS = 3_000_000
+"""Letters that may be looked at in the worst case."""
 
 
 def _letters(text: str) -> tuple[str, ...]:
@@ -76,7 +74,7 @@ def instr(text: str, part: str, start: int = 1) -> int:
     if text.isascii() and part.isascii():
         return text.lower().find(part.lower(), start - 1) + 1
     wanted, size = key(part), len(part.encode(errors="replace"))
-    if len(text) * size > _STEPS // 10:
+    if len(text) * size > _STEPS:
         raise NotExactError("Looking for so long a text in another")
     raw, at = text.encode(errors="replace"), len(text[: start - 1].encode(errors="replace"))
     for place, letter in enumerate(text[start - 1 :], start):
@@ -85,49 +83,3 @@ def instr(text: str, part: str, start: int = 1) -> int:
             return place
         at += len(letter.encode(errors="replace"))
     return 0
-
-
-_CLASSES = {
-    "alpha": "a-zA-Z", "digit": "0-9", "alnum": "a-zA-Z0-9", "space": r"\s", "upper": "A-Z", "lower": "a-z",
-    "punct": re.escape("!\"#$%&'()*+,-./:;<=>?@[]^_`{|}~\\"), "xdigit": "0-9a-fA-F",
-}  # fmt: skip
-
-
-_WRONG = {
-    "unterminated character set": "The regular expression contains an unclosed bracket expression.",
-    "missing )": "Mismatched parenthesis in regular expression.",
-    "unbalanced parenthesis": "Mismatched parenthesis in regular expression.",
-    "min repeat greater": "The maximum is less than the minimum in a {min,max} interval.",
-    "bad character range": "The regular expression contains an [x-y] character range where x comes after y.",
-    "bad escape (end": "Unrecognized escape sequence in regular expression.",
-}
-"""What the server says (errors 3685 to 3700) where Python's own says this."""
-
-
-@lru_cache(maxsize=500)
-def _compiled(pattern: str, exact: int) -> tuple[re.Pattern[str], int]:
-    """A pattern, and how many repeats without an end it has; more than any text can stand where one is in another."""
-    if not pattern:
-        raise MySqlError("Illegal argument to a regular expression.")
-    if re.search(r"\\[pPkgXRQ]|\(\?(?!:|i\))", pattern):
-        raise NotExactError("Such a regular expression")
-    pattern = re.sub(r"\[:(\w+):\]", lambda m: _CLASSES.get(m[1], m[0]), pattern)
-    bare = re.sub(r"\\.|\[\^?\]?[^\]]*\]", "x", pattern)
-    repeats = len(re.findall(r"[*+{]", bare))
-    group = re.search(r"\)[*+{]", bare)  # what repeats a choice can be tried in ever so many ways
-    if bare.count("?") > 8 or (group and (repeats > 1 or re.search(r"[|?]", bare.replace("(?:", "(")))):
-        repeats = 9
-    try:
-        return re.compile(pattern, 0 if exact else re.IGNORECASE), repeats
-    except (re.error, OverflowError, RecursionError) as error:
-        said = next((words for start, words in _WRONG.items() if str(error).startswith(start)), None)
-        raise MySqlError(said) if said else NotExactError("Such a regular expression") from None
-
-
-def regexp(text: str, pattern: str, exact: int = 0) -> int:
-    if len(pattern) > 200:
-        raise NotExactError("A regular expression of so many letters")
-    compiled, repeats = _compiled(pattern, exact)
-    if max(1, len(text)) ** (repeats + 1) > _STEPS:
-        raise NotExactError("A regular expression of so many repeats on so long a text")
-    return int(compiled.search(text) is not None)

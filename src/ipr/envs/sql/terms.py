@@ -83,6 +83,8 @@ def as_text(term: Term) -> str:
 def as_number(term: Term) -> str:
     """As a number of SQLite: text by what it begins with, dates by their digits."""
     match term.kind.name:
+        case "bin" if isinstance(term.literal, int):
+            return str(term.literal)
         case "str" | "bin":
             if isinstance(term.literal, str):
                 return repr(dates.number(term.literal))
@@ -168,12 +170,17 @@ def _dates(a: Term, b: Term) -> tuple[str, str]:
     if not isinstance(b.literal, str):
         return _texts(Term(a.sql, STR, collation.PLAIN), b, False)
     found = dates.moment(b.literal)
-    if found is None:
+    if found is None or found.real is None:
         word = "DATE" if a.kind.name == "date" else "DATETIME"
         raise MySqlError(f"Incorrect {word} value: '{b.literal}'")
     if a.kind.name == "date" and found.timed:
         return _with_time(a), quoted(found.text(True))
     return a.sql, quoted(found.text(a.kind.name == "dt"))
+
+
+def is_date(text: str) -> bool:
+    found = dates.moment(text)
+    return found is not None and found.real is not None
 
 
 def _with_time(term: Term) -> str:
