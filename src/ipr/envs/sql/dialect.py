@@ -17,6 +17,7 @@ from sqlglot.errors import SqlglotError
 
 from ipr.envs.sql import calls, grammar, shows, syntax
 from ipr.envs.sql.errors import ERROR, MySqlError
+from ipr.envs.sql.filesort import Sorting
 from ipr.envs.sql.kinds import Kind
 from ipr.envs.sql.schema import Schema
 from ipr.envs.sql.select import Compiler
@@ -38,6 +39,8 @@ class Reading:
     kinds: tuple[Kind, ...] = ()
     """Types of a query's columns."""
     rows: tuple[tuple[Any, ...], ...] = ()
+    unsorted: tuple[str, Sorting] | None = None
+    """See `frames.Query`."""
 
 
 def read(statement: str, schema: Schema, lenient: bool = False) -> Reading:
@@ -74,7 +77,7 @@ def _read(text: str, schema: Schema, lenient: bool) -> Reading:
     tree = syntax.parse(text, words, lenient)
     calls.check_arguments(tree)
     query = Compiler(schema, text, lenient).query(tree)
-    return Reading("query", query.sql, tuple(t.kind for t in query.terms))
+    return Reading("query", query.sql, tuple(t.kind for t in query.terms), unsorted=query.unsorted)
 
 
 _QUERIES = ("SELECT", "WITH", "TABLE", "VALUES", "(")

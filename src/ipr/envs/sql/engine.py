@@ -27,6 +27,7 @@ from typing import Any, Literal, Protocol
 
 from ipr.envs.sql import collation, dialect
 from ipr.envs.sql.errors import MySqlError
+from ipr.envs.sql.filesort import Sorting, arranged
 from ipr.envs.sql.folds import AGGREGATES, WINDOWED
 from ipr.envs.sql.functions import ALLOWED, FUNCTIONS, MAX_LENGTH
 from ipr.envs.sql.kinds import Kind, converter
@@ -128,6 +129,8 @@ class Source:
     """The file, for messages."""
     state: str = ""
     """What tells a file from the same file changed."""
+    served: bool = False
+    """Whether it is a server's, and its rows come in the order in which that would read them (see `order`)."""
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -162,7 +165,7 @@ class Database:
         self._source = source
         try:
             self._connection = source.open()
-            self.schema = Schema(source.name, self._connection, self._ask, source.described)
+            self.schema = Schema(source.name, self._connection, self._ask, source.described, served=source.served)
             pages, size = (self._connection.execute(f"PRAGMA {p}").fetchone()[0] for p in ("page_count", "page_size"))
             self._bytes = pages * size
         except (sqlite3.Error, UnicodeDecodeError) as error:
@@ -294,11 +297,11 @@ class Database:
         return result, 1000
 
     def _query(self, reading: dialect.Reading) -> tuple[Result, int]:
-        rows, cost, problem = self._fetch(reading.text)
+        rows, cost, problem = self._fetch(reading.text, reading.unsorted)
         if problem == "Could not decode to UTF-8":
             self._connection.text_factory = lambda raw: raw.decode(errors="replace")
             try:
-                rows, cost, problem = self._fetch(reading.text)
+                rows, cost, problem = self._fetch(reading.text, reading.unsorted)
             finally:
                 self._connection.text_factory = str
         if rows is not None:
@@ -308,8 +311,21 @@ class Database:
                 problem = str(error)
         return Result(None, shown(dialect.error_text(problem)), "error"), 1000
 
-    def _fetch(self, sql: str) -> tuple[list[Row] | None, int, str]:
-        """Rows and what they weigh; or None and what went wrong, in SQLite's words."""
+    def _fetch(self, sql: str, unsorted: tuple[str, Sorting] | None = None) -> tuple[list[Row] | None, int, str]:
+        """Rows and what they weigh; or None and what went wrong, in SQLite's words.
+
+        Where there are too many rows to sort them here, SQLite does it.
+        """
+        if unsorted is not None:
+            rows, cost, problem = self._read(unsorted[0])
+            if rows is not None:
+                kept = -unsorted[1].columns
+                return [rows[k][:kept] for k in arranged(rows, unsorted[1])], cost, problem
+            if "too large" not in problem:
+                return None, cost, problem
+        return self._read(sql)
+
+    def _read(self, sql: str) -> tuple[list[Row] | None, int, str]:
         self._start(self._seconds)
         rows: list[Row] = []
         cost = 1000

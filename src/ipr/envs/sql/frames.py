@@ -15,6 +15,7 @@ from sqlglot import exp
 
 from ipr.envs.sql import errors
 from ipr.envs.sql.errors import MySqlError
+from ipr.envs.sql.filesort import Sorting
 from ipr.envs.sql.names import Field, Scope
 from ipr.envs.sql.schema import Schema
 from ipr.envs.sql.terms import Term
@@ -39,6 +40,8 @@ class Query:
     """Names of columns that no two rows share."""
     follow: list[tuple[frozenset[str], frozenset[str]]] = field(default_factory=list)
     """Names of columns, and of those that follow from them."""
+    unsorted: tuple[str, Sorting] | None = None
+    """The same before ORDER BY and LIMIT, with columns to sort by, and how."""
 
 
 @dataclass(slots=True)

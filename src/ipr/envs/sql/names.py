@@ -9,10 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ipr.envs.sql import errors
 from ipr.envs.sql.errors import MySqlError
 from ipr.envs.sql.kinds import Kind
+
+if TYPE_CHECKING:
+    from ipr.envs.sql.schema import Table
 
 Letters = frozenset[str] | None
 """The characters of a text, all of them plain ASCII (see `collation.PLAIN`); None where others may be among them."""
@@ -55,6 +59,10 @@ class Source:
     """Columns with which an index begins, by name in lower case."""
     inner: bool = True
     """Whether no outer join can make it NULL."""
+    table: Table | None = None
+    """The table, where it is one of which the server's order is known."""
+    sql: str = ""
+    """The table's alias in SQLite's words."""
 
     def covered(self, name: str) -> bool:
         """Whether all columns that are used are in the index of one, which holds the primary key too."""

@@ -138,7 +138,7 @@ class Folder:
         state = _check(file)
         schema = file.with_name("schema.json")
         described = _described(schema) if schema.is_file() else None
-        return Source(name, partial(open_file, file), described, str(file), state)
+        return Source(name, partial(open_file, file), described, str(file), state, served=True)
 
     def databases(self) -> list[str]:
         """The databases that are asked, by name."""

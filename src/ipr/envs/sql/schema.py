@@ -19,6 +19,7 @@ from ipr.envs.sql import catalog, collation, dates, errors
 from ipr.envs.sql.errors import MySqlError
 from ipr.envs.sql.kinds import DBL, INT, Kind, declared
 from ipr.envs.sql.names import Field, Letters
+from ipr.envs.sql.plan import Index, Stored
 
 _STORED = """SELECT name, type FROM sqlite_master WHERE type IN ('table', 'view')
     AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"""
@@ -65,6 +66,9 @@ class Table:
     view: bool = False
     order: Callable[[], list[str]] | None = None
     ordered: list[str] | None = None
+    count: Callable[[], Stored] | None = None
+    """Counts what the server's optimizer knows of it; None where there is no server to agree with."""
+    counted: Stored | None = None
 
     def indexes(self) -> set[str]:
         """Names of indexes, as SHOW CREATE TABLE has them."""
@@ -77,14 +81,28 @@ class Table:
             self.ordered = self.order() if self.order is not None else []
         return self.ordered
 
+    def stored(self) -> Stored:
+        """What the server's optimizer knows of it."""
+        if self.counted is None:
+            assert self.count is not None
+            self.counted = self.count()
+        return self.counted
+
 
 class Schema:
     """The tables of a database."""
 
     def __init__(
-        self, name: str, connection: sqlite3.Connection, ask: Ask, described: Mapping[str, Sequence[Row]] | None
+        self,
+        name: str,
+        connection: sqlite3.Connection,
+        ask: Ask,
+        described: Mapping[str, Sequence[Row]] | None,
+        served: bool = False,
     ) -> None:
+        """`served`: whether rows come in the order in which a server would read them (see `order`)."""
         self.name = name.lower()
+        self.served = served
         self._ask = ask
         self.stored: dict[str, str] = {}
         """Tables as SQLite calls them, by their name in lower case."""
@@ -110,6 +128,7 @@ class Schema:
                 self.views.add(lower)
         self.described = {t.lower(): list(rows) for t, rows in (described or {}).items()}
         self._tables: dict[str, Table] = {}
+        self._counts: dict[str, int] = {}
 
     # Tables ----------------------------------------------------------------------------------------------------------
 
@@ -153,6 +172,8 @@ class Schema:
         table.indexed = frozenset(r[0].lower() for r in rows if r[3] == "MUL")
         if keys[0] and not view:
             table.order = lambda: self._order(table, keys[0])
+        if self.served and lower in self.described and not view:
+            table.count = lambda: self._stored(table, rows)
         return table
 
     def describe(self, lower: str) -> list[Row]:
@@ -168,7 +189,8 @@ class Schema:
         return rows
 
     def _order(self, table: Table, key: frozenset[str]) -> list[str]:
-        columns = [c for c in table.columns if c.name.lower() in key]
+        place = {row[1]: row[5] for row in self.info[table.name]}
+        columns = sorted((c for c in table.columns if c.name.lower() in key), key=lambda c: place[c.name])
         names = ", ".join(c.sql for c in columns)
         rows = self._ask(f"SELECT {names} FROM {table.sql} ORDER BY rowid")
         found = [tuple(collation.key(v) if isinstance(v, str) else v for v in row) for row in rows]
@@ -178,6 +200,39 @@ class Schema:
         except TypeError:
             return []
         return [f"text_key({{}}.{c.sql})" if c.kind.name == "str" else f"{{}}.{c.sql}" for c in columns]
+
+    def counted(self, sql: str) -> int:
+        """How many rows a statement of ours counts."""
+        if sql not in self._counts:
+            self._counts[sql] = self._ask(sql)[0][0]
+        return self._counts[sql]
+
+    def _stored(self, table: Table, rows: Sequence[Row]) -> Stored:
+        """What InnoDB counts of a table: rows, pages, and for each index how many rows have one value."""
+        sql = {c.name.lower(): c.sql for c in table.columns}
+        count = self.counted(f"SELECT count(*) FROM {table.sql}")
+        place = {info[1].lower(): info[5] or 99 for info in self.info[table.name]}
+        keys = [sorted((r[0].lower() for r in rows if r[3] == "PRI"), key=lambda n: place[n])]
+        others = [r for r in rows if r[3] in ("UNI", "MUL")]
+        others.sort(key=lambda r: (r[3] != "UNI" or r[2] != "NO", r[3] != "UNI"))
+        keys += [[r[0].lower()] for r in others]
+        single = {r[0].lower() for r in others if r[3] == "UNI" and r[2] == "NO"}
+        length = {r[0].lower(): _length(str(r[1])) + (r[2] != "NO") for r in rows}
+        indexes = []
+        for k, names in enumerate(keys):
+            if not names:
+                continue
+            each = []
+            for n in range(1, len(names) + 1):
+                listed = ", ".join(sql[name] for name in names[:n])
+                different = self.counted(f"SELECT count(*) FROM (SELECT DISTINCT {listed} FROM {table.sql})")
+                each.append(max(1.0, count / max(different, 1)))
+            unique = not k or names[0] in single
+            indexes.append(Index(tuple(names), unique, not k, sum(length[n] for n in names), tuple(each)))
+        bytes_ = " + ".join(f"ifnull(length({c.sql}), 0)" for c in table.columns)
+        size = self.counted(f"SELECT total({bytes_} + 24) FROM {table.sql}")
+        widths = {r[0].lower(): 65_537 if "text" in str(r[1]).lower() else _length(str(r[1])) for r in rows}
+        return Stored(count, max(1, round(size / 15_000 + 0.5)), indexes, widths)
 
     # Values ----------------------------------------------------------------------------------------------------------
 
@@ -242,6 +297,18 @@ def _dated(kind: Kind, values: list[Any]) -> tuple[str, Kind, Letters]:
 def _letters(values: list[str]) -> Letters:
     found = frozenset().union(*values)
     return found if found <= collation.PLAIN else None
+
+
+_BYTES = {"tinyint": 1, "smallint": 2, "mediumint": 3, "int": 4, "integer": 4, "float": 4, "date": 3, "datetime": 5}
+
+
+def _length(kind: str) -> int:
+    """Bytes of a type's values in an index, about."""
+    word, _, rest = kind.lower().partition("(")
+    size = rest.split(")")[0]
+    if word in ("char", "varchar"):
+        return 4 * int(size if size.isdigit() else 1) + 2 * (word == "varchar")
+    return _BYTES.get(word, 802 if "text" in word else 8)
 
 
 def _quoted(name: str) -> str:

@@ -19,6 +19,7 @@ from ipr.envs.sql.errors import MySqlError, NotExactError
 from ipr.envs.sql.expressions import compile_expression, single
 from ipr.envs.sql.frames import Frame, Item, Names, Query
 from ipr.envs.sql.names import Field, Scope, Source, full_name
+from ipr.envs.sql.order import reading, sorting
 from ipr.envs.sql.tables import add_joins, add_tables
 from ipr.envs.sql.terms import Term, group_key, order_key, truth
 from ipr.envs.sql.unions import down, sorted_by, walk
@@ -64,7 +65,10 @@ class Compiler(Names):
                 found = self._select(node)
             else:
                 raise NotExactError(f"{type(node).__name__.upper()}")
-            found.sql = ctes.prefix(frame) + found.sql
+            prefix = ctes.prefix(frame)
+            found.sql = prefix + found.sql
+            if found.unsorted is not None:
+                found.unsorted = prefix + found.unsorted[0], found.unsorted[1]
             return found
         finally:
             self.frames.pop()
@@ -84,12 +88,12 @@ class Compiler(Names):
             finally:
                 self.frames.pop()
         order = node.args.get("order")
-        sorting = [f"q.o{k}{down(o)}" for k, o in enumerate(order.expressions if order else ())]
-        sorting += [term for k in range(count) for term in (f"q.r{k}", f"q.k{k}")]
+        keys = [f"q.o{k}{down(o)}" for k, o in enumerate(order.expressions if order else ())]
+        keys += [term for k in range(count) for term in (f"q.r{k}", f"q.k{k}")]
         columns = ", ".join(f"q.c{k} AS c{k}" for k in range(len(parts[0].terms)))
         union = " UNION ALL ".join(p.sql for p in parts)
         first = parts[0]
-        first.sql = f"SELECT {columns} FROM ({union}) AS q{sorted_by(sorting)}{self.limit(node)}"
+        first.sql = f"SELECT {columns} FROM ({union}) AS q{sorted_by(keys)}{self.limit(node)}"
         first.terms, first.keys = [Term(f"q.c{k}", t.kind, t.letters) for k, t in enumerate(first.terms)], []
         return first
 
@@ -106,7 +110,8 @@ class Compiler(Names):
         group = node.args.get("group")
         if group is not None and not group.expressions:
             raise NotExactError("GROUP BY of that form")
-        base = tables.base if group is not None and not tables.natural else None
+        modelled = bool(scope.sources) and all(s.table is not None for s in scope.sources)
+        base = tables.base if group is not None and not tables.natural and not modelled else None
         if group is not None and base is None and tables.sql:
             scope.export, scope.numbered = {}, self.fresh("g")
         frame.grouped = group is not None or counted
@@ -128,13 +133,22 @@ class Compiler(Names):
         if having is not None and not frame.grouped:
             where.append(truth(having))
             having = None
+        read, same = None, False
+        if modelled and level is None:
+            alone = distinct and not frame.grouped and len(scope.sources) == 1
+            if alone and _unique(items, scope.sources[0]):
+                distinct = alone = None
+            same = bool(alone)
+            read = reading(self, node, tables, [i.term for i in items] if same else frame.groups, order)
+        if read is not None:
+            tables.natural, tables.led = read.terms, []
         wheres = f" WHERE {' AND '.join(f'({w})' for w in where)}" if where else ""
         if tables.led and not where and not scope.sources[0].indexed & scope.sources[0].used():
             first, alias = tables.leading, tables.leading.rsplit(" ", 1)[1]
             tables.sql = f"(SELECT * FROM {first}{sorted_by(tables.led)} LIMIT -1) AS {alias}{tables.sql[len(first) :]}"
         source = f" FROM {tables.sql}{wheres}" if tables.sql else wheres
         sees_order = frame.windows or (frame.grouped and tables.natural and _scanned(node, scope.sources[0]))
-        if tables.natural and scope.export is None and sees_order:
+        if tables.natural and tables.base is not None and scope.export is None and sees_order:
             source = f" FROM (SELECT * FROM {tables.sql}{sorted_by(tables.natural)} LIMIT -1) AS {tables.base}{wheres}"
         if scope.export is not None:
             columns = [f"{f.sql} AS {name}" for f, name in scope.export.items()]
@@ -183,9 +197,17 @@ class Compiler(Names):
         if not distinct:
             top = len(self.frames) == 1  # what is printed has all its digits
             shown = ", ".join(f"{t.exact if top and t.exact else t.sql} AS c{k}" for k, t in enumerate(terms))
-            sorting = [order_key(t) + d for t, d in order] + ties
-            found.sql = f"SELECT {shown}{source}{sorted_by(sorting)}{self.limit(node)}"
+            keys = [order_key(t) + d for t, d in order]
+            found.sql = f"SELECT {shown}{source}{sorted_by(keys + ties)}{self.limit(node)}"
+            if top and keys and ties and read is not None and not read.sorted and not frame.windows:
+                kind = sorting(read, node, [t for t, _ in order], terms if frame.groups else [], scope.sources)
+                numbered = f"dense_rank() OVER ({sorted_by(keys)[1:]})"
+                if read.first:
+                    numbered = f"dense_rank() OVER ({sorted_by(read.first)[1:]}), {numbered}"
+                found.unsorted = f"SELECT {shown}, {numbered}{source}{sorted_by(ties)}", kind
             return found
+        if order and read is not None and same:  # it is a GROUP BY, by ORDER BY's columns first
+            order += [(t, "") for t in terms if t.sql not in {o.sql for o, _ in order}]
         return self._distinct(node, found, source, order, ties)
 
     def _distinct(self, node: Node, found: Query, source: str, order: list[tuple[Term, str]], ties: list[str]) -> Query:
@@ -423,6 +445,12 @@ class Compiler(Names):
                 raise NotExactError("LIMIT of what is no number")
             said.append(str(min(int(value.this), 2**62)))
         return f" LIMIT {' OFFSET '.join(said)}"
+
+
+def _unique(items: list[Item], source: Source) -> bool:
+    """Whether no two rows of a table can be shown alike."""
+    names = {i.term.field.name.lower() for i in items if i.term.field is not None}
+    return any(key <= names for key in source.keys)
 
 
 def _modified(node: Node) -> bool:

@@ -160,6 +160,8 @@ def _source(c: Compiler, node: Node, scope: Scope) -> _Made:
         tell = partial(column.tell, alias=alias)
         source.fields.append(Field(column.name, "", column.kind, source, required=column.required, tell=tell))
     source.keys, source.indexed = table.keys, table.indexed
+    if table.count is not None:
+        source.table, source.sql = table, alias
     for key in (k for hint in node.args.get("hints") or () for k in hint.expressions):
         if key.name.lower() not in table.indexes():
             raise MySqlError(f"Key '{key.name}' doesn't exist in table '{source.alias}'")

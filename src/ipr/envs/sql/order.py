@@ -1,0 +1,411 @@
+"""The order of rows as MySQL's server leaves it where a statement does not ask for one.
+
+Decided here: a table's rows come as they are read, from the index that the optimizer would choose (`plan`). This is
+only asked of databases that are described as a server's (`schema.json`): an invented one has no server to agree with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from sqlglot import exp
+
+from ipr.envs.sql import plan
+from ipr.envs.sql.errors import MySqlError
+from ipr.envs.sql.filesort import Sorting
+from ipr.envs.sql.names import Scope, Source
+from ipr.envs.sql.plan import Column, Index, Question, Test
+from ipr.envs.sql.terms import Term, truth
+from ipr.types import IprError
+
+if TYPE_CHECKING:
+    from ipr.envs.sql.select import Compiler
+    from ipr.envs.sql.tables import Join, Tables
+
+Node = exp.Expr
+
+
+@dataclass(slots=True)
+class Reading:
+    """How the rows of FROM are read."""
+
+    terms: list[str]
+    """What they are sorted by."""
+    sorted: bool = False
+    """Whether ORDER BY's order is that of an index, which is read in place of sorting."""
+    rows: float | None = None
+    """How many the optimizer expects to sort; None where it has no guess, as for a temporary table of groups."""
+    first: list[str] = field(default_factory=list)
+    """What numbers the first table's rows, where these are sorted before the others are joined."""
+
+
+def reading(
+    c: Compiler, node: Node, tables: Tables, groups: list[Term], order: list[tuple[Term, str]]
+) -> Reading | None:
+    """How MySQL reads the tables of a SELECT; None where this is not modelled."""
+    sources = c.scope.sources
+    if not sources or any(s.table is None or not s.table.rowid for s in sources):
+        return None
+    joins = list(_joins(tables))
+    sides = {(j.node.args.get("side") or "").upper() for j in joins}
+    if "RIGHT" in sides or ("LEFT" in sides and len(joins) > len(tables.joins)):
+        return None
+    stored = [s.table.stored() for s in sources]
+    question = Question(stored, [frozenset(s.used()) for s in sources], [], [], [frozenset() for _ in sources])
+    _Facts(c, node, joins, question).read()
+    keys = groups or [t for t, _ in order]
+    if not groups or all(a.sql == b.sql for (a, _), b in zip(order, groups, strict=False)):
+        question.sorts = _sorted_table(sources, keys)
+    question.wanted = _wanted(node)
+    question.sorted = bool(groups or order)
+    steps = plan.joined(question)
+    found = plan.reading(steps, question)
+    first, rows = steps[0], steps[-1].total_rows
+    if first.index is None and (groups or order):
+        index, down = _ordering(question, steps, sources, groups, order)
+        found_by = question.found.get(first.table)
+        same = found_by is None or found_by[0] is index
+        if index is not None and same and not any(s.buffered for s in steps):
+            found[0] = (first.table, index, down)
+            return Reading(_terms(sources, found), not groups, _groups(question, first.table, index, len(groups), rows))
+    read = Reading(_terms(sources, found), rows=None if groups else rows)
+    if len(steps) > 1 and not groups and keys and question.sorts == first.table and not any(s.buffered for s in steps):
+        read.first = _terms(sources, found[:1])
+    return read
+
+
+def _groups(question: Question, t: int, index: Index, columns: int, rows: float) -> float:
+    """How many groups MySQL expects of rows that it reads by an index."""
+    table = question.tables[t]
+    if table.rows <= 10 or columns > len(index.per_value):
+        return min(rows, rows**0.5)
+    return min(rows, table.rows / index.per_value[columns - 1])
+
+
+def _joins(tables: Tables) -> Iterator[Join]:
+    """The joins of FROM and those in parentheses."""
+    if tables.inner is not None:
+        yield from _joins(tables.inner)
+    for join in tables.joins:
+        if join.inner is not None:
+            yield from _joins(join.inner)
+        yield join
+
+
+def _sorted_table(sources: list[Source], keys: list[Term]) -> int | None:
+    """The table of which all of these are, where there is one."""
+    found = {f.source for t in keys for f in ((t.field,) if t.field is not None else t.loose)}
+    if len(found) != 1:
+        return None
+    source = next(iter(found))
+    return sources.index(source) if source in sources else None
+
+
+def _ordering(
+    question: Question,
+    steps: list[plan.Step],
+    sources: list[Source],
+    groups: list[Term],
+    order: list[tuple[Term, str]],
+) -> tuple[Index | None, bool]:
+    """The index of the first table that gives the order of GROUP BY or ORDER BY, and whether it is read backwards."""
+    t = steps[0].table
+    names: list[str] = []
+    for term in groups or [o for o, _ in order]:
+        if term.field is None or term.field.source is not sources[t]:
+            return None, False
+        if (name := term.field.name.lower()) not in names:
+            names.append(name)
+    downs = {bool(d) for _, d in order} if not groups else {False}
+    if len(downs) != 1 or not names:
+        return None, False
+    table = question.tables[t]
+    primary = table.primary
+    for index in table.indexes:
+        whole = index.columns + (primary.columns if primary and not index.primary else ())
+        if list(whole[: len(names)]) != names:
+            continue
+        held = index.primary or question.used[t] <= frozenset(whole)
+        if held or groups or t in question.found or _cheaper(question, t, index):
+            return index, downs.pop()
+    return None, False
+
+
+def _cheaper(question: Question, t: int, index: Index) -> bool:
+    """Whether the first rows are found faster by an index, though not all columns are in it."""
+    if question.wanted is None:
+        return False
+    table = question.tables[t]
+    each = index.per_value[0]
+    return min(question.wanted, table.rows) / each * min(plan.PAGE * each, table.scan) < table.scan
+
+
+def _wanted(node: Node) -> int | None:
+    """How many rows LIMIT and OFFSET ask for, together."""
+    said = [p.expression.this for k in ("limit", "offset") if (p := node.args.get(k)) is not None and p.expression]
+    return sum(map(int, said)) if said and all(isinstance(n, str) and n.isdigit() for n in said) else None
+
+
+def _terms(sources: list[Source], found: list[tuple[int, Index | None, bool]]) -> list[str]:
+    terms = []
+    for t, index, down in found:
+        source, table = sources[t], sources[t].table
+        assert table is not None
+        primary = table.stored().primary
+        tail = " DESC" if down else ""
+        names = index.columns if index is not None and not index.primary else ()
+        for name in names:
+            terms.append(_key(source, name) + tail)
+        if primary is not None:
+            natural = table.natural()
+            terms += [n.format(source.sql) + tail for n in natural] or [f"{source.sql}.rowid{tail}"]
+        else:
+            terms.append(f"{source.sql}.rowid{tail}")
+    return terms
+
+
+MEMORY = 262_144
+"""Bytes in which the server sorts."""
+
+
+def sorting(read: Reading, node: Node, keys: list[Term], shown: list[Term], sources: list[Source]) -> Sorting:
+    """How MySQL sorts rows that it has read. `shown`: the columns of groups, which are sorted in place of the rows."""
+    wanted = _wanted(node)
+    queue = False
+    if wanted is not None and not read.first:
+        size = sum(16 * _width(t) // 4 + 8 if t.text else 9 for t in keys)
+        if shown:
+            size += sum(map(_width, shown))
+        else:
+            size += sum(s.table.stored().widths[n] for s in sources if s.table is not None for n in s.used())
+        most = MEMORY // (size + 8)
+        queue = wanted < round(read.rows) / 3 if read.rows is not None and read.rows < most else wanted + 1 < most
+    offset = node.args.get("offset")
+    skipped = int(offset.expression.this) if wanted is not None and offset is not None else 0
+    limit = None if wanted is None else wanted - skipped
+    return Sorting(any(t.text for t in keys), queue, limit, skipped, bool(read.first))
+
+
+def _width(term: Term) -> int:
+    """Bytes of a value in a row that is sorted."""
+    if term.field is not None and term.field.source.table is not None:
+        return term.field.source.table.stored().widths[term.field.name.lower()]
+    return 400 if term.text else 9
+
+
+def _key(source: Source, name: str) -> str:
+    found = source.find(name)
+    assert found is not None
+    column = next(c for c in source.table.columns if c.name.lower() == name)  # type: ignore[union-attr]
+    sql = f"{source.sql}.{column.sql}"
+    return f"text_key({sql})" if column.kind.name == "str" else sql
+
+
+class _Facts:
+    """Reads what WHERE and ON say into a question."""
+
+    def __init__(self, c: Compiler, node: Node, joins: list[Join], question: Question) -> None:
+        self.c, self.node, self.joins, self.q = c, node, joins, question
+        self.equal: list[set[Column]] = []
+        self.ranges: list[tuple[Column, Node]] = []
+        self.weak: int | None = None
+        """The table whose LEFT JOIN's ON is read."""
+
+    def read(self) -> None:
+        where = self.node.args.get("where")
+        for part in _parts(where.this) if where is not None else ():
+            self._condition(part)
+        for join in self.joins:
+            place = self.c.scope.sources.index(join.added[0])
+            left = (join.node.args.get("side") or "").upper() == "LEFT"
+            if left:
+                self.q.after[place] = frozenset(range(place))
+                self.weak = place
+            on = join.node.args.get("on")
+            for part in _parts(on) if on is not None else ():
+                self._condition(part)
+            for name in join.node.args.get("using") or ():
+                found = [self._named(s, name.name.lower()) for s in (*join.before, *join.added)]
+                self._same({column for column in found if column is not None})
+            self.weak = None
+        self.q.equal = [frozenset(e) for e in self.equal]
+        for column, part in self.ranges:
+            for t, name in next((e for e in self.equal if column in e), {column}):
+                self._range(t, name, part)
+
+    def _named(self, source: Source, name: str) -> Column | None:
+        return None if source.find(name) is None else (self.c.scope.sources.index(source), name)
+
+    def _same(self, columns: set[Column]) -> None:
+        for known in [e for e in self.equal if e & columns]:
+            self.equal.remove(known)
+            columns |= known
+        self.equal.append(columns)
+
+    def _condition(self, part: Node) -> None:
+        if isinstance(part, exp.EQ):
+            left, right = self._column(part.this), self._column(part.expression)
+            if left is not None and right is not None and left[0] != right[0]:
+                self._same({left, right})
+                return
+        columns = {c for n in _own(part) if (c := self._column(n)) is not None}
+        if not columns:
+            return
+        constant = self._constant(part)
+        test = Test(frozenset(columns), self._share(part), constant)
+        self.q.tests.append(test)
+        if len(columns) == 1 and self.weak is None and _sargable(part):
+            self.ranges.append((next(iter(columns)), part))
+
+    def _column(self, node: Node) -> Column | None:
+        while isinstance(node, exp.Paren):
+            node = node.this
+        if not isinstance(node, exp.Column):
+            return None
+        for place, source in enumerate(self.c.scope.sources):
+            named = not node.table or node.table.lower() == source.alias.lower()
+            if named and source.find(node.name) is not None:
+                return place, node.name.lower()
+        return None
+
+    def _constant(self, part: Node) -> Column | None:
+        if not isinstance(part, exp.EQ):
+            return None
+        for one, other in ((part.this, part.expression), (part.expression, part.this)):
+            column = self._column(one)
+            if column is not None and _literal(other) and self._alike(column, other):
+                return column
+        return None
+
+    def _alike(self, column: Column, literal: Node) -> bool:
+        field = self.c.scope.sources[column[0]].find(column[1])
+        text = isinstance(literal, exp.Literal) and literal.is_string
+        return field is not None and (text or field.kind.number)
+
+    def _share(self, part: Node) -> float:
+        """Of the rows for which a condition holds, as MySQL guesses."""
+        if isinstance(part, exp.Paren):
+            return self._share(part.this)
+        if isinstance(part, exp.And):
+            return self._share(part.this) * self._share(part.expression)
+        if isinstance(part, exp.Or):
+            a, b = self._share(part.this), self._share(part.expression)
+            return a + b - a * b
+        if isinstance(part, exp.Not):
+            return 1.0 - self._share(part.this)
+        column = self._column(part.this) if isinstance(part.this, exp.Expr) else None
+        if column is None and isinstance(part, exp.Binary):
+            column = self._column(part.expression)
+        if column is None:
+            return 1.0
+        one = max(1.0 / max(self.q.tables[column[0]].rows, 1), 0.1)
+        match part:
+            case exp.EQ() | exp.Is() | exp.NullSafeEQ():
+                return one
+            case exp.NEQ():
+                return 1.0 - one
+            case exp.GT() | exp.LT() | exp.GTE() | exp.LTE():
+                return 0.3333
+            case exp.Between() | exp.Like():
+                return 0.1111
+            case exp.In() if part.expressions:
+                return min(0.5, len(part.expressions) * one)
+        return 1.0
+
+    def _range(self, t: int, name: str, part: Node) -> None:
+        """Whether a condition finds a table's rows by an index, for less than all of them are read."""
+        table, source = self.q.tables[t], self.c.scope.sources[t]
+        index = next((i for i in table.indexes if i.columns[0] == name), None)
+        if index is None:
+            return
+        part = part.copy()
+        for one in [n for n in _own(part) if isinstance(n, exp.Column)]:
+            one.replace(exp.column(name, source.alias))
+        count = self._count(source, part)
+        if count is None:
+            return
+        count = max(count, 1)
+        self.q.counts[t, name] = min(count, self.q.counts.get((t, name), count))
+        primary = table.primary
+        held = frozenset(index.columns) | frozenset(primary.columns if primary else ())
+        ranges = (
+            1 + sum(1 for _ in part.find_all(exp.Or, exp.NEQ)) + sum(len(n.expressions) for n in part.find_all(exp.In))
+        )
+        if self.q.used[t] <= held and not index.primary:
+            block = 8192 // (index.length + (primary.length if primary else 6)) + 1
+            cost = plan.PAGE * (block + count - 1) / block
+        elif index.primary:
+            cost = plan.PAGE * (ranges + count / 650)
+            if count <= 2:
+                cost = plan.PAGE * count
+        else:
+            cost = plan.PAGE * (ranges + count)
+        cost += plan.ROW * count + 0.01
+        whole = table.scan + 1.1 + plan.ROW * table.rows + 1.0
+        shortest = plan.covering(table, self.q.used[t])
+        if shortest is not None:
+            block = 8192 // (shortest.length + (primary.length if primary and not shortest.primary else 6)) + 1
+            whole = min(whole, plan.PAGE * (block + table.rows - 1) / block + plan.ROW * table.rows)
+        known = self.q.found.get(t)
+        if cost < whole and (known is None or cost < known[2]):
+            self.q.found[t] = (index, count, cost)
+
+    def _count(self, source: Source, part: Node) -> int | None:
+        c, scope = self.c, self.c.frame.scope
+        c.frame.scope = Scope(None, [source])
+        clause, c.frame.clause = c.frame.clause, "where clause"
+        try:
+            test = truth(c.single(part))
+            assert source.table is not None
+            return c.schema.counted(f"SELECT count(*) FROM {source.table.sql} AS {source.sql} WHERE {test}")
+        except (MySqlError, IprError):  # the statement will say it
+            return None
+        finally:
+            c.frame.scope, c.frame.clause = scope, clause
+
+
+def _parts(node: Node) -> Iterator[Node]:
+    """The conditions that AND joins."""
+    if isinstance(node, exp.Paren):
+        yield from _parts(node.this)
+    elif isinstance(node, exp.And):
+        yield from _parts(node.this)
+        yield from _parts(node.expression)
+    else:
+        yield node
+
+
+def _own(node: Node) -> Iterator[Node]:
+    """The parts of a condition, without those of queries in it."""
+    return node.walk(prune=lambda n: isinstance(n, exp.Query))
+
+
+def _literal(node: Node) -> bool:
+    """Whether an expression is a constant, or as good as one: a query that reads one table."""
+    if isinstance(node, exp.Subquery):
+        return isinstance(node.this, exp.Select) and len(list(node.find_all(exp.Table))) == 1
+    return isinstance(node, exp.Literal) or (isinstance(node, exp.Neg) and isinstance(node.this, exp.Literal))
+
+
+def _sargable(part: Node) -> bool:
+    """Whether a condition is one of comparing a column with constants."""
+    if isinstance(part, exp.Paren):
+        return _sargable(part.this)
+    if isinstance(part, (exp.Or, exp.And)):
+        return _sargable(part.this) and _sargable(part.expression)
+    if isinstance(part, exp.Not):
+        return isinstance(part.this, (exp.In, exp.Is))
+    if isinstance(part, exp.Between):
+        return isinstance(part.this, exp.Column) and _literal(part.args["low"]) and _literal(part.args["high"])
+    if isinstance(part, exp.In):
+        return isinstance(part.this, exp.Column) and bool(part.expressions) and all(map(_literal, part.expressions))
+    if isinstance(part, exp.Is):
+        return isinstance(part.this, exp.Column)
+    if isinstance(part, exp.Like):
+        return isinstance(part.this, exp.Column) and _literal(part.expression) and part.expression.name[:1] not in "%_"
+    if isinstance(part, (exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE)):
+        sides = (part.this, part.expression)
+        return any(isinstance(a, exp.Column) and _literal(b) for a, b in (sides, sides[::-1]))
+    return False
