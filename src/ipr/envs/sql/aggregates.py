@@ -39,7 +39,8 @@ _SEPARATOR = ","
 
 def is_aggregate(node: Node) -> bool:
     name = str(node.this).upper() if isinstance(node, exp.Anonymous) else ""
-    return (name in AGGREGATES or isinstance(node, exp.GroupConcat)) and not isinstance(node.parent, exp.Window)
+    summed = name in AGGREGATES and name != "ANY_VALUE"  # which stands for one of a group, but makes none
+    return (summed or isinstance(node, exp.GroupConcat)) and not isinstance(node.parent, exp.Window)
 
 
 def aggregate(c: Compiler, name: str, nodes: list[Node]) -> Term:

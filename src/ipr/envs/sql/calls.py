@@ -70,6 +70,8 @@ def check_arguments(tree: Node) -> None:
         )
         if not least <= len(node.expressions) <= most and not isinstance(node.parent, exp.Dot):
             raise errors.arguments(name)
+        if any(isinstance(n, exp.Alias) for n in node.expressions):  # TRY_CAST(a AS ...)
+            raise MySqlError(f"Incorrect parameters in the call to stored function `{node.name.rstrip()}`")
 
 
 def check_known(c: Compiler, node: Node) -> None:

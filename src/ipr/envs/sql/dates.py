@@ -33,13 +33,18 @@ def number(text: str) -> float | int:
 
 def as_date(value: Any) -> str | None:
     found = moment(value)
-    return None if found is None else found.text(False)
+    return None if found is None or found.real is None else found.text(False)  # NO_ZERO_IN_DATE
 
 
 def as_datetime(value: Any, places: int = 6) -> str | None:
     """A moment, in whole seconds or with the fraction that it has."""
     found = moment(value)
-    return None if found is None else (found if places else found.rounded()).text(True)
+    return None if found is None or found.real is None else (found if places else found.rounded()).text(True)
+
+
+def compared_date(value: str) -> str:
+    """A text beside a date: what is no date is date zero."""
+    return as_datetime(value) or "0000-00-00 00:00:00"
 
 
 def date_num(value: Any) -> int | None:

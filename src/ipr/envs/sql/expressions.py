@@ -336,10 +336,11 @@ def _cast(c: Compiler, node: Node) -> Term:
 
 
 def _check_decimal(c: Compiler, node: Node, precision: int, scale: int = 0) -> None:
+    said = node.name if isinstance(node, exp.Column) else calls.printed(c, node)
     if scale > 30:
-        raise MySqlError(f"Too big scale {scale} specified for '{calls.printed(c, node)}'. Maximum is 30.")
+        raise MySqlError(f"Too big scale {scale} specified for '{said}'. Maximum is 30.")
     if precision > 65:
-        raise MySqlError(f"Too-big precision {precision} specified for '{calls.printed(c, node)}'. Maximum is 65.")
+        raise MySqlError(f"Too-big precision {precision} specified for '{said}'. Maximum is 65.")
     if precision < scale:
         raise MySqlError("For float(M,D), double(M,D) or decimal(M,D), M must be >= D (column '').")
 

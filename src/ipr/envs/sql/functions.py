@@ -28,7 +28,7 @@ MAX_LENGTH = 100_000
 _SQLITE = """
     abs atan avg ceil coalesce cos count cume_dist degrees dense_rank exp first_value floor ifnull lag last_value lead
     length like lower ltrim max min nth_value ntile percent_rank pi radians rank round row_number rtrim sign sin
-    substr sum tan upper hex total typeof
+    substr sum tan upper total typeof
 """
 
 _NOW = str(dates.NOW)
@@ -503,6 +503,7 @@ FUNCTIONS: dict[str, tuple[int, Function]] = {
     "lower_text": (1, _known(lambda text: "".join(u if len(u := c.lower()) == 1 else c for c in text))),
     "bit_length": (1, _known(lambda text: 8 * len(codes.raw(text)))),
     "ord_of": (1, _known(codes.ord_of)),
+    "hex_text": (1, _known(lambda text: codes.raw(text).hex().upper())),
     "soundex": (1, _known(codes.soundex)),
     "sounds_like": (2, _known(codes.sounds_like)),
     "sha2": (2, _known(codes.sha2)),
@@ -511,7 +512,6 @@ FUNCTIONS: dict[str, tuple[int, Function]] = {
     "unhex_text": (1, _known(codes.unhex)),
     "make_set": (-1, codes.make_set),
     "conv": (3, _known(codes.conv)),
-    "based": (2, _known(codes.based)),
     "quote_text": (1, codes.quote),
     "crc32_of": (1, _known(codes.crc32)),
     "padded": (2, _known(lambda found, size: found[:size].ljust(size, b"\0"))),
@@ -546,6 +546,7 @@ FUNCTIONS: dict[str, tuple[int, Function]] = {
     "str_to_date": (2, dates.str_to_date),
     "timestamp_diff": (3, _known(dates.timestampdiff)),
     "as_date": (1, dates.as_date),
+    "compared_date": (1, _known(dates.compared_date)),
     "as_datetime": (-1, dates.as_datetime),
     "as_time": (-1, dates.as_time),
     "as_year": (1, _known(_as_year)),

@@ -31,6 +31,12 @@ def counted(term: Term) -> Term:
     return term
 
 
+def as_shown(term: Term) -> str:
+    """A number with no more decimals than it is shown with."""
+    number = as_number(term)
+    return f"cut_exact({number}, {term.kind.scale})" if term.kind.number and term.kind.scale is not None else number
+
+
 def word(term: Term) -> str:
     """An operand of bits: 64 of them."""
     term = counted(term)

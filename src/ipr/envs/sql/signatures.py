@@ -6,10 +6,17 @@ from collections.abc import Callable
 
 from ipr.envs.sql.collation import PLAIN
 from ipr.envs.sql.kinds import DATE, DBL, INT, STR, TIME, Kind
-from ipr.envs.sql.operands import clocked, dated
+from ipr.envs.sql.operands import as_shown, clocked, dated
 from ipr.envs.sql.terms import DIGITS, Term, as_integer, as_number, as_text, common_letters
 
-AS: dict[str, Callable[[Term], str]] = {"t": as_text, "n": as_number, "i": as_integer, "d": dated, "c": clocked}
+AS: dict[str, Callable[[Term], str]] = {
+    "t": as_text,
+    "n": as_number,
+    "i": as_integer,
+    "d": dated,
+    "c": clocked,
+    "s": as_shown,
+}
 """How an argument is taken; in `TABLE` in upper case where it may be left out, and the last one again for "*"."""
 
 TABLE: dict[str, tuple[str, Kind, str]] = {
@@ -99,7 +106,7 @@ TABLE: dict[str, tuple[str, Kind, str]] = {
     "DATEDIFF": ("date_diff", INT, "dd"),
     "DATE_FORMAT": ("date_format", STR, "dt"),
     "TIME_TO_SEC": ("time_to_sec", INT, "c"),
-    "SEC_TO_TIME": ("sec_to_time", TIME, "n"),
+    "SEC_TO_TIME": ("sec_to_time", TIME, "s"),
     "PERIOD_DIFF": ("period_diff", INT, "ii"),
 }
 

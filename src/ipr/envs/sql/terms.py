@@ -168,7 +168,7 @@ def _dates(a: Term, b: Term) -> tuple[str, str]:
         right, left = _dates(b, a)
         return left, right
     if not isinstance(b.literal, str):
-        return _texts(Term(a.sql, STR, collation.PLAIN), b, False)
+        return _with_time(a), f"compared_date({plain(b)})"
     found = dates.moment(b.literal)
     if found is None or found.real is None:
         word = "DATE" if a.kind.name == "date" else "DATETIME"
@@ -286,11 +286,18 @@ DIGITS = frozenset("0123456789-:. e")
 """What numbers and dates are written with."""
 
 
+def _own_text(term: Term) -> str:
+    if term.kind.name == "null":
+        return term.sql
+    exact = term.exact if term.kind.name == "dec" and not term.own else ""
+    return f"round_text({exact}, {term.kind.scale})" if exact else as_text(term)
+
+
 def choice(terms: list[Term], build: Callable[[list[str]], str], *asked: Term, own: bool = False) -> Term:
     """One of several values. `own`: CASE and IF, of which decimals keep their own scale until they are stored."""
     kind, sides = common(terms)
     letters = common_letters(terms) if kind.name == "str" else DIGITS
     found = Term(build(sides), kind, letters, loose=loose(*terms, *asked), binary=any(t.binary for t in terms))
     if own and kind.name == "dec" and any(t.own or t.kind != kind for t in terms):
-        found.own = build([t.sql if t.kind.name == "null" else as_text(t) for t in terms])
+        found.own = build([_own_text(t) for t in terms])
     return found

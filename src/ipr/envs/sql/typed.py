@@ -10,7 +10,7 @@ from ipr.envs.sql import dates
 from ipr.envs.sql.collation import PLAIN, ordered
 from ipr.envs.sql.errors import NotExactError
 from ipr.envs.sql.kinds import BIN, DATE, DATETIME, DBL, INT, NULL, STR, TIME, Kind, dec
-from ipr.envs.sql.operands import binary, clocked, dated, word
+from ipr.envs.sql.operands import as_shown, binary, clocked, dated
 from ipr.envs.sql.signatures import AS
 from ipr.envs.sql.terms import (
     DIGITS,
@@ -23,6 +23,7 @@ from ipr.envs.sql.terms import (
     common_letters,
     loose,
     pair,
+    plain,
     truth,
 )
 
@@ -78,7 +79,8 @@ def _extreme(c: Compiler, terms: list[Term], name: str) -> Term:
         return Term("NULL", NULL, loose=loose(*terms))
     if kind.name == "str":
         letters = common_letters(terms)
-        if any(t.kind.temporal for t in terms) and any(t.text and not _as_printed(t.literal) for t in terms):
+        timed = any(t.kind.name == "dt" for t in terms)
+        if any(t.kind.temporal for t in terms) and any(t.text and not _as_printed(t.literal, timed) for t in terms):
             raise NotExactError(f"{name}() of dates and such texts")
         if letters is None or not ordered(letters):
             return Term(f"{name.lower()}_text({', '.join(sides)})", STR, letters, loose=loose(*terms))
@@ -87,12 +89,12 @@ def _extreme(c: Compiler, terms: list[Term], name: str) -> Term:
     return Term(f"{word}({', '.join(sides)})", kind, DIGITS, loose=loose(*terms))
 
 
-def _as_printed(literal: object) -> bool:
-    """Whether a text is a date as the server prints it."""
+def _as_printed(literal: object, timed: bool) -> bool:
+    """Whether a text is a date or time as the server prints it."""
     if not isinstance(literal, str):
         return False
     at = dates.moment(literal)
-    return literal in (at.text(False), at.text(True)) if at is not None else dates.as_time(literal) == literal
+    return (at is not None and at.text(timed) == literal) or dates.as_time(literal) == literal
 
 
 def _field(c: Compiler, terms: list[Term], name: str) -> Term:
@@ -188,7 +190,7 @@ _MARKS = {"en_US": ",.", "en_GB": ",.", "de_DE": ".,"}
 
 def _hex(c: Compiler, terms: list[Term], name: str) -> Term:
     (value,) = terms
-    sql = f"hex({as_text(value)})" if value.text else f"hex_number({as_integer(value)})"
+    sql = f"hex_text({plain(value)})" if value.text else f"hex_number({as_integer(value)})"
     return Term(sql, STR, DIGITS | frozenset("ABCDEF"), loose=value.loose)
 
 
@@ -196,7 +198,7 @@ def _in_base(base: int) -> Built:
     """BIN, OCT."""
 
     def build(c: Compiler, terms: list[Term], name: str) -> Term:
-        return Term(f"based({word(terms[0])}, {base})", STR, DIGITS, loose=terms[0].loose)
+        return Term(f"conv({as_text(terms[0])}, 10, {base})", STR, DIGITS, loose=terms[0].loose)
 
     return build
 
@@ -253,7 +255,7 @@ def _unix_timestamp(c: Compiler, terms: list[Term], name: str) -> Term:
 
 
 def _from_unixtime(c: Compiler, terms: list[Term], name: str) -> Term:
-    sql = f"from_unixtime({as_number(terms[0])})"
+    sql = f"from_unixtime({as_shown(terms[0])})"
     if len(terms) == 1:
         return Term(sql, DATETIME, DIGITS, loose=terms[0].loose)
     return Term(f"date_format({sql}, {as_text(terms[1])})", STR, PLAIN, loose=loose(*terms))
