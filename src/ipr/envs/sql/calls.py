@@ -60,18 +60,20 @@ def call(c: Compiler, name: str, nodes: list[Node], node: Node) -> Term:
     raise errors.no_function(c.schema.name, node.name)
 
 
-def check_arguments(tree: Node) -> None:
-    """Raises MySqlError where a function of MySQL is given more or fewer arguments than it takes: the parser says so,
-    before anything is known of tables."""
-    for node in tree.find_all(exp.Anonymous, bfs=False):
-        name = node.name.upper()
-        least, most = (
-            BUILT[name][:2] if name in BUILT else signatures.counts(name) if name in TABLE else COUNTS.get(name, _ANY)
-        )
-        if not least <= len(node.expressions) <= most and not isinstance(node.parent, exp.Dot):
-            raise errors.arguments(name)
-        if any(isinstance(n, exp.Alias) for n in node.expressions):  # TRY_CAST(a AS ...)
-            raise MySqlError(f"Incorrect parameters in the call to stored function `{node.name.rstrip()}`")
+def check_arguments(node: Node) -> None:
+    """Raises MySqlError where a function of MySQL is given more or fewer arguments than it takes."""
+    name = node.name.upper()
+    least, most = (
+        BUILT[name][:2] if name in BUILT else signatures.counts(name) if name in TABLE else COUNTS.get(name, _ANY)
+    )
+    if isinstance(node.parent, exp.Dot):
+        return
+    if any(isinstance(n, exp.Alias) for n in node.expressions):  # TRY_CAST(a AS ...)
+        if any(name in known for known in (AGGREGATES, _OF_NODES, BUILT, TABLE, NATIVE)):
+            raise MySqlError(f"Incorrect parameters in the call to native function '{name.lower()}'")
+        raise MySqlError(f"Incorrect parameters in the call to stored function `{node.name.rstrip()}`")
+    if not least <= len(node.expressions) <= most:
+        raise errors.arguments(node.name)
 
 
 def check_known(c: Compiler, node: Node) -> None:

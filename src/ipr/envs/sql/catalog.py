@@ -1,17 +1,18 @@
-"""information_schema, SHOW and SHOW CREATE TABLE, from what is known of a database.
+"""information_schema, from what is known of a database.
 
 Decided here: what the server alone knows (how many rows it guesses, when a table was made) is no column here; asking
 for it says so. information_schema speaks of all databases of a server, of which one is known: so a statement has to say
-which one it means (`WHERE table_schema = DATABASE()`).
+which one it means (`WHERE table_schema = DATABASE()`). Keys are not told as such: their names are the server's.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ipr.envs.sql.collation import PLAIN
-from ipr.envs.sql.errors import NotExactError
+from ipr.envs.sql.errors import MySqlError, NotExactError
 from ipr.envs.sql.kinds import INT, STR, declared
 
 if TYPE_CHECKING:
@@ -20,21 +21,31 @@ if TYPE_CHECKING:
 Row = tuple[Any, ...]
 COLLATION = "utf8mb4_0900_ai_ci"
 PRIVILEGES = "select,insert,update,references"
-_TABLES = ("TABLE_CATALOG", "TABLE_SCHEMA", "TABLE_NAME", "TABLE_TYPE", "ENGINE", "TABLE_COLLATION", "TABLE_COMMENT")
-_COLUMNS = (
-    *("TABLE_CATALOG", "TABLE_SCHEMA", "TABLE_NAME", "COLUMN_NAME", "ORDINAL_POSITION", "COLUMN_DEFAULT"),
-    *("IS_NULLABLE", "DATA_TYPE", "CHARACTER_MAXIMUM_LENGTH", "NUMERIC_PRECISION", "NUMERIC_SCALE"),
-    *("CHARACTER_SET_NAME", "COLLATION_NAME", "COLUMN_TYPE", "COLUMN_KEY", "EXTRA", "PRIVILEGES", "COLUMN_COMMENT"),
-)
-_UNKNOWN = {
-    "tables": (
-        *("VERSION", "ROW_FORMAT", "TABLE_ROWS", "AVG_ROW_LENGTH", "DATA_LENGTH", "MAX_DATA_LENGTH", "INDEX_LENGTH"),
-        *("DATA_FREE", "AUTO_INCREMENT", "CREATE_TIME", "UPDATE_TIME", "CHECK_TIME", "CHECKSUM", "CREATE_OPTIONS"),
-    ),
-    "columns": ("CHARACTER_OCTET_LENGTH", "DATETIME_PRECISION", "GENERATION_EXPRESSION", "SRS_ID"),
-    "schemata": ("SQL_PATH", "DEFAULT_ENCRYPTION"),
-}
-"""Columns of information_schema that only a server can fill."""
+SYSTEM = frozenset(("information_schema", "mysql", "performance_schema", "sys"))
+"""Databases that every server has."""
+_TABLES = """
+    TABLE_CATALOG TABLE_SCHEMA TABLE_NAME TABLE_TYPE ENGINE VERSION ROW_FORMAT TABLE_ROWS? AVG_ROW_LENGTH? DATA_LENGTH?
+    MAX_DATA_LENGTH? INDEX_LENGTH? DATA_FREE? AUTO_INCREMENT? CREATE_TIME? UPDATE_TIME? CHECK_TIME? TABLE_COLLATION
+    CHECKSUM? CREATE_OPTIONS? TABLE_COMMENT
+"""
+_COLUMNS = """
+    TABLE_CATALOG TABLE_SCHEMA TABLE_NAME COLUMN_NAME ORDINAL_POSITION COLUMN_DEFAULT IS_NULLABLE DATA_TYPE
+    CHARACTER_MAXIMUM_LENGTH CHARACTER_OCTET_LENGTH NUMERIC_PRECISION NUMERIC_SCALE DATETIME_PRECISION
+    CHARACTER_SET_NAME COLLATION_NAME COLUMN_TYPE COLUMN_KEY EXTRA PRIVILEGES COLUMN_COMMENT GENERATION_EXPRESSION
+    SRS_ID
+"""
+_SCHEMATA = "CATALOG_NAME SCHEMA_NAME DEFAULT_CHARACTER_SET_NAME DEFAULT_COLLATION_NAME SQL_PATH DEFAULT_ENCRYPTION"
+"""The tables' columns; "?" behind one that only a server can fill."""
+_OTHERS = """
+    administrable_role_authorizations applicable_roles character_sets check_constraints collations
+    collation_character_set_applicability column_privileges column_statistics columns_extensions enabled_roles
+    engines events files key_column_usage keywords optimizer_trace parameters partitions plugins processlist
+    profiling referential_constraints resource_groups role_column_grants role_routine_grants role_table_grants
+    routines schemata_extensions schema_privileges statistics st_geometry_columns st_spatial_reference_systems
+    st_units_of_measure tables_extensions tablespaces tablespaces_extensions table_constraints
+    table_constraints_extensions table_privileges triggers user_attributes user_privileges views view_routine_usage
+    view_table_usage
+"""
 SIZES = {"tinytext": 255, "text": 65535, "mediumtext": 16777215, "longtext": 4294967295}
 _DIGITS = {
     "tinyint": 3,
@@ -49,24 +60,28 @@ _DIGITS = {
 
 
 def table(schema: Schema, name: str, ours: bool) -> Table:
-    """A table of information_schema."""
-    made: dict[str, tuple[tuple[str, ...], Callable[[Schema], list[Row]]]] = {
+    """A table of information_schema. `ours`: the statement asks about this database only."""
+    made: dict[str, tuple[str, Callable[[Schema], list[Row]]]] = {
         "tables": (_TABLES, _tables),
         "columns": (_COLUMNS, _columns),
-        "schemata": (
-            ("CATALOG_NAME", "SCHEMA_NAME", "DEFAULT_CHARACTER_SET_NAME", "DEFAULT_COLLATION_NAME"),
-            _schemata,
-        ),
+        "schemata": (_SCHEMATA, _schemata),
     }
     if name not in made:
-        raise NotExactError(f"information_schema.{name}")
+        if name in _OTHERS.split() or name.startswith("innodb_"):
+            raise NotExactError(f"information_schema.{name}")
+        raise MySqlError(f"Unknown table '{name.upper()}' in information_schema")
     if not ours:
         raise NotExactError(f"information_schema.{name} without a condition such as table_schema = DATABASE()")
-    names, rows = made[name]
-    return _virtual(name, names, rows(schema))
+    columns, rows = made[name]
+    found = virtual(name.upper(), columns.replace("?", "").split(), rows(schema), "information_schema")
+    for column, told in zip(found.columns, columns.split(), strict=True):
+        if told.endswith("?"):
+            column.look, column.looked = _not_known(f"information_schema.{name}.{column.name}"), None
+    return found
 
 
-def _virtual(name: str, names: tuple[str, ...], rows: list[Row]) -> Table:
+def virtual(name: str, names: list[str], rows: list[Row], database: str) -> Table:
+    """A table of given rows, which come in this order."""
     from ipr.envs.sql.schema import Column, Table
 
     columns = []
@@ -76,13 +91,10 @@ def _virtual(name: str, names: tuple[str, ...], rows: list[Row]) -> Table:
         letters = frozenset().union(*(row[k] for row in rows if isinstance(row[k], str)))
         made.looked = ("{}", made.kind, letters if letters <= PLAIN else None)
         columns.append(made)
-    values = (
-        ", ".join(f"({', '.join(map(_value, row))})" for row in rows) or f"({', '.join(['NULL'] * len(names))}) LIMIT 0"
-    )
-    sql = f"(VALUES {values})" if rows else f"(SELECT * FROM (VALUES {values}))"
-    for column in _UNKNOWN[name]:
-        columns.append(Column(column, "column1", STR, look=_not_known(f"information_schema.{name}.{column}")))
-    return Table(name.upper(), sql, "information_schema", columns, rowid=False)
+    listed = rows or [(None,) * len(names)]
+    values = ", ".join(f"({', '.join(map(_value, row))})" for row in listed)
+    sql = f"(VALUES {values})" if rows else f"(SELECT * FROM (VALUES {values}) LIMIT 0)"
+    return Table(name, sql, database, columns, rowid=False)
 
 
 def _not_known(what: str) -> Callable[[], Any]:
@@ -100,36 +112,60 @@ def _value(value: Any) -> str:
 
 def _tables(schema: Schema) -> list[Row]:
     rows = []
-    for lower, name in schema.names.items():
+    for lower, name in sorted(schema.names.items()):
         view = lower in schema.views or lower in schema.broken
-        rest = ("VIEW", None, None, "VIEW") if view else ("BASE TABLE", "InnoDB", COLLATION, "")
-        rows.append(("def", schema.name, name, *rest))
+        stored, collated = (("VIEW", None, None, None), None) if view else _STORED
+        counted = (None,) * 10
+        rows.append(("def", schema.name, name, *stored, *counted, collated, None, None, "VIEW" if view else ""))
     return rows
+
+
+_STORED = ("BASE TABLE", "InnoDB", 10, "Dynamic"), COLLATION
 
 
 def _columns(schema: Schema) -> list[Row]:
+    """In the order of their names, in which the server reads them."""
     rows = []
-    for lower, name in schema.names.items():
+    for lower, name in sorted(schema.names.items()):
         if lower in schema.broken:
             raise NotExactError("information_schema.columns beside a view that cannot be read")
-        for place, (column, kind, null, key_, default, extra) in enumerate(schema.describe(lower), 1):
-            word, size, scale = _parts(str(kind))
-            text = declared(str(kind)).name == "str"
-            length = SIZES.get(word, size) if text else None
-            digits = None if text or word not in (*_DIGITS, "decimal") else size or _DIGITS.get(word, 10)
-            if word in ("int", "integer", "bigint", "tinyint", "smallint", "mediumint"):
-                digits, scale = _DIGITS[word], 0
-            words = ("utf8mb4", COLLATION) if text else (None, None)
-            said = (default, null, word, length, digits, scale if digits is not None else None, *words, str(kind))
-            rows.append(("def", schema.name, name, column, place, *said, key_, extra, PRIVILEGES, ""))
+        found = list(enumerate(schema.describe(lower), 1))
+        for place, (column, kind, null, key, default, extra) in sorted(found, key=lambda f: str(f[1][0]).lower()):
+            said = (
+                place,
+                default,
+                null,
+                *_measured(str(kind).lower()),
+                str(kind),
+                key,
+                extra,
+                PRIVILEGES,
+                "",
+                "",
+                None,
+            )
+            rows.append(("def", schema.name, name, column, *said))
     return rows
 
 
-def _parts(kind: str) -> tuple[str, int | None, int | None]:
+def _measured(kind: str) -> tuple[Any, ...]:
+    """DATA_TYPE, lengths in characters and bytes, digits, decimals, those of a time, character set and collation."""
     word, _, rest = kind.partition("(")
-    sizes = [int(n) for n in rest.split(")")[0].split(",") if n.strip().isdigit()]
-    return word.strip().lower(), *(*sizes, None, None)[:2]  # type: ignore[return-value]
+    word = word.split(" ")[0]
+    size, scale = (*[int(n) for n in re.findall(r"\d+", rest.partition(")")[0])], None, None)[:2]
+    if declared(kind).name == "str":
+        if word in ("enum", "set"):
+            parts = [len(p) for p in re.findall(r"'((?:[^']|'')*)'", rest)]
+            size = max(parts) if word == "enum" else sum(parts) + len(parts) - 1
+        length = SIZES.get(word, size or 1)
+        octets = length if word in SIZES else length * 4
+        return word, length, octets, None, None, None, "utf8mb4", COLLATION
+    fixed = word in ("decimal", "numeric", "float", "double", "real")
+    digits = (size if fixed and size is not None else None) or _DIGITS.get(word, 10 if word == "decimal" else None)
+    decimals = scale if fixed and (scale is not None or word != "decimal") else 0 if digits is not None else None
+    seconds = (size or 0) if word in ("datetime", "timestamp", "time") else None
+    return word, None, None, digits, decimals, seconds, None, None
 
 
 def _schemata(schema: Schema) -> list[Row]:
-    return [("def", schema.name, "utf8mb4", COLLATION)]
+    return [("def", schema.name, "utf8mb4", COLLATION, None, "NO")]

@@ -15,10 +15,11 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
-from ipr.envs.sql import calls, grammar, shows, syntax
-from ipr.envs.sql.errors import ERROR, MySqlError
+from ipr.envs.sql import catalog, grammar, lexer, opening, shows, syntax
+from ipr.envs.sql.errors import ERROR, MySqlError, NotExactError
 from ipr.envs.sql.filesort import Sorting
 from ipr.envs.sql.kinds import Kind
+from ipr.envs.sql.lexer import Word
 from ipr.envs.sql.schema import Schema
 from ipr.envs.sql.select import Compiler
 
@@ -69,15 +70,35 @@ def _read(text: str, schema: Schema, lenient: bool) -> Reading:
     words = grammar.read(text, lenient)
     first = words[0].text.upper()
     if first == "SHOW":
-        return Reading("rows", rows=tuple(shows.show(schema, words)))
+        return _shown(text, words, schema)
     if first in ("DESC", "DESCRIBE", "EXPLAIN"):
-        return Reading("rows", rows=tuple(shows.describe(schema, words)))
+        start = shows.explained(words)
+        if start is None:
+            return Reading("rows", rows=tuple(shows.describe(schema, words)))
+        if start:
+            _query(text[start:], schema, lenient)  # what MySQL says against it comes first
+        raise NotExactError("EXPLAIN of a query")
+    if first == "USE":
+        return Reading("rows", rows=tuple(shows.used(schema, words)))
     if first not in _QUERIES:
         return Reading("nothing", f"{ERROR}{first} command denied; only SELECT, SHOW TABLES and DESC can be run")
+    return _query(text, schema, lenient, words)
+
+
+def _query(text: str, schema: Schema, lenient: bool, words: list[Word] | None = None) -> Reading:
+    words = lexer.words(text) if words is None else words
     tree = syntax.parse(text, words, lenient)
-    calls.check_arguments(tree)
+    opening.check(schema, tree, lenient)
     query = Compiler(schema, text, lenient).query(tree)
     return Reading("query", query.sql, tuple(t.kind for t in query.terms), unsorted=query.unsorted)
+
+
+def _shown(text: str, words: list[Word], schema: Schema) -> Reading:
+    shown = shows.show(schema, words)
+    if shown.where is None:
+        return Reading("rows", rows=tuple(shown.rows))
+    made = catalog.virtual("show", shown.names, shown.rows, "information_schema")
+    return _query(f"SELECT * FROM `show` {text[shown.where :]}", schema.beside(made), lenient=False)
 
 
 _QUERIES = ("SELECT", "WITH", "TABLE", "VALUES", "(")

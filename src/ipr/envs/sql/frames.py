@@ -6,6 +6,7 @@ HAVING knows the select list and GROUP BY, ORDER BY the select list first, all o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 from sqlglot import exp
 
 from ipr.envs.sql import errors
+from ipr.envs.sql.catalog import SYSTEM
 from ipr.envs.sql.errors import MySqlError
 from ipr.envs.sql.filesort import Sorting
 from ipr.envs.sql.names import Field, Scope
@@ -186,18 +188,32 @@ class Names:
             raise errors.no_column(full, self.frame.clause)
         return Term(scope.sql(found), found.kind, found.letters, loose=(found,), field=found)
 
-    def asks_for_this_database(self) -> bool:
-        """Whether the query around says which database it asks information_schema about."""
+    def asks_for_this_database(self, alias: str) -> bool:
+        """Whether the query around says which database it asks a table of information_schema about.
+
+        It names it, or compares it with that of another such table. A name that is not this database's has no rows.
+        """
         node = self.frame.node
-        where = node.args.get("where") if node is not None else None
-        parts = (
-            list(where.this.flatten())
-            if where is not None and isinstance(where.this, exp.And)
-            else [where and where.this]
-        )
-        return any(
-            isinstance(p, exp.EQ)
-            and isinstance(p.this, exp.Column)
-            and p.this.name.lower() in ("table_schema", "schema_name")
-            for p in parts
-        )
+        if node is None:
+            return False
+        where = [node.args["where"].this] if node.args.get("where") is not None else []
+        where += [join.args["on"] for join in node.args.get("joins") or () if join.args.get("on") is not None]
+        parts = [part for one in where for part in (one.flatten() if isinstance(one, exp.And) else [one])]
+        return any(_says_database(part, alias.lower()) for part in parts)
+
+
+def _says_database(node: Node, alias: str) -> bool:
+    while isinstance(node, exp.Paren):
+        node = node.this
+    if not isinstance(node, (exp.EQ, exp.In, exp.Like)):
+        return False
+    sides = [node.this, *(node.expressions if isinstance(node, exp.In) else [node.expression])]
+    names = [s for s in sides if isinstance(s, exp.Column) and s.name.lower() in ("table_schema", "schema_name")]
+    if not any(column.table.lower() in ("", alias) for column in names):
+        return False
+    said = [s for s in sides if s not in names]
+    texts = [s.name for s in said if isinstance(s, exp.Literal) and s.is_string]
+    if any(t.lower() in SYSTEM or (isinstance(node, exp.Like) and re.search("[%_]", t)) for t in texts):
+        return False
+    calls = [s for s in said if isinstance(s, exp.Anonymous) and str(s.this).upper() in ("DATABASE", "SCHEMA")]
+    return len(texts) + len(calls) == len(said)

@@ -11,12 +11,13 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 from ipr.envs.sql import catalog, collation, dates, errors
-from ipr.envs.sql.errors import MySqlError
+from ipr.envs.sql.errors import MySqlError, NotExactError
 from ipr.envs.sql.kinds import DBL, INT, Kind, declared
 from ipr.envs.sql.names import Field, Letters
 from ipr.envs.sql.plan import Index, Stored
@@ -111,6 +112,8 @@ class Schema:
         self.info: dict[str, list[Row]] = {}
         self.views: set[str] = set()
         self.broken: set[str] = set()
+        self._referring: set[str] = set()
+        """Tables with foreign keys."""
         found = connection.execute(_STORED).fetchall()
         for stored, kind in sorted(found, key=lambda r: r[0].lower()):
             try:
@@ -126,6 +129,8 @@ class Schema:
             self.names[lower] = lower
             if kind == "view":
                 self.views.add(lower)
+            elif connection.execute(f"PRAGMA foreign_key_list({_quoted(stored)})").fetchone() is not None:
+                self._referring.add(lower)
         self.described = {t.lower(): list(rows) for t, rows in (described or {}).items()}
         self._tables: dict[str, Table] = {}
         self._counts: dict[str, int] = {}
@@ -137,12 +142,25 @@ class Schema:
         lower = name.lower()
         if database.lower() == "information_schema":
             return catalog.table(self, lower, ours())
-        if database and database.lower() != self.name.lower():
-            raise MySqlError(f"Unknown database '{database.lower()}'")
+        self.check_name(database)
         self.known(name)
         if lower not in self._tables:
             self._tables[lower] = self._table(lower)
         return self._tables[lower]
+
+    def check_name(self, database: str) -> None:
+        """Raises MySqlError for the name of a database that is not this one."""
+        if database.lower() in catalog.SYSTEM:
+            raise NotExactError(f"What the database {database.lower()} holds")
+        if database and database.lower() != self.name.lower():
+            raise MySqlError(f"Unknown database '{database.lower()}'")
+
+    def beside(self, table: Table) -> Schema:
+        """The same with one more table."""
+        found = copy(self)
+        found.stored = {**self.stored, table.name: table.name}
+        found._tables = {**self._tables, table.name: table}
+        return found
 
     def known(self, name: str) -> None:
         """Raises MySqlError for a table that is not there, or a view that cannot be read."""
@@ -187,6 +205,18 @@ class Schema:
             missing = not_null or (key and keys)
             rows.append((column, kind, "NO" if missing else "YES", "PRI" if key else "", default, ""))
         return rows
+
+    def refers(self, lower: str) -> bool:
+        """Whether a table has foreign keys."""
+        return lower in self._referring
+
+    def next_number(self, lower: str) -> int | None:
+        """What AUTO_INCREMENT gives the next row of a table that is not empty."""
+        column = next((row[0] for row in self.describe(lower) if "auto_increment" in str(row[5]).lower()), None)
+        if column is None:
+            return None
+        most = self._ask(f"SELECT max({_quoted(column)}) FROM {_quoted(self.stored[lower])}")[0][0]
+        return most + 1 if isinstance(most, int) else None
 
     def _order(self, table: Table, key: frozenset[str]) -> list[str]:
         place = {row[1]: row[5] for row in self.info[table.name]}

@@ -248,7 +248,7 @@ class Compiler(Names):
                     )
 
     def _check_names(self, node: Node) -> None:
-        """MySQL looks for the select list's columns before it reads any condition."""
+        """MySQL looks for the select list's columns and functions before it reads any condition."""
         for _, one in self._expanded(node):
             for part in walk(one):
                 calls.check_known(self, part)

@@ -5,10 +5,11 @@ Decided here: what the server alone knows (how many rows it guesses, when a tabl
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ipr.envs.sql.catalog import COLLATION, PRIVILEGES, SIZES
-from ipr.envs.sql.errors import MySqlError, NotExactError, no_table
+from ipr.envs.sql.catalog import COLLATION, PRIVILEGES, SIZES, SYSTEM
+from ipr.envs.sql.errors import MySqlError, NotExactError
 from ipr.envs.sql.kinds import declared
 from ipr.envs.sql.lexer import Word
 from ipr.envs.sql.matching import like
@@ -46,13 +47,12 @@ class _Reader:
 
     def pattern(self) -> str | None:
         """What LIKE asks for."""
-        if self.take("WHERE"):
-            raise NotExactError("SHOW with WHERE")
         return text_of(self._next()) if self.take("LIKE") else None
 
-    def is_name(self) -> bool:
-        word, after = self._words[self._at : self._at + 2]
-        return "IDENT" in word.kinds and after.text != "="
+    def where(self) -> int | None:
+        """Where a WHERE begins in the statement, if it comes next."""
+        word = self._words[self._at]
+        return word.start if "WHERE" in word.kinds else None
 
     def last(self) -> str | None:
         """A name or pattern, where there is still one."""
@@ -74,35 +74,79 @@ def text_of(text: str) -> str:
     return text[1:-1].replace(quote * 2, quote)
 
 
-def show(schema: Schema, words: list[Word]) -> list[Row]:
-    """The rows of a SHOW statement."""
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a SHOW shows, before its WHERE."""
+
+    names: list[str]
+    rows: list[Row]
+    where: int | None = None
+    """Where the WHERE begins in the statement."""
+
+
+def show(schema: Schema, words: list[Word]) -> Shown:
+    """What a SHOW statement shows."""
     reader = _Reader(words)
     reader.take("EXTENDED")
     full = bool(reader.take("FULL"))
-    match reader.take("TABLES", "COLUMNS", "FIELDS", "INDEX", "INDEXES", "KEYS", "CREATE", "DATABASES", "SCHEMAS"):
+    match reader.take(*_SHOWN):
         case "TABLES":
             _check_database(schema, reader)
-            wanted = reader.pattern()
-            rows = [
-                (t, "VIEW" if low in schema.views | schema.broken else "BASE TABLE") for low, t in schema.names.items()
-            ]
-            rows.sort(key=lambda r: r[0])
-            return [r if full else r[:1] for r in rows if _like(r[0], wanted)]
+            return _tables(schema, full, reader.pattern(), reader.where())
         case "COLUMNS" | "FIELDS":
             table = _table(schema, reader, "FROM", "IN")
-            return columns(schema, table, full, reader.pattern())
+            names = [name for name in _FIELDS if full or name not in _FULL]
+            return Shown(names, columns(schema, table, full, reader.pattern()), reader.where())
         case "INDEX" | "INDEXES" | "KEYS":
             schema.known(_table(schema, reader, "FROM", "IN"))
         case "CREATE" if reader.take("TABLE"):
-            return [create_table(schema, _table(schema, reader))]
-        case "DATABASES" | "SCHEMAS" if (wanted := reader.pattern()) is not None:
-            return [(schema.name,)] if _like(schema.name, wanted) else []
+            return Shown([], [create_table(schema, _table(schema, reader))])
+        case "CREATE" if reader.take("VIEW"):
+            name = _table(schema, reader)
+            schema.known(name)
+            if name.lower() not in schema.views:
+                raise MySqlError(f"'{schema.name}.{name.lower()}' is not VIEW")
+        case "CREATE" if reader.take("DATABASE", "SCHEMA"):
+            exists = reader.take("IF") and reader.take("NOT") and reader.take("EXISTS")
+            schema.check_name(name := reader.name())
+            return Shown([], [(name, _created(schema.name, bool(exists)))])
+        case "DATABASES" | "SCHEMAS" if (wanted := reader.pattern()) is not None and "%" not in wanted:
+            if wanted.lower() not in SYSTEM:
+                return Shown([], [(schema.name,)] if _like(schema.name, wanted) else [])
+        case "TRIGGERS" | "EVENTS":
+            _check_database(schema, reader)
+            return Shown([], [])
+        case "TABLE" if reader.take("STATUS"):
+            _check_database(schema, reader)
+            wanted = reader.pattern()
+            if wanted is not None and not _tables(schema, False, wanted, None).rows:
+                return Shown([], [])
     raise NotExactError(f"SHOW {reader.rest()}")
 
 
+_FIELDS = ("Field", "Type", "Collation", "Null", "Key", "Default", "Extra", "Privileges", "Comment")
+_FULL = ("Collation", "Privileges", "Comment")
+_SHOWN = (
+    *("TABLES", "COLUMNS", "FIELDS", "INDEX", "INDEXES", "KEYS", "CREATE", "DATABASES", "SCHEMAS"),
+    *("TRIGGERS", "EVENTS", "TABLE"),
+)
+
+
+def _tables(schema: Schema, full: bool, pattern: str | None, where: int | None) -> Shown:
+    found = {t: "VIEW" if low in schema.views | schema.broken else "BASE TABLE" for low, t in schema.names.items()}
+    rows = [row if full else row[:1] for row in sorted(found.items()) if _like(row[0], pattern)]
+    first = f"Tables_in_{schema.name}" + (f" ({pattern})" if pattern is not None else "")
+    return Shown([first, "Table_type"] if full else [first], rows, where)
+
+
+def _created(name: str, exists: bool) -> str:
+    said = f"CREATE DATABASE {'/*!32312 IF NOT EXISTS*/ ' * exists}`{name}`"
+    return f"{said} /*!40100 DEFAULT CHARACTER SET utf8mb4 COLLATE {COLLATION} */ /*!80016 DEFAULT ENCRYPTION='N' */"
+
+
 def _check_database(schema: Schema, reader: _Reader) -> None:
-    if reader.take("FROM", "IN") and (database := reader.name().lower()) != schema.name.lower():
-        raise MySqlError(f"Unknown database '{database}'")
+    if reader.take("FROM", "IN"):
+        schema.check_name(reader.name())
 
 
 def _table(schema: Schema, reader: _Reader, *before: str) -> str:
@@ -111,8 +155,7 @@ def _table(schema: Schema, reader: _Reader, *before: str) -> str:
     database, name = reader.table()
     if before:
         _check_database(schema, reader)
-    if database and database.lower() != schema.name.lower():
-        raise MySqlError(f"Unknown database '{database.lower()}'")
+    schema.check_name(database)
     return name
 
 
@@ -120,15 +163,24 @@ def _like(name: str, pattern: str | None) -> bool:
     return pattern is None or bool(like(name, pattern, "\\", 0))
 
 
+def explained(words: list[Word]) -> int | None:
+    """Where the query of an EXPLAIN begins; None for DESC of a table."""
+    if "IDENT" in words[1].kinds and words[2].text != "=":
+        return None
+    found = (w.start for w in words[1:] if w.kinds & {"SELECT", "WITH", "TABLE", "VALUES", "("})
+    return next(found, 0)
+
+
 def describe(schema: Schema, words: list[Word]) -> list[Row]:
     """DESC table [column | 'pattern']."""
     reader = _Reader(words)
-    if not reader.is_name():
-        raise NotExactError("EXPLAIN of a query")
-    database, name = reader.table()
-    if database and database.lower() != schema.name.lower():
-        raise no_table(database, name)
-    return columns(schema, name, pattern=reader.last())
+    return columns(schema, _table(schema, reader), pattern=reader.last())
+
+
+def used(schema: Schema, words: list[Word]) -> list[Row]:
+    """USE database."""
+    schema.check_name(_Reader(words).name())
+    return []
 
 
 def columns(schema: Schema, name: str, full: bool = False, pattern: str | None = None) -> list[Row]:
@@ -147,12 +199,14 @@ def columns(schema: Schema, name: str, full: bool = False, pattern: str | None =
 def create_table(schema: Schema, name: str) -> Row:
     """SHOW CREATE TABLE, as MySQL 8 prints a table with these columns and keys.
 
-    Foreign keys are not in what DESC prints, and so only told where SQLite's table has them.
+    Foreign keys are not in what DESC prints, and their names nowhere: a table that has some is refused.
     """
     schema.known(name)
     lower = name.lower()
     if lower in schema.views:
         raise NotExactError("SHOW CREATE TABLE of a view")
+    if schema.refers(lower):
+        raise NotExactError("SHOW CREATE TABLE of a table with foreign keys")
     lines, primary, indexed = [], [], []
     for column, kind, null, key_, default, extra in schema.describe(lower):
         line = f"  `{column}` {kind}"
@@ -174,5 +228,6 @@ def create_table(schema: Schema, name: str) -> Row:
         lines.append(f"  PRIMARY KEY ({','.join(primary)})")
     lines += indexed
     body = ",\n".join(lines)
-    end = f"ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE={COLLATION}"
-    return schema.names[lower], f"CREATE TABLE `{schema.names[lower]}` (\n{body}\n) {end}"
+    after = f" AUTO_INCREMENT={counted}" if (counted := schema.next_number(lower)) else ""
+    end = f"ENGINE=InnoDB{after} DEFAULT CHARSET=utf8mb4 COLLATE={COLLATION}"
+    return name, f"CREATE TABLE `{schema.names[lower]}` (\n{body}\n) {end}"

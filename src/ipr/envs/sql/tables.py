@@ -154,7 +154,7 @@ def _source(c: Compiler, node: Node, scope: Scope) -> _Made:
         return _Made(f"{cte.sql} AS {alias}", list(source.fields))
     if columns:
         raise NotExactError("A table with names for its columns")
-    table = c.schema.table(name, database, c.asks_for_this_database)
+    table = c.schema.table(name, database, partial(c.asks_for_this_database, node.alias or name))
     source = Source(node.alias or name, table.database)
     for column in table.columns:
         tell = partial(column.tell, alias=alias)
