@@ -339,7 +339,7 @@ def test_mysql_on_sqlite(town: Path, statement: str, rows: list[tuple[Any, ...]]
     [
         ("SELECT * FROM people", "Table 'town.people' doesn't exist\n"),
         ("DESC people", "Table 'town.people' doesn't exist\n"),
-        ("SELECT * FROM mysql.user", "Unknown database 'mysql'"),
+        ("SELECT * FROM sea.town", "Unknown database 'sea'"),
         ("SELECT nope FROM person", "Unknown column 'nope' in 'field list'"),
         ("SELECT `nope` FROM person", "Unknown column 'nope' in 'field list'"),
         ("SELECT name FROM person WHERE nope = 1", "Unknown column 'nope' in 'where clause'"),

@@ -371,7 +371,8 @@ ROWS: dict[str, list[tuple[Any, ...]]] = {
             "street",
             "CREATE TABLE `street` (\n  `id` int NOT NULL AUTO_INCREMENT,\n  `town_id` int DEFAULT NULL,\n"
             "  `title` varchar(20) NOT NULL DEFAULT '',\n  `opened` datetime DEFAULT NULL,\n  PRIMARY KEY (`id`),\n"
-            "  KEY `town_id` (`town_id`)\n) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_0900_ai_ci",
+            "  KEY `town_id` (`town_id`)\n) ENGINE=InnoDB AUTO_INCREMENT=7 DEFAULT CHARSET=utf8mb4"
+            " COLLATE=utf8mb4_0900_ai_ci",
         )
     ],
     r"SELECT id FROM street WHERE title LIKE '%\%%'": [(4,)],

@@ -37,7 +37,7 @@ def check(schema: Schema, tree: Node, lenient: bool) -> None:
     """
     for node in tree.find_all(exp.Subquery) if not lenient else ():
         stands = isinstance(node.parent, (exp.From, exp.Join)) and node.arg_key == "this"
-        if stands and not node.alias and isinstance(node.this, exp.Query):
+        if stands and not node.alias and isinstance(node.unnest(), exp.Query):
             raise MySqlError(errors.NO_ALIAS)
     reading = _Reading(schema)
     reading.query(tree, {})
@@ -98,7 +98,7 @@ class _Reading:
 
     def _table(self, node: Node, names: Mapping[str, _Name], aliases: set[tuple[str, str]]) -> None:
         database = ""
-        if isinstance(node, exp.Subquery) and not isinstance(node.this, exp.Query):  # tables in parentheses
+        if isinstance(node, exp.Subquery) and not isinstance(node.unnest(), exp.Query):  # tables in parentheses
             self._table(node.this, names, aliases)
             return self._joins(node, names, aliases)
         if not isinstance(node, exp.Table):
@@ -107,9 +107,9 @@ class _Reading:
             database, name = node.text("db").lower(), node.name.lower()
             found = names.get(name) if not database else None
             if found is not None:
-                found.used = True
-                if found.node is not None:
+                if not found.used and found.node is not None:  # what it says once, it says again
                     self.query(found.node.this, found.names)
+                found.used = True
             elif database == "information_schema":
                 self._schema.table(name, database, lambda: True)
             else:
