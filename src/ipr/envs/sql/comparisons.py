@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from sqlglot import exp
 
-from ipr.envs.sql import aggregates, errors
+from ipr.envs.sql import aggregates, dates, errors
 from ipr.envs.sql.errors import MySqlError, NotExactError
-from ipr.envs.sql.kinds import DBL, INT, NULL
+from ipr.envs.sql.kinds import DBL, INT, NULL, dec
 from ipr.envs.sql.terms import DIGITS, Term, as_number, common_letters, compared, constant, is_date, loose, pair, plain
 
 if TYPE_CHECKING:
@@ -24,19 +24,35 @@ def compare(sign: str) -> Callable[[Compiler, Node], Term]:
     def compiled(c: Compiler, node: Node) -> Term:
         if isinstance(node.expression, (exp.Any, exp.All)):
             return _quantified(c, node, sign)
-        return compared(c.compiled(node.this), sign, c.compiled(node.expression))
+        a, b = c.compiled(node.this), c.compiled(node.expression)
+        return compared(_folded(c, a, b), sign, _folded(c, b, a))
 
     return compiled
 
 
+def _folded(c: Compiler, constant: Term, column: Term) -> Term:
+    """A text beside a FLOAT(M, D), which a condition takes for a number (`sql_const_folding.cc` of the server)."""
+    fixed = column.field is not None and column.kind.name in ("flt", "dbl") and column.kind.scale is not None
+    given = constant.literal
+    known = isinstance(given, str) or (isinstance(given, float) and constant.kind.name == "dbl")
+    if not fixed or not known or c.clause in ("field list", "order clause"):
+        return constant
+    number = dates.number(given) if isinstance(given, str) else given
+    return Term(repr(number), dec(column.kind.scale or 0), DIGITS, number)
+
+
 def between(c: Compiler, node: Node) -> Term:
     value, low, high = (c.single(node.args[k]) for k in ("this", "low", "high"))
+    if low.literal is not None and low.sql == high.sql:
+        return compared(value, "=", _folded(c, low, value))
+    low, high = _folded(c, low, value), _folded(c, high, value)
     low, high = with_dates(value, [low, high])
     kinds = {t.kind.name for t in (value, low, high)}
     if kinds & {"str"} and any(t.kind.number for t in (value, low, high)):  # all three are compared as doubles
         if any(t.kind.temporal for t in (value, low, high)):
             raise NotExactError("BETWEEN a number and a date")
         value, low, high = (Term(as_number(t), DBL, literal=t.literal, loose=t.loose) for t in (value, low, high))
+    low, high = _moment(value, low), _moment(value, high)
     sides = [pair(value, low, False), pair(value, high, False)]
     both = [f"{a} {sign} {b}" for sign, (a, b) in zip((">=", "<="), sides, strict=True)]
     return Term(f"({' AND '.join(both)})", INT, DIGITS, loose=loose(value, low, high))
@@ -57,7 +73,9 @@ def in_(c: Compiler, node: Node) -> Term:
     if node.args.get("unnest") is not None or node.args.get("field") is not None:
         raise NotExactError("IN of that form")
     items = [c.compiled(e) for e in node.expressions]
-    items = with_dates(value, items) if len(items) > 1 else items
+    if len(items) == 1:
+        return compared(value, "=", _folded(c, items[0], value))
+    items = with_dates(value, items)
     if not value.parts and len({(t.kind.name, t.letters is None) for t in items}) == 1:
         sides = [pair(value, item, True) for item in items]
         if len({left for left, _ in sides}) == 1:

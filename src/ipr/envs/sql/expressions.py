@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from sqlglot import exp
 
-from ipr.envs.sql import aggregates, calls, comparisons, dates, errors, operands, windows
+from ipr.envs.sql import aggregates, calls, comparisons, dates, errors, grouping, operands, windows
 from ipr.envs.sql.errors import MySqlError, NotExactError
 from ipr.envs.sql.kinds import BIN, COUNTED, DATE, DATETIME, DBL, INT, NULL, STR, TIME, UNSIGNED, Kind, dec
 from ipr.envs.sql.names import Field
@@ -407,6 +407,8 @@ def _function(c: Compiler, node: Node) -> Term:
     if node.name.upper() == "ROW":
         return _row(c, node)
     calls.check_known(c, node)
+    if node.name.upper() == "GROUPING":
+        return grouping.summed_up(c, node.expressions)
     return calls.call(c, node.name.upper(), node.expressions, node)
 
 
@@ -539,6 +541,8 @@ _PARTS_OF: dict[type, tuple[str, ...]] = {
         "distinct",
         "with_",
         "kind",
+        "operation_modifiers",
+        "locks",
         "windows",
     ),
 }

@@ -93,6 +93,7 @@ class Names:
         """Whether groups may show any of their rows, as without ONLY_FULL_GROUP_BY."""
         self.frames: list[Frame] = []
         self._names = 0
+        self._blamed = 0
 
     # What expressions ask of it ------------------------------------------------------------------------------------
 

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 from sqlglot import exp
 
 from ipr.envs.sql import errors
+from ipr.envs.sql.errors import MySqlError
+from ipr.envs.sql.kinds import INT
 from ipr.envs.sql.names import Field, Source, full_name
-from ipr.envs.sql.terms import Term
+from ipr.envs.sql.terms import DIGITS, Term
 
 if TYPE_CHECKING:
     from ipr.envs.sql.frames import Item
@@ -40,10 +42,11 @@ class Facts:
             if join is not None and (on := join.args.get("on")) is not None:
                 self._read(c, on, weak)
             before = [*before, *([added] if added is not None else [])]
-        for join in node.args.get("joins") or ():
-            for name in join.args.get("using") or ():
-                fields = [f for s in c.scope.sources if (f := s.find(name.name)) is not None]
-                self.equal += [(a, b) for a in fields for b in fields if a is not b]
+        for name, one in c.scope.merged.items():  # by USING and NATURAL
+            for other in (f for s in c.scope.sources if (f := s.find(name)) is not None and f is not one):
+                self.equal.append((one, other))
+                if other.source.inner and one.source.inner:
+                    self.equal.append((other, one))
 
     def _read(self, c: Compiler, node: Node, weak: Sequence[Source | None] | None) -> None:
         """`weak`: the tables of which an outer join might make NULL what does not fit."""
@@ -128,6 +131,26 @@ def follow_of(c: Compiler, facts: Facts, items: list[Item]) -> list[tuple[frozen
         names = {i.name.lower() for i in items if not i.term.one and set(i.term.loose) <= known and i.term.loose}
         found.append((frozenset(shown[f] for f in start), frozenset(names)))
     return found
+
+
+def summed_up(c: Compiler, nodes: list[Node]) -> Term:
+    """GROUPING(): which of its arguments a row of WITH ROLLUP sums up, as bits."""
+    frame = c.frame
+    group = frame.node.args.get("group") if frame.node is not None else None
+    if group is None or not group.args.get("rollup"):
+        raise MySqlError(errors.GROUP_MISUSED)
+    rolled, clause = frame.rolled, frame.clause
+    frame.rolled, frame.clause = frozenset(), "field list"
+    try:
+        terms = [c.single(n) for n in nodes]
+    finally:
+        frame.rolled, frame.clause = rolled, clause
+    keys = {t.sql for t in frame.groups}
+    for place, term in enumerate(terms, 1):
+        if term.sql not in keys:
+            raise MySqlError(f"Argument #{place} of GROUPING function is not in GROUP BY")
+    bits = "".join(str(int(t.sql in rolled)) for t in terms)
+    return Term(str(int(bits, 2)), INT, DIGITS)
 
 
 def keys_of(groups: list[Term], items: list[Item]) -> list[frozenset[str]]:

@@ -103,9 +103,13 @@ class Compiler(Names):
         _plain_select(node)
         frame.clause = "on clause"
         tables = add_tables(self, node)
-        self._check_names(node)
-        where = [truth(single(self, n)) for n in self._in("where clause", node, "where")]
-        add_joins(self, tables)
+        try:
+            self._check_names(node)
+            where = [truth(single(self, n)) for n in self._in("where clause", node, "where")]
+            add_joins(self, tables)
+        except MySqlError:
+            self._blame(node)
+            raise
         counted = any(map(aggregates.is_aggregate, _own(node, ("expressions", "having"))))
         group = node.args.get("group")
         if group is not None and not group.expressions:
@@ -256,6 +260,12 @@ class Compiler(Names):
                     continue
                 if not calls.is_unit(part):
                     self.scope.find(part.name, part.text("table"), part.text("db"), "field list")
+
+    def _blame(self, node: Node) -> None:
+        """Raises what MySQL says first: the select list is read from left to right, with the queries in it."""
+        self._blamed += 1
+        if self._blamed <= _BLAMED:
+            self._items(node)
 
     def _in(self, clause: str, node: Node, part: str) -> list[Node]:
         self.frame.clause, self.frame.aggregates = clause, False
@@ -453,6 +463,10 @@ def _unique(items: list[Item], source: Source) -> bool:
     return any(key <= names for key in source.keys)
 
 
+_BLAMED = 20
+"""Wrong queries of a statement of which the select list is read for its own errors."""
+
+
 def _modified(node: Node) -> bool:
     return any(node.args.get(k) for k in ("order", "limit", "offset"))
 
@@ -496,6 +510,8 @@ _KNOWN = frozenset(
         "with_",
         "windows",
         "kind",
+        "operation_modifiers",
+        "locks",
     )
 )
 
