@@ -52,7 +52,6 @@ def between(c: Compiler, node: Node) -> Term:
         if any(t.kind.temporal for t in (value, low, high)):
             raise NotExactError("BETWEEN a number and a date")
         value, low, high = (Term(as_number(t), DBL, literal=t.literal, loose=t.loose) for t in (value, low, high))
-    low, high = _moment(value, low), _moment(value, high)
     sides = [pair(value, low, False), pair(value, high, False)]
     both = [f"{a} {sign} {b}" for sign, (a, b) in zip((">=", "<="), sides, strict=True)]
     return Term(f"({' AND '.join(both)})", INT, DIGITS, loose=loose(value, low, high))

@@ -18,6 +18,7 @@ from ipr.envs.sql import aggregates, calls, ctes, errors, grouping, unions, wind
 from ipr.envs.sql.errors import MySqlError, NotExactError
 from ipr.envs.sql.expressions import compile_expression, single
 from ipr.envs.sql.frames import Frame, Item, Names, Query
+from ipr.envs.sql.kinds import NULL
 from ipr.envs.sql.names import Field, Scope, Source, full_name
 from ipr.envs.sql.order import reading, sorting
 from ipr.envs.sql.tables import add_joins, add_tables
@@ -134,6 +135,8 @@ class Compiler(Names):
         facts = grouping.Facts(self, node)
         if frame.grouped and not self.lenient:
             grouping.check(self, facts, items, [t for t, _ in order], having, grouped=group is not None)
+        if level is None:
+            order = [(t, d) for t, d in order if t.kind.name != "null"]
         if having is not None and not frame.grouped:
             where.append(truth(having))
             having = None
@@ -424,12 +427,13 @@ class Compiler(Names):
             node = node.this
         if isinstance(node, exp.Literal):
             if node.is_string:
-                return Term("NULL", items[0].term.kind)
+                return Term("NULL", NULL)
             return items[self.position(node, len(items), "order clause")].term
         if isinstance(node, exp.Column) and not node.table and (item := self.item(node.name)) is not None:
             return item.term
         term = single(self, node)
-        return term if term.literal is None else Term("NULL", term.kind)  # a constant, such as -1, is no place
+        varies = any(isinstance(n, (exp.Column, exp.Query)) or aggregates.is_aggregate(n) for n in node.walk())
+        return term if varies else Term("NULL", NULL)  # a constant, such as -1, orders nothing and is no place
 
     def position(self, node: Node, most: int, clause: str) -> int:
         """The place, from 0, of a column of the select list that is named by a number."""
