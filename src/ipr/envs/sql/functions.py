@@ -7,7 +7,6 @@ functions of files, locks, users and JSON.
 
 from __future__ import annotations
 
-import datetime as dt
 import hashlib
 import math
 import re
@@ -16,8 +15,9 @@ from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal, localcontext
 from functools import partial
 from typing import Any
 
-from ipr.envs.sql import codes, dates, moments, regexps
+from ipr.envs.sql import codes, dates, regexps
 from ipr.envs.sql.collation import key
+from ipr.envs.sql.date_functions import DATE_FUNCTIONS, known
 from ipr.envs.sql.errors import MySqlError, NotExactError
 from ipr.envs.sql.folds import AGGREGATES
 from ipr.envs.sql.kinds import rounded, single, text_of
@@ -31,18 +31,7 @@ _SQLITE = """
     substr sum tan upper total typeof
 """
 
-_NOW = str(dates.NOW)
-
 Function = Callable[..., Any]
-
-
-def _known(function: Function) -> Function:
-    """NULL where an argument is NULL."""
-
-    def wrapped(*arguments: Any) -> Any:
-        return None if None in arguments else function(*arguments)
-
-    return wrapped
 
 
 # Texts --------------------------------------------------------------------------------------------------------------
@@ -301,127 +290,6 @@ def _log(base: float, value: float | None = None) -> float | None:
     return None if base <= 0 or base == 1 or value <= 0 else math.log(value) / math.log(base)
 
 
-# Dates --------------------------------------------------------------------------------------------------------------
-
-
-def _real(value: Any) -> dt.datetime | None:
-    at = dates.moment(value)
-    return None if at is None else at.real
-
-
-def _of_date(function: Callable[[dt.datetime], Any]) -> Function:
-    def computed(value: Any) -> Any:
-        when = _real(value)
-        return None if when is None else function(when)
-
-    return computed
-
-
-def _week(value: Any, mode: int = 0) -> int | None:
-    when = _real(value)
-    return None if when is None else dates.week(when, mode)[1]
-
-
-def _year_week(value: Any, mode: int = 0) -> int | None:
-    when = _real(value)
-    if when is None:
-        return None
-    year, week = dates.week(when, mode | 2)
-    return year * 100 + week
-
-
-def _last_day(when: dt.datetime) -> str:
-    following = (when.replace(day=1) + dt.timedelta(days=31)).replace(day=1)
-    return (following - dt.timedelta(days=1)).strftime("%Y-%m-%d")
-
-
-def _date_diff(a: Any, b: Any) -> int | None:
-    first, second = _real(a), _real(b)
-    return None if first is None or second is None else dates.days(first) - dates.days(second)
-
-
-def _from_days(count: int) -> str | None:
-    try:
-        return dt.date.fromordinal(count - 365).isoformat()
-    except (ValueError, OverflowError):
-        return None
-
-
-def _make_date(year: int, day: int) -> str | None:
-    year += 0 if year > 99 else 2000 if year < 70 else 1900
-    try:
-        return None if day < 1 else (dt.date(year, 1, 1) + dt.timedelta(days=day - 1)).isoformat()
-    except (ValueError, OverflowError):
-        return None
-
-
-def _as_year(value: Any) -> int | None:
-    """CAST to YEAR: of a date its year; of a number or what a text begins with, two digits are of this century."""
-    if isinstance(value, str) and (at := dates.moment(value)) is not None and "-" in value:
-        year = at.year
-    elif isinstance(value, str):
-        found = re.match(r"\s*(\d+)", value)
-        year = int(found[1][:5]) if found else -1
-        year = 2000 if year == 0 and found and len(found[1]) < 4 else year
-    else:
-        year = (
-            int(value) // 10**10 if value > 10**9 else int(value) // 10**4 if value > 10**6 else dates.round_half(value)
-        )
-    if 0 < year < 100:
-        year += 2000 if year < 70 else 1900
-    return year if year == 0 or 1901 <= year <= 2155 else None
-
-
-def _time_to_sec(value: Any) -> int | None:
-    found = moments.clock(value)
-    return None if found is None else abs(found) // moments.SECOND * (-1 if found < 0 else 1)
-
-
-def _sec_to_time(value: float) -> str:
-    return moments.time_text(moments.limited(round(value * moments.SECOND)))
-
-
-def _make_time(hour: int, minute: int, second: float) -> str | None:
-    if not (0 <= minute < 60 and 0 <= second < 60):
-        return None
-    found = round(((abs(hour) * 60 + minute) * 60 + second) * moments.SECOND)
-    return moments.time_text(moments.limited(-found if hour < 0 else found))
-
-
-def _to_seconds(when: dt.datetime) -> int:
-    return dates.days(when) * 86400 + when.hour * 3600 + when.minute * 60 + when.second
-
-
-def _unix(value: Any = _NOW) -> int | None:
-    when = _real(value)
-    return None if when is None else max(0, int((when - dt.datetime(1970, 1, 1)).total_seconds()))
-
-
-def _unix_of_text(value: str) -> str:
-    """Of a text, which may have a fraction, with six decimals; 0 where it is no date."""
-    when = _real(value)
-    found = Decimal(0) if when is None else (when - dt.datetime(1970, 1, 1)) // dt.timedelta(microseconds=1)
-    return f"{max(Decimal(0), Decimal(found).scaleb(-6)):f}"
-
-
-def _from_unix(value: float) -> str | None:
-    return None if not 0 <= value < 2**36 else str(dt.datetime(1970, 1, 1) + dt.timedelta(seconds=value))
-
-
-def _period_diff(a: int, b: int) -> int:
-    return _months(a) - _months(b)
-
-
-def _period_add(period: int, months: int) -> int:
-    found = _months(period) + months - 1
-    return found // 12 * 100 + found % 12 + 1
-
-
-def _months(period: int) -> int:
-    year, month = divmod(period, 100)
-    return (year + (0 if year > 99 else 2000 if year < 70 else 1900)) * 12 + month
-
-
 def _text_key(text: str | None) -> str | None:
     return None if text is None else key(text)
 
@@ -443,138 +311,93 @@ FUNCTIONS: dict[str, tuple[int, Function]] = {
     "text_key": (1, _text_key),
     "row_key": (-1, _row_key),
     "deeper": (1, _deeper),
-    "num": (1, _known(lambda v: dates.number(v if isinstance(v, str) else str(v)))),
-    "single": (1, _known(single)),
+    "num": (1, known(lambda v: dates.number(v if isinstance(v, str) else str(v)))),
+    "single": (1, known(single)),
     "text_of": (2, text_of),
     "text_of_float": (
         2,
         lambda v, s: None if v is None else text_of(v, s) if s else text_of(float(f"{single(v):.6g}"), None),
     ),
-    "to_integer": (1, _known(_to_integer)),
-    "double_integer": (1, _known(lambda value: _bounded(round(value)))),
-    "text_integer": (1, _known(_text_integer)),
-    "unsigned": (1, _known(_unsigned)),
-    "natural_number": (2, _known(_natural)),
-    "finite": (2, _known(_finite)),
-    "to_decimal": (3, _known(_to_decimal)),
-    "decimal_text": (3, _known(_decimal_text)),
-    "round_exact": (2, _known(partial(_exact, how=ROUND_HALF_UP))),
-    "cut_exact": (2, _known(partial(_exact, how=ROUND_DOWN))),
-    "round_text": (2, _known(partial(_exact_text, how=ROUND_HALF_UP))),
-    "cut_text": (2, _known(partial(_exact_text, how=ROUND_DOWN))),
-    "exact": (5, _known(_operate)),
-    "compare_fixed": (3, _known(_compare_fixed)),
-    "round_double": (2, _known(_round_double)),
-    "cut_double": (2, _known(_cut_double)),
-    "modulo": (2, _known(_modulo)),
-    "whole": (3, _known(_whole)),
-    "power_of": (2, _known(_power)),
-    "sqrt_of": (1, _known(_of(math.sqrt))),
-    "ln_of": (1, _known(_of(math.log))),
-    "log10_of": (1, _known(_of(math.log10))),
-    "log2_of": (1, _known(_of(math.log2))),
-    "log_of": (-1, _known(_log)),
-    "bits": (3, _known(_bits)),
-    "bit_count": (1, _known(lambda n: (n & (2**64 - 1)).bit_count())),
-    "hex_number": (1, _known(lambda n: codes.based(n, 16))),
+    "to_integer": (1, known(_to_integer)),
+    "double_integer": (1, known(lambda value: _bounded(round(value)))),
+    "text_integer": (1, known(_text_integer)),
+    "unsigned": (1, known(_unsigned)),
+    "natural_number": (2, known(_natural)),
+    "finite": (2, known(_finite)),
+    "to_decimal": (3, known(_to_decimal)),
+    "decimal_text": (3, known(_decimal_text)),
+    "round_exact": (2, known(partial(_exact, how=ROUND_HALF_UP))),
+    "cut_exact": (2, known(partial(_exact, how=ROUND_DOWN))),
+    "round_text": (2, known(partial(_exact_text, how=ROUND_HALF_UP))),
+    "cut_text": (2, known(partial(_exact_text, how=ROUND_DOWN))),
+    "exact": (5, known(_operate)),
+    "compare_fixed": (3, known(_compare_fixed)),
+    "round_double": (2, known(_round_double)),
+    "cut_double": (2, known(_cut_double)),
+    "modulo": (2, known(_modulo)),
+    "whole": (3, known(_whole)),
+    "power_of": (2, known(_power)),
+    "sqrt_of": (1, known(_of(math.sqrt))),
+    "ln_of": (1, known(_of(math.log))),
+    "log10_of": (1, known(_of(math.log10))),
+    "log2_of": (1, known(_of(math.log2))),
+    "log_of": (-1, known(_log)),
+    "bits": (3, known(_bits)),
+    "bit_count": (1, known(lambda n: (n & (2**64 - 1)).bit_count())),
+    "hex_number": (1, known(lambda n: codes.based(n, 16))),
     # texts
-    "sub_text": (-1, _known(_sub)),
-    "text_left": (2, _known(lambda text, n: text[: max(0, n)])),
-    "text_right": (2, _known(lambda text, n: text[-n:] if n > 0 else "")),
-    "lpad": (3, _known(partial(_pad, left=True))),
-    "rpad": (3, _known(partial(_pad, left=False))),
-    "trim_both": (-1, _known(_trim)),
-    "trim_leading": (-1, _known(partial(_trim, sides="l"))),
-    "trim_trailing": (-1, _known(partial(_trim, sides="t"))),
-    "replace": (3, _known(_replace)),
-    "repeat_text": (2, _known(_repeat)),
-    "reverse": (1, _known(lambda text: text[::-1])),
-    "space": (1, _known(lambda n: _repeat(" ", n))),
-    "substring_index": (3, _known(_substring_index)),
-    "format_number": (-1, _known(_format)),
-    "insert_text": (4, _known(_insert)),
+    "sub_text": (-1, known(_sub)),
+    "text_left": (2, known(lambda text, n: text[: max(0, n)])),
+    "text_right": (2, known(lambda text, n: text[-n:] if n > 0 else "")),
+    "lpad": (3, known(partial(_pad, left=True))),
+    "rpad": (3, known(partial(_pad, left=False))),
+    "trim_both": (-1, known(_trim)),
+    "trim_leading": (-1, known(partial(_trim, sides="l"))),
+    "trim_trailing": (-1, known(partial(_trim, sides="t"))),
+    "replace": (3, known(_replace)),
+    "repeat_text": (2, known(_repeat)),
+    "reverse": (1, known(lambda text: text[::-1])),
+    "space": (1, known(lambda n: _repeat(" ", n))),
+    "substring_index": (3, known(_substring_index)),
+    "format_number": (-1, known(_format)),
+    "insert_text": (4, known(_insert)),
     "concat_ws": (-1, _concat_ws),
-    "byte_length": (1, _known(lambda text: len(codes.raw(text)))),
-    "ascii_code": (1, _known(lambda text: codes.raw(text)[0] if text else 0)),
-    "instr_text": (2, _known(instr)),
-    "locate": (-1, _known(_locate)),
-    "find_in_set": (2, _known(_find_in_set)),
-    "upper_text": (1, _known(lambda text: "".join(u if len(u := c.upper()) == 1 else c for c in text))),
-    "lower_text": (1, _known(lambda text: "".join(u if len(u := c.lower()) == 1 else c for c in text))),
-    "bit_length": (1, _known(lambda text: 8 * len(codes.raw(text)))),
-    "ord_of": (1, _known(codes.ord_of)),
-    "hex_text": (1, _known(lambda text: codes.raw(text).hex().upper())),
-    "soundex": (1, _known(codes.soundex)),
-    "sounds_like": (2, _known(codes.sounds_like)),
-    "sha2": (2, _known(codes.sha2)),
-    "to_base64": (1, _known(codes.to_base64)),
-    "from_base64": (1, _known(codes.from_base64)),
-    "unhex_text": (1, _known(codes.unhex)),
+    "byte_length": (1, known(lambda text: len(codes.raw(text)))),
+    "ascii_code": (1, known(lambda text: codes.raw(text)[0] if text else 0)),
+    "instr_text": (2, known(instr)),
+    "locate": (-1, known(_locate)),
+    "find_in_set": (2, known(_find_in_set)),
+    "upper_text": (1, known(lambda text: "".join(u if len(u := c.upper()) == 1 else c for c in text))),
+    "lower_text": (1, known(lambda text: "".join(u if len(u := c.lower()) == 1 else c for c in text))),
+    "bit_length": (1, known(lambda text: 8 * len(codes.raw(text)))),
+    "ord_of": (1, known(codes.ord_of)),
+    "hex_text": (1, known(lambda text: codes.raw(text).hex().upper())),
+    "soundex": (1, known(codes.soundex)),
+    "sounds_like": (2, known(codes.sounds_like)),
+    "sha2": (2, known(codes.sha2)),
+    "to_base64": (1, known(codes.to_base64)),
+    "from_base64": (1, known(codes.from_base64)),
+    "unhex_text": (1, known(codes.unhex)),
     "make_set": (-1, codes.make_set),
-    "conv": (3, _known(codes.conv)),
+    "conv": (3, known(codes.conv)),
     "quote_text": (1, codes.quote),
-    "crc32_of": (1, _known(codes.crc32)),
-    "padded": (2, _known(lambda found, size: found[:size].ljust(size, b"\0"))),
-    "greatest_text": (-1, _known(lambda *texts: max(texts, key=key))),
-    "least_text": (-1, _known(lambda *texts: min(texts, key=key))),
+    "crc32_of": (1, known(codes.crc32)),
+    "padded": (2, known(lambda found, size: found[:size].ljust(size, b"\0"))),
+    "greatest_text": (-1, known(lambda *texts: max(texts, key=key))),
+    "least_text": (-1, known(lambda *texts: min(texts, key=key))),
     "chars_of": (-1, codes.chars),
-    "asin_of": (1, _known(_of(math.asin))),
-    "acos_of": (1, _known(_of(math.acos))),
-    "atan_of": (-1, _known(codes.arc_tangent)),
-    "cot_of": (1, _known(codes.cotangent)),
-    "regexp_replaced": (-1, _known(regexps.replaced)),
-    "regexp_found": (-1, _known(regexps.found)),
-    "regexp_place": (-1, _known(regexps.place)),
-    "regexp_in": (-1, _known(regexps.matches)),
-    "like_in": (4, _known(like)),
-    "md5": (1, _known(lambda text: hashlib.md5(codes.raw(text), usedforsecurity=False).hexdigest())),
-    "sha1": (1, _known(lambda text: hashlib.sha1(codes.raw(text), usedforsecurity=False).hexdigest())),
-    # dates
-    **{
-        f"date_{unit.lower()}": (1, partial(dates.part, unit))
-        for unit in ("YEAR", "MONTH", "DAY", "HOUR", "MINUTE", "SECOND", "QUARTER")
-    },
-    **{
-        f"date_{unit.lower()}": (1, partial(dates.part, unit))
-        for unit in ("DAYOFWEEK", "WEEKDAY", "DAYOFYEAR", "TO_DAYS")
-    },
-    "date_part": (2, _known(dates.part)),
-    "date_num": (1, dates.date_num),
-    "date_add": (5, _known(lambda value, n, unit, sign, timed: dates.date_add(value, n, unit, sign, timed))),
-    "date_diff": (2, _known(_date_diff)),
-    "date_format": (2, dates.date_format),
-    "str_to_date": (2, dates.str_to_date),
-    "timestamp_diff": (3, _known(dates.timestampdiff)),
-    "as_date": (1, dates.as_date),
-    "compared_date": (1, _known(dates.compared_date)),
-    "as_datetime": (-1, dates.as_datetime),
-    "as_time": (-1, dates.as_time),
-    "as_year": (1, _known(_as_year)),
-    "time_add": (3, dates.time_add),
-    "time_plus": (4, _known(dates.time_plus)),
-    "time_diff": (2, dates.time_diff),
-    "time_format": (2, dates.time_format),
-    "make_time": (3, _known(_make_time)),
-    "to_seconds": (1, _known(_of_date(_to_seconds))),
-    "date_microsecond": (1, partial(dates.part, "MICROSECOND")),
-    "week_of": (-1, _known(_week)),
-    "week_of_year": (1, _known(lambda value: _week(value, 3))),
-    "year_week": (-1, _known(_year_week)),
-    "day_name": (1, _known(_of_date(lambda when: dates.DAYS[when.weekday()]))),
-    "month_name": (
-        1,
-        _known(lambda v: None if (at := dates.moment(v)) is None or not at.month else dates.MONTHS[at.month - 1]),
-    ),
-    "last_day": (1, _known(_of_date(_last_day))),
-    "from_days": (1, _known(_from_days)),
-    "make_date": (2, _known(_make_date)),
-    "time_to_sec": (1, _known(_time_to_sec)),
-    "sec_to_time": (1, _known(_sec_to_time)),
-    "unix_timestamp": (-1, _known(_unix)),
-    "unix_of_text": (1, _known(_unix_of_text)),
-    "from_unixtime": (1, _known(_from_unix)),
-    "period_diff": (2, _known(_period_diff)),
-    "period_add": (2, _known(_period_add)),
+    "asin_of": (1, known(_of(math.asin))),
+    "acos_of": (1, known(_of(math.acos))),
+    "atan_of": (-1, known(codes.arc_tangent)),
+    "cot_of": (1, known(codes.cotangent)),
+    "regexp_replaced": (-1, known(regexps.replaced)),
+    "regexp_found": (-1, known(regexps.found)),
+    "regexp_place": (-1, known(regexps.place)),
+    "regexp_in": (-1, known(regexps.matches)),
+    "like_in": (4, known(like)),
+    "md5": (1, known(lambda text: hashlib.md5(codes.raw(text), usedforsecurity=False).hexdigest())),
+    "sha1": (1, known(lambda text: hashlib.sha1(codes.raw(text), usedforsecurity=False).hexdigest())),
+    **DATE_FUNCTIONS,
 }
 """Name -> number of arguments (-1: any), and the function."""
 

@@ -206,7 +206,15 @@ class Compiler(Names):
             shown = ", ".join(f"{t.exact if top and t.exact else t.sql} AS c{k}" for k, t in enumerate(terms))
             keys = [order_key(t) + d for t, d in order]
             found.sql = f"SELECT {shown}{source}{sorted_by(keys + ties)}{self.limit(node)}"
-            if top and keys and ties and read is not None and not read.sorted and not frame.windows:
+            if (
+                top
+                and keys
+                and ties
+                and read is not None
+                and not read.sorted
+                and not frame.windows
+                and not any(i.windowed for i in items)
+            ):
                 kind = sorting(read, node, [t for t, _ in order], terms if frame.groups else [], scope.sources)
                 numbered = f"dense_rank() OVER ({sorted_by(keys)[1:]})"
                 if read.first:

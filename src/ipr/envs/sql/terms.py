@@ -154,7 +154,12 @@ def text_key(term: Term) -> str:
 
 
 def _dates(a: Term, b: Term) -> tuple[str, str]:
-    if a.kind.number or b.kind.number:
+    if b.kind.temporal and a.kind.number:
+        right, left = _dates(b, a)
+        return left, right
+    if b.kind.number:
+        if isinstance(b.literal, int) and a.kind.name != "time" and is_date(b.literal):
+            return _with_time(a), quoted(dates.moment(b.literal).text(True))  # type: ignore[union-attr]
         return as_number(a), as_number(b)
     if "time" in (a.kind.name, b.kind.name):
         if a.kind.name == b.kind.name:
@@ -178,8 +183,8 @@ def _dates(a: Term, b: Term) -> tuple[str, str]:
     return a.sql, quoted(found.text(a.kind.name == "dt"))
 
 
-def is_date(text: str) -> bool:
-    found = dates.moment(text)
+def is_date(value: str | int) -> bool:
+    found = dates.moment(value)
     return found is not None and found.real is not None
 
 

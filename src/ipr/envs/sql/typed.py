@@ -121,7 +121,7 @@ def _strcmp(c: Compiler, terms: list[Term], name: str) -> Term:
 
 
 def _round(c: Compiler, terms: list[Term], name: str) -> Term:
-    """ROUND, TRUNCATE: integers stay integers, decimals have the decimals asked for, doubles are shown with them."""
+    """ROUND, TRUNCATE: integers stay integers, decimals have no more decimals than before, doubles are just doubles."""
     value, places = terms[0], terms[1] if len(terms) > 1 else Term("0", INT, literal=0)
     how = "cut" if name == "TRUNCATE" else "round"
     both = loose(*terms)
@@ -142,7 +142,7 @@ def _round(c: Compiler, terms: list[Term], name: str) -> Term:
             return Term(number, dec(shown), DIGITS, loose=both, exact=value.exact)
         sql = f"{how}_exact({value.exact or number}, {n})"
         return Term(sql, dec(shown), DIGITS, loose=both, exact=f"{how}_text({value.exact or number}, {n})")
-    return Term(f"{how}_double({number}, {n})", Kind("dbl", max(0, min(n, 30))), DIGITS, loose=both)
+    return Term(f"{how}_double({number}, {n})", DBL, DIGITS, loose=both)
 
 
 def _computed_round(value: Term, places: Term, name: str) -> Term:
