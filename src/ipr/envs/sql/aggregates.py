@@ -120,7 +120,7 @@ def _sum(term: Term, distinct: str, over: str) -> Term:
         if scale:
             found.exact = f"round_text({found.exact}, {scale})"
         return found
-    return Term(sql, Kind("dbl", term.kind.scale if term.kind.number else None), DIGITS)
+    return Term(f"summed({sql})", Kind("dbl", term.kind.scale if term.kind.number else None), DIGITS)
 
 
 def _units(number: str, distinct: str, scale: int, over: str) -> str:
@@ -144,7 +144,7 @@ def _avg(term: Term, distinct: str, over: str) -> Term:
         found.exact = f"exact('/', round_text({total}, {scale}), {count}, {scale}, 0)"
         return found
     shown = None if term.kind.scale is None else min(term.kind.scale + 4, 30)
-    return Term(f"avg({distinct}{number}){over}", Kind("dbl", shown), DIGITS)
+    return Term(f"summed(avg({distinct}{number}){over})", Kind("dbl", shown), DIGITS)
 
 
 def extreme(term: Term, word: str, over: str = "") -> Term:

@@ -99,8 +99,8 @@ def printed(c: Compiler, node: Node) -> str:
             found, _ = c.scope.find(node.name, node.text("table"), node.text("db"), c.clause)
         except MySqlError:  # a name of the select list
             return f"`{node.name}`"
-        table = found.source.alias
-        parts = [found.source.database] if table.lower() in c.schema.names else []
+        table = found.source.alias.lower()
+        parts = [found.source.database.lower()] if table in c.schema.names else []
         return ".".join(f"`{part}`" for part in (*parts, table, found.name))
     if isinstance(node, exp.Anonymous):
         name = str(node.this).lower()

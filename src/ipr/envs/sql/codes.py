@@ -7,7 +7,6 @@ import hashlib
 import math
 import re
 import zlib
-from typing import Any
 
 from ipr.envs.sql.collation import key
 
@@ -31,8 +30,7 @@ def conv(text: str, old: int, new: int) -> str | None:
         digit = _DIGITS.index(letter)
         if digit >= abs(old):
             break
-        value = value * abs(old) + digit
-    value = min(value, 2**64 - 1)
+        value = min(value * abs(old) + digit, 2**64 - 1)
     if found[1] == "-":
         value = -value % 2**64
     sign = ""
@@ -70,7 +68,7 @@ def sounds_like(a: str, b: str) -> int:
     return int(key(soundex(a)) == key(soundex(b)))
 
 
-def quote(text: Any) -> str:
+def quote(text: str | None) -> str:
     return "NULL" if text is None else "'" + "".join(_QUOTED.get(c, c) for c in text) + "'"
 
 

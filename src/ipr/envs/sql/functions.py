@@ -323,6 +323,7 @@ FUNCTIONS: dict[str, tuple[int, Function]] = {
     "text_integer": (1, known(_text_integer)),
     "unsigned": (1, known(_unsigned)),
     "natural_number": (2, known(_natural)),
+    "summed": (1, known(lambda value: value if math.isfinite(value) else 0.0)),  # as the server sends what is beyond
     "finite": (2, known(_finite)),
     "to_decimal": (3, known(_to_decimal)),
     "decimal_text": (3, known(_decimal_text)),
