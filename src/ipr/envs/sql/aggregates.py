@@ -156,6 +156,13 @@ def extreme(term: Term, word: str, over: str = "") -> Term:
     return Term(f"{word}_text({term.sql}){over}", STR, term.letters)
 
 
+def _sorting(c: Compiler, node: Node, terms: list[Term]) -> Term:
+    """What GROUP_CONCAT sorts by: a number is the place of an argument."""
+    if isinstance(node, exp.Literal) and not node.is_string:
+        return terms[c.position(node, len(terms), "order clause")]
+    return c.single(node)
+
+
 def group_concat(c: Compiler, node: Node) -> Term:
     """GROUP_CONCAT([DISTINCT] ... [ORDER BY ...] [SEPARATOR ...]), cut at 1,024 bytes as group_concat_max_len says."""
     with c.inside_aggregate():
@@ -168,7 +175,7 @@ def group_concat(c: Compiler, node: Node) -> Term:
         nodes = inner.expressions if distinct else [inner]
         nodes = [part for n in nodes for part in (n.expressions if isinstance(n, exp.Concat) else [n])]
         terms = [c.single(n) for n in nodes]
-        keys = [c.single(o.this) for o in order]
+        keys = [_sorting(c, o.this, terms) for o in order]
         downs = "".join("d" if o.args.get("desc") else "a" for o in order)
         separator = _SEPARATOR if separator is None else separator.this
         text = as_text(terms[0]) if len(terms) == 1 else f"({' || '.join(map(as_text, terms))})"

@@ -44,7 +44,9 @@ class Cte:
 def define(c: Compiler, node: Node) -> None:
     """Takes notice of the WITH of a query."""
     frame, with_ = c.frame, node.args.get("with_")
-    for one in with_.expressions if with_ is not None else ():
+    if with_ is None:
+        return
+    for one in with_.expressions:
         name = one.alias
         if name.lower() in frame.ctes:
             raise MySqlError(f"Not unique table/alias: '{name}'")

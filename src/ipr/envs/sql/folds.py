@@ -164,6 +164,8 @@ class _Joined:
         if self.how[0] == "D":
             seen: set[Any] = set()
             rows = [r for r in rows if not (r[1] in seen or seen.add(r[1]))]
+        if len(self.how) > 1:  # its tree puts what is equal before what came earlier
+            rows = rows[::-1]
         for k in reversed(range(len(self.how) - 1)):
             rows = sorted(rows, key=lambda r: (r[2][k] is not None, r[2][k]), reverse=self.how[k + 1] == "d")
         joined = self.separator.join(r[0] for r in rows)

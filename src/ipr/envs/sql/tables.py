@@ -68,7 +68,7 @@ class _Made:
 def add_tables(c: Compiler, node: Node) -> Tables:
     """Adds the sources of a SELECT to the compiler's scope. `add_joins` joins them: MySQL reads ON after WHERE."""
     from_ = node.args.get("from_")
-    joins = list(node.args.get("joins") or ())
+    joins: list[Node] = list(node.args.get("joins") or ())
     if from_ is None or (not joins and from_.this.name.upper() == "DUAL" and not from_.this.this.args.get("quoted")):
         return Tables()
     tables, c.scope.star = _tables(c, from_.this, joins)
@@ -126,7 +126,7 @@ def _source(c: Compiler, node: Node, scope: Scope) -> _Made:
     while isinstance(inside, exp.Subquery) and not inside.alias:
         inside = inside.this
     if isinstance(inside, exp.Table) and inside is not node:  # a join in parentheses
-        joins = list(node.this.args.get("joins") or ())
+        joins: list[Node] = list(node.this.args.get("joins") or ())
         if not joins:
             return _source(c, node.this, scope)
         first = node.this.copy()

@@ -100,17 +100,18 @@ def _over(c: Compiler, node: Node) -> str:
 def _parts(c: Compiler, node: Node) -> tuple[list[Node], list[Node], Node | None]:
     """PARTITION BY, ORDER BY and the frame, with those of the window that it names."""
     order = node.args.get("order")
-    own = list(node.args.get("partition_by") or ()), list(order.expressions) if order is not None else []
+    own: list[Node] = list(node.args.get("partition_by") or ())
+    sorted_by: list[Node] = list(order.expressions) if order is not None else []
     spec, name = node.args.get("spec"), node.args.get("alias")
     if name is None:
-        return *own, spec
+        return own, sorted_by, spec
     named = next((w for w in _named(c) if w.this.name.lower() == name.name.lower()), None)
     if named is None:
         raise MySqlError(f"Window name '{name.name}' is not defined.")
     parts, sorting, frame = _parts(c, named)
-    if own[1] and sorting:
+    if sorted_by and sorting:
         raise MySqlError(f"Window '{_UNNAMED}' cannot inherit '{name.name}' since both contain an ORDER BY clause.")
-    return parts, own[1] or sorting, spec or frame
+    return parts, sorted_by or sorting, spec or frame
 
 
 def sorts(node: Node) -> bool:
