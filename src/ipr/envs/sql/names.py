@@ -63,6 +63,8 @@ class Source:
     """The table, where it is one of which the server's order is known."""
     sql: str = ""
     """The table's alias in SQLite's words."""
+    looked: str = ""
+    """Where it is the table of a query inside IN: how its row is found, from FROM on."""
 
     def covered(self, name: str) -> bool:
         """Whether all columns that are used are in the index of one, which holds the primary key too."""

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from sqlglot import exp
 
 from ipr.envs.sql import plan
-from ipr.envs.sql.errors import MySqlError
+from ipr.envs.sql.errors import MySqlError, NotExactError
 from ipr.envs.sql.filesort import Sorting
-from ipr.envs.sql.names import Scope, Source
+from ipr.envs.sql.names import Field, Scope, Source
 from ipr.envs.sql.plan import Column, Index, Question, Test
 from ipr.envs.sql.terms import Term, truth
 from ipr.types import IprError
 
 if TYPE_CHECKING:
+    from ipr.envs.sql.schema import Table
     from ipr.envs.sql.select import Compiler
     from ipr.envs.sql.tables import Join, Tables
 
@@ -54,7 +56,9 @@ def reading(
         return None
     stored = [s.table.stored() for s in sources]
     question = Question(stored, [frozenset(s.used()) for s in sources], [], [], [frozenset() for _ in sources])
-    _Facts(c, node, joins, question).read()
+    facts = _Facts(c, node, joins, question)
+    facts.read()
+    sources = facts.sources
     keys = groups or [t for t, _ in order]
     if not groups or all(a.sql == b.sql for (a, _), b in zip(order, groups, strict=False)):
         question.sorts = _sorted_table(sources, keys)
@@ -156,13 +160,10 @@ def _terms(sources: list[Source], found: list[tuple[int, Index | None, bool]]) -
         primary = table.stored().primary
         tail = " DESC" if down else ""
         names = index.columns if index is not None and not index.primary else ()
-        for name in names:
-            terms.append(_key(source, name) + tail)
-        if primary is not None:
-            natural = table.natural()
-            terms += [n.format(source.sql) + tail for n in natural] or [f"{source.sql}.rowid{tail}"]
-        else:
-            terms.append(f"{source.sql}.rowid{tail}")
+        keys = [_key(source, name) for name in names]
+        natural = table.natural() if primary is not None else []
+        keys += [n.format(source.sql) for n in natural] or [f"{source.sql}.rowid"]
+        terms += [(f"(SELECT {k} {source.looked})" if source.looked else k) + tail for k in keys]
     return terms
 
 
@@ -208,6 +209,10 @@ class _Facts:
 
     def __init__(self, c: Compiler, node: Node, joins: list[Join], question: Question) -> None:
         self.c, self.node, self.joins, self.q = c, node, joins, question
+        self.sources = list(c.scope.sources)
+        """The tables of FROM, then those of IN's queries."""
+        self.inner: int | None = None
+        """The table of an IN's query whose WHERE is read."""
         self.equal: list[set[Column]] = []
         self.ranges: list[tuple[Column, Node]] = []
         self.weak: int | None = None
@@ -244,7 +249,51 @@ class _Facts:
             columns |= known
         self.equal.append(columns)
 
+    def _pulled(self, part: Node) -> bool:
+        """Whether a condition is `x IN (SELECT key FROM ...)`, whose table is joined like those of FROM."""
+        outer = self._column(part.this) if isinstance(part, exp.In) else None
+        query = part.args.get("query")
+        query = query.this if isinstance(query, exp.Subquery) else query
+        if outer is None or self.inner is not None or self.weak is not None or not isinstance(query, exp.Select):
+            return False
+        named, asked = query.args.get("from_"), query.expressions[0]
+        if set(query.args) & {k for k in ("joins", "group", "having", "limit", "with_") if query.args.get(k)}:
+            return False
+        if named is None or not isinstance(named.this, exp.Table) or not isinstance(asked, exp.Column):
+            return False
+        try:
+            table = self.c.schema.table(named.this.name, named.this.text("db"), lambda: True)
+        except (MySqlError, NotExactError):
+            return False
+        name = asked.name.lower()
+        if table.count is None or not any(i.unique and i.columns == (name,) for i in table.stored().indexes):
+            return False
+        source = Source(named.this.alias or named.this.name, table.database, table=table)
+        source.fields = [Field(c.name, "", c.kind, source) for c in table.columns]
+        key = next(c.sql for c in table.columns if c.name.lower() == name)
+        column = next(c.sql for c in self._table(outer[0]).columns if c.name.lower() == outer[1])
+        source.sql = "p"
+        source.looked = f"FROM {table.sql} AS p WHERE p.{key} = {self.sources[outer[0]].sql}.{column}"
+        self.inner = place = len(self.sources)
+        self.sources.append(source)
+        self.q.tables.append(table.stored())
+        self.q.used.append(frozenset(n.name.lower() for n in query.find_all(exp.Column) if source.find(n.name)))
+        self.q.after.append(frozenset())
+        self._same({outer, (place, name)})
+        where = query.args.get("where")
+        for one in _parts(where.this) if where is not None else ():
+            self._condition(one)
+        self.inner = None
+        return True
+
+    def _table(self, place: int) -> Table:
+        table = self.sources[place].table
+        assert table is not None
+        return table
+
     def _condition(self, part: Node) -> None:
+        if self._pulled(part):
+            return
         if isinstance(part, exp.EQ):
             left, right = self._column(part.this), self._column(part.expression)
             if left is not None and right is not None and left[0] != right[0]:
@@ -264,7 +313,9 @@ class _Facts:
             node = node.this
         if not isinstance(node, exp.Column):
             return None
-        for place, source in enumerate(self.c.scope.sources):
+        outer = len(self.c.scope.sources)
+        for place in (*(() if self.inner is None else (self.inner,)), *range(outer)):
+            source = self.sources[place]
             named = not node.table or node.table.lower() == source.alias.lower()
             if named and source.find(node.name) is not None:
                 return place, node.name.lower()
@@ -280,7 +331,7 @@ class _Facts:
         return None
 
     def _alike(self, column: Column, literal: Node) -> bool:
-        field = self.c.scope.sources[column[0]].find(column[1])
+        field = self.sources[column[0]].find(column[1])
         text = isinstance(literal, exp.Literal) and literal.is_string
         return field is not None and (text or field.kind.number)
 
@@ -316,7 +367,7 @@ class _Facts:
 
     def _range(self, t: int, name: str, part: Node) -> None:
         """Whether a condition finds a table's rows by an index, for less than all of them are read."""
-        table, source = self.q.tables[t], self.c.scope.sources[t]
+        table, source = self.q.tables[t], self.sources[t]
         index = next((i for i in table.indexes if i.columns[0] == name), None)
         if index is None:
             return
@@ -352,9 +403,18 @@ class _Facts:
         if cost < whole and (known is None or cost < known[2]):
             self.q.found[t] = (index, count, cost)
 
+    def _alone(self, source: Source) -> Source:
+        """A table by itself, whose columns can be read."""
+        assert source.table is not None
+        alone = Source(source.alias, source.database)
+        for column in source.table.columns:
+            tell = partial(column.tell, alias=source.sql)
+            alone.fields.append(Field(column.name, "", column.kind, alone, tell=tell))
+        return alone
+
     def _count(self, source: Source, part: Node) -> int | None:
         c, scope = self.c, self.c.frame.scope
-        c.frame.scope = Scope(None, [source])
+        c.frame.scope = Scope(None, [self._alone(source)])
         clause, c.frame.clause = c.frame.clause, "where clause"
         try:
             test = truth(c.single(part))
