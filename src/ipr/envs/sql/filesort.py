@@ -8,7 +8,7 @@ server keeps them in a heap (`Bounded_queue`); else it sorts with the C++ librar
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 _SMALL = 16
@@ -29,6 +29,8 @@ class Sorting:
     offset: int = 0
     leading: bool = False
     """Whether the first table's rows were sorted, whose number is one column before."""
+    limited: bool = False
+    """Whether LIMIT held for them too."""
 
     @property
     def columns(self) -> int:
@@ -44,7 +46,9 @@ def arranged(rows: Sequence[tuple[Any, ...]], sorting: Sorting) -> list[int]:
     for k, row in enumerate(rows):
         together.setdefault(row[-2], []).append(k)
     parts = list(together.values())
-    first = _sorted(list(range(len(parts))), [rows[p[0]][-1] for p in parts], len(parts), sorting.texts)
+    places = [rows[part[0]][-1] for part in parts]
+    wanted = sorting.offset + sorting.limit if sorting.limited and sorting.limit is not None else None
+    first = _arranged(places, replace(sorting, limit=wanted, offset=0))
     found = [k for part in first for k in parts[part]]
     return found[sorting.offset :][: sorting.limit]
 

@@ -41,18 +41,20 @@ class Reading:
     """How many the optimizer expects to sort; None where it has no guess, as for a temporary table of groups."""
     first: list[str] = field(default_factory=list)
     """What numbers the first table's rows, where these are sorted before the others are joined."""
+    outer: bool = False
+    """Whether each of these rows remains, as LEFT JOIN has it, so that LIMIT holds for them too."""
 
 
 def reading(
-    c: Compiler, node: Node, tables: Tables, groups: list[Term], order: list[tuple[Term, str]]
+    c: Compiler, node: Node, tables: Tables, groups: list[Term], order: list[tuple[Term, str]], sorts: bool
 ) -> Reading | None:
-    """How MySQL reads the tables of a SELECT; None where this is not modelled."""
+    """How MySQL reads the tables of a SELECT; None where this is not modelled. `sorts`: it sorts rows to group them."""
     sources = c.scope.sources
     if not sources or any(s.table is None or not s.table.rowid for s in sources):
         return None
     joins = list(_joins(tables))
     sides = {(j.node.args.get("side") or "").upper() for j in joins}
-    if "RIGHT" in sides or ("LEFT" in sides and len(joins) > len(tables.joins)):
+    if ("RIGHT" in sides and len(joins) > 1) or ("LEFT" in sides and len(joins) > len(tables.joins)):
         return None
     stored = [s.table.stored() for s in sources]
     question = Question(stored, [frozenset(s.used()) for s in sources], [], [], [frozenset() for _ in sources])
@@ -67,6 +69,8 @@ def reading(
     steps = plan.joined(question)
     found = plan.reading(steps, question)
     first, rows = steps[0], steps[-1].total_rows
+    if rows > _MANY:
+        return None
     if first.index is None and (groups or order):
         index, down = _ordering(question, steps, sources, groups, order)
         found_by = question.found.get(first.table)
@@ -74,18 +78,21 @@ def reading(
         if index is not None and same and not any(s.buffered for s in steps):
             found[0] = (first.table, index, down)
             return Reading(_terms(sources, found), not groups, _groups(question, first.table, index, len(groups), rows))
-    read = Reading(_terms(sources, found), rows=None if groups else rows)
+    read = Reading(_terms(sources, found), rows=rows)
+    if groups:
+        read.rows = rows**0.5 if sorts else None
     if len(steps) > 1 and not groups and keys and question.sorts == first.table and not any(s.buffered for s in steps):
-        read.first = _terms(sources, found[:1])
+        read.first, read.rows = _terms(sources, found[:1]), first.total_rows
+        read.outer = all(question.after[s.table] for s in steps[1:])
     return read
 
 
 def _groups(question: Question, t: int, index: Index, columns: int, rows: float) -> float:
     """How many groups MySQL expects of rows that it reads by an index."""
     table = question.tables[t]
-    if table.rows <= 10 or columns > len(index.per_value):
-        return min(rows, rows**0.5)
-    return min(rows, table.rows / index.per_value[columns - 1])
+    known = min(1.0, max(0.0, rows - 10)) if columns <= len(index.per_value) else 0.0  # few rows tell little
+    each = index.per_value[min(columns, len(index.per_value)) - 1]
+    return (1 - known) * rows**0.5 + known * min(rows, table.rows / each)
 
 
 def _joins(tables: Tables) -> Iterator[Join]:
@@ -132,7 +139,7 @@ def _ordering(
         if list(whole[: len(names)]) != names:
             continue
         held = index.primary or question.used[t] <= frozenset(whole)
-        if held or groups or t in question.found or _cheaper(question, t, index):
+        if held or (groups and len(steps) == 1) or t in question.found or _cheaper(question, t, index):
             return index, downs.pop()
     return None, False
 
@@ -154,6 +161,7 @@ def _wanted(node: Node) -> int | None:
 
 def _terms(sources: list[Source], found: list[tuple[int, Index | None, bool]]) -> list[str]:
     terms = []
+    apart = "+" if len(sources) > 1 else ""  # SQLite is to plan a join as if there were no order
     for t, index, down in found:
         source, table = sources[t], sources[t].table
         assert table is not None
@@ -163,10 +171,12 @@ def _terms(sources: list[Source], found: list[tuple[int, Index | None, bool]]) -
         keys = [_key(source, name) for name in names]
         natural = table.natural() if primary is not None else []
         keys += [n.format(source.sql) for n in natural] or [f"{source.sql}.rowid"]
-        terms += [(f"(SELECT {k} {source.looked})" if source.looked else k) + tail for k in keys]
+        terms += [(f"(SELECT {k} {source.looked})" if source.looked else apart + k) + tail for k in keys]
     return terms
 
 
+_MANY = 300_000
+"""Joined rows beyond which their order is left as it is: sorting them would take too long."""
 MEMORY = 262_144
 """Bytes in which the server sorts."""
 
@@ -175,18 +185,19 @@ def sorting(read: Reading, node: Node, keys: list[Term], shown: list[Term], sour
     """How MySQL sorts rows that it has read. `shown`: the columns of groups, which are sorted in place of the rows."""
     wanted = _wanted(node)
     queue = False
-    if wanted is not None and not read.first:
+    if wanted is not None and (not read.first or read.outer):
         size = sum(16 * _width(t) // 4 + 8 if t.text else 9 for t in keys)
         if shown:
             size += sum(map(_width, shown))
         else:
             size += sum(s.table.stored().widths[n] for s in sources if s.table is not None for n in s.used())
         most = MEMORY // (size + 8)
-        queue = wanted < round(read.rows) / 3 if read.rows is not None and read.rows < most else wanted + 1 < most
+        rows = None if read.rows is None else round(read.rows)
+        queue = wanted < rows / 3 if rows is not None and rows < most else wanted + 1 < most
     offset = node.args.get("offset")
     skipped = int(offset.expression.this) if wanted is not None and offset is not None else 0
     limit = None if wanted is None else wanted - skipped
-    return Sorting(any(t.text for t in keys), queue, limit, skipped, bool(read.first))
+    return Sorting(any(t.text for t in keys), queue, limit, skipped, bool(read.first), read.outer)
 
 
 def _width(term: Term) -> int:
@@ -202,6 +213,10 @@ def _key(source: Source, name: str) -> str:
     column = next(c for c in source.table.columns if c.name.lower() == name)  # type: ignore[union-attr]
     sql = f"{source.sql}.{column.sql}"
     return f"text_key({sql})" if column.kind.name == "str" else sql
+
+
+_STRICT = (exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE, exp.Like, exp.In, exp.Between)
+"""Conditions that no NULL fulfils: with one of them in WHERE a LEFT JOIN is none."""
 
 
 class _Facts:
@@ -220,14 +235,20 @@ class _Facts:
 
     def read(self) -> None:
         where = self.node.args.get("where")
+        strict: set[int] = set()
         for part in _parts(where.this) if where is not None else ():
             self._condition(part)
+            if isinstance(part, _STRICT):
+                strict |= {column[0] for n in (part.this, part.expression) if (column := self._column(n)) is not None}
         for join in self.joins:
             place = self.c.scope.sources.index(join.added[0])
-            left = (join.node.args.get("side") or "").upper() == "LEFT"
-            if left:
+            side = (join.node.args.get("side") or "").upper()
+            if side == "LEFT" and place not in strict:
                 self.q.after[place] = frozenset(range(place))
                 self.weak = place
+            elif side == "RIGHT" and 0 not in strict:
+                self.q.after[0] = frozenset((1,))
+                self.weak = 0
             on = join.node.args.get("on")
             for part in _parts(on) if on is not None else ():
                 self._condition(part)
@@ -308,7 +329,7 @@ class _Facts:
         if len(columns) == 1 and self.weak is None and _sargable(part):
             self.ranges.append((next(iter(columns)), part))
 
-    def _column(self, node: Node) -> Column | None:
+    def _column(self, node: Node | None) -> Column | None:
         while isinstance(node, exp.Paren):
             node = node.this
         if not isinstance(node, exp.Column):

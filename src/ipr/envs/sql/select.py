@@ -146,7 +146,7 @@ class Compiler(Names):
             if alone and _unique(items, scope.sources[0]):
                 distinct = alone = None
             same = bool(alone)
-            read = reading(self, node, tables, [i.term for i in items] if same else frame.groups, order)
+            read = reading(self, node, tables, [i.term for i in items] if same else frame.groups, order, _sorts(node))
         if read is not None:
             tables.natural, tables.led = read.terms, []
         wheres = f" WHERE {' AND '.join(f'({w})' for w in where)}" if where else ""
