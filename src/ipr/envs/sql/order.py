@@ -56,7 +56,7 @@ def reading(
     sides = {(j.node.args.get("side") or "").upper() for j in joins}
     if ("RIGHT" in sides and len(joins) > 1) or ("LEFT" in sides and len(joins) > len(tables.joins)):
         return None
-    stored = [s.table.stored() for s in sources]
+    stored = [s.table.stored() for s in sources if s.table is not None]
     question = Question(stored, [frozenset(s.used()) for s in sources], [], [], [frozenset() for _ in sources])
     facts = _Facts(c, node, joins, question)
     facts.read()
