@@ -66,9 +66,9 @@ def with_dates(value: Term, terms: list[Term]) -> list[Term]:
 
 
 def in_(c: Compiler, node: Node) -> Term:
-    value = c.compiled(node.this)
     if (query := node.args.get("query")) is not None:
-        return _in_query(c, value, query)
+        return _in_query(c, node.this, query)
+    value = c.compiled(node.this)
     if node.args.get("unnest") is not None or node.args.get("field") is not None:
         raise NotExactError("IN of that form")
     items = [c.compiled(e) for e in node.expressions]
@@ -87,36 +87,39 @@ def in_(c: Compiler, node: Node) -> Term:
     return Term(f"({sql})", INT, DIGITS, loose=loose(value, *items))
 
 
-def _in_query(c: Compiler, value: Term, node: Node, sign: str = "=") -> Term:
+def _beside(c: Compiler, left: Node, node: Node) -> tuple[Term, Query, tuple[Field, ...]]:
+    """A query, and what is compared with its rows, which is read after it."""
     query, captured = c.nested(node)
     if query.limited:
         raise MySqlError(errors.LIMIT_IN)
+    with c.beside_query():
+        return c.compiled(left), query, captured
+
+
+def _in_query(c: Compiler, left: Node, node: Node) -> Term:
+    value, query, captured = _beside(c, left, node)
     parts = value.parts or (value,)
     if len(parts) != len(query.terms):
         raise MySqlError(f"Operand should contain {len(parts)} column(s)")
     lefts, rights = [], []
     for k, (ours, theirs) in enumerate(zip(parts, query.terms, strict=True)):
         column = Term(f"q.c{k}", theirs.kind, theirs.letters, binary=theirs.binary)
-        left, right = pair(ours, column, True)
-        lefts.append(left)
-        rights.append(right)
-    left = lefts[0] if len(lefts) == 1 else f"({', '.join(lefts)})"
+        for side, text in zip((lefts, rights), pair(ours, column, True), strict=True):
+            side.append(text)
+    row = lefts[0] if len(lefts) == 1 else f"({', '.join(lefts)})"
     inner = f"SELECT {', '.join(rights)} FROM ({query.sql}) AS q"
-    return Term(f"({left} IN ({inner}))", INT, DIGITS, loose=(*value.loose, *captured))
+    return Term(f"({row} IN ({inner}))", INT, DIGITS, loose=(*value.loose, *captured))
 
 
 def _quantified(c: Compiler, node: Node, sign: str) -> Term:
     """= ANY is IN, <> ALL is NOT IN; the others ask for a row that says so."""
     some = isinstance(node.expression, exp.Any)
     inner = node.expression.this
-    value = c.single(node.this)
     if (some and sign == "=") or (not some and sign == "<>"):
-        found = _in_query(c, value, inner)
+        found = _in_query(c, node.this, inner)
         return found if some else Term(f"(NOT {found.sql})", INT, DIGITS, loose=found.loose)
-    query, captured = c.nested(inner)
-    if query.limited:
-        raise MySqlError(errors.LIMIT_IN)
-    if len(query.terms) != 1:
+    value, query, captured = _beside(c, node.this, inner)
+    if value.parts or len(query.terms) != 1:
         raise MySqlError(errors.ONE_COLUMN)
     column = Term("q.c0", query.terms[0].kind, query.terms[0].letters, binary=query.terms[0].binary)
     if sign in ("=", "<>"):

@@ -128,6 +128,7 @@ _SAYINGS = (
         r"HAVING clause on a non-aggregate query",
         "HAVING with an aggregate that is not selected cannot be answered here",
     ),
+    (r"misuse of .*", str(NotExactError("An aggregate or window there"))),
     (r"integer overflow", "BIGINT value is out of range"),
     (r"not authorized.*|attempt to write.*", "Command denied; only SELECT, SHOW TABLES and DESC can be run"),
     (r"(?:too many|at most|Expression tree|parser stack).*|LIKE or GLOB.*", "The statement is too complicated"),

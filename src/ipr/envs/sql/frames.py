@@ -62,6 +62,8 @@ class Frame:
 
     scope: Scope
     clause: str = "field list"
+    beside_query: bool = False
+    """Whether it is in what is compared with a query's rows, which errors call a clause of its own."""
     aggregates: bool = False
     """Whether aggregates may stand here."""
     depth: int = 0
@@ -110,6 +112,11 @@ class Names:
         return self.frame.clause
 
     @property
+    def said(self) -> str:
+        """The clause as errors call it."""
+        return "IN/ALL/ANY subquery" if self.frame.beside_query else self.frame.clause
+
+    @property
     def grouping(self) -> bool:
         return self.frame.grouped
 
@@ -126,6 +133,14 @@ class Names:
             yield
         finally:
             self.frame.depth -= 1
+
+    @contextmanager
+    def beside_query(self) -> Iterator[None]:
+        before, self.frame.beside_query = self.frame.beside_query, True
+        try:
+            yield
+        finally:
+            self.frame.beside_query = before
 
     def grouped(self, term: Term) -> Term:
         """A term that is one of GROUP BY's expressions has no loose columns, and is NULL where it is summed up."""
@@ -149,7 +164,7 @@ class Names:
         return self._found(name, table, database)
 
     def _found(self, name: str, table: str, database: str) -> Term:
-        found, scope = self.scope.find(name, table, database, self.frame.clause)
+        found, scope = self.scope.find(name, table, database, self.said)
         return Term(scope.sql(found), found.kind, found.letters, loose=(found,), field=found)
 
     def item(self, name: str) -> Item | None:
@@ -170,7 +185,7 @@ class Names:
                 return place
             found.setdefault(column, place)
             if len(found) > 1:
-                raise errors.ambiguous(name, self.clause)
+                raise errors.ambiguous(name, self.said)
         return next(iter(found.values()), None)
 
     def _in_having(self, name: str, table: str, database: str) -> Term:
@@ -180,13 +195,13 @@ class Names:
                     f"You cannot use the alias '{name}' of an expression containing a window function in this context.'"
                 )
             return item.term
-        full = ".".join(p for p in (database, table, name) if p)
+        full = ".".join(p for p in (database.lower(), table, name) if p)
         if not table and len(self.scope.candidates(name)) > 1:
-            raise errors.no_column(full, self.frame.clause)
-        found, scope = self.scope.find(name, table, database, self.frame.clause)
+            raise errors.no_column(full, self.said)
+        found, scope = self.scope.find(name, table, database, self.said)
         known = [i.term.field for i in self.frame.items] + [t.field for t in self.frame.groups]
         if scope is self.scope and not any(found is k for k in known):
-            raise errors.no_column(full, self.frame.clause)
+            raise errors.no_column(full, self.said)
         return Term(scope.sql(found), found.kind, found.letters, loose=(found,), field=found)
 
     def asks_for_this_database(self, alias: str) -> bool:

@@ -55,11 +55,12 @@ def words(statement: str) -> list[Word]:
         after_point = bool(found) and found[-1].text == "." and end == match.start()
         if after_point and kind == "num" and text.isdigit():
             kind = "quoted"
-        follows = statement[match.end() : match.end() + 1]
         if kind == "word" and text.upper() == "ROLLUP" and found and found[-1].kinds == _WITH:
             found[-1] = Word(frozenset(("WITH_ROLLUP",)), found[-1].start, "WITH")
             continue
-        found.append(Word(_kinds(kind, text, after_point, follows == "("), match.start(), text))
+        pointed = after_point or _POINT.match(statement, match.end()) is not None
+        called = statement.startswith("(", match.end())
+        found.append(Word(_kinds(kind, text, pointed, called), match.start(), text))
         end = match.end()
         if kind in ("bad", "open"):
             return found
@@ -67,16 +68,17 @@ def words(statement: str) -> list[Word]:
     return found
 
 
+_POINT = re.compile(rf"\.{_WORD}")
 _END = frozenset(("last",))
 _WITH = frozenset(("WITH", "any"))
 _NAME = frozenset(("IDENT", "PLAIN", "any"))
 
 
 @lru_cache(maxsize=4096)
-def _kinds(kind: str, text: str, after_point: bool, called: bool) -> frozenset[str]:
+def _kinds(kind: str, text: str, pointed: bool, called: bool) -> frozenset[str]:
     if kind == "word":
         upper = text.upper()
-        if after_point:
+        if pointed:  # a word right before or after a point is a name
             return _NAME
         if upper in TIGHT:
             return frozenset((upper, "any")) if called else _NAME

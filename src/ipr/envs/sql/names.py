@@ -124,7 +124,7 @@ class Scope:
                     inner = inner.outer
                 return found.used(), scope
             scope = scope.outer
-        full = ".".join(part for part in (database, table, name) if part)
+        full = ".".join(part for part in (database.lower(), table, name) if part)
         raise errors.no_column(full, clause)
 
     def _own(self, name: str, table: str, database: str, clause: str) -> Field | None:

@@ -58,8 +58,9 @@ class _Reading:
     def query(self, node: Node, names: Mapping[str, _Name]) -> None:
         with_ = node.args.get("with_")
         known = dict(names)
+        recursive = with_ is not None and with_.args.get("recursive")
         for one in with_.expressions if with_ is not None else ():
-            before = known | {one.alias.lower(): _Name(None)} if with_.args.get("recursive") else known
+            before = known | {one.alias.lower(): _Name(None)} if recursive else known
             known[one.alias.lower()] = _Name(one, dict(before))
         if isinstance(node, exp.Subquery):
             self.query(node.this, known)

@@ -166,7 +166,7 @@ def _tree(rule: str) -> Any:
     return tree
 
 
-def _alternatives(parts: list[tuple[str, str, str]]) -> tuple[Any, list[tuple[str, str, str]]]:
+def _alternatives(parts: list[Any]) -> tuple[Any, list[Any]]:
     ways: list[Any] = [["then"]]
     while parts and parts[0][2] != ")":
         (sign, name, mark), *parts = parts

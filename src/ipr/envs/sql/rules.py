@@ -40,7 +40,7 @@ join = (NATURAL (INNER? JOIN | (LEFT | RIGHT) OUTER? JOIN)) factor
 matched = ON expr | USING '(' IDENT% ')'
 factor = LATERAL? subquery named? ('(' IDENT% ')')? | '(' joined% ')' | '{' IDENT joined '}' | JSON_TABLE '(' any*
     | table (PARTITION '(' IDENT% ')')? named? hint*
-named = (AS | '=')? IDENT
+named = AS? IDENT
 hint = (USE | FORCE | IGNORE) (INDEX | KEY) (FOR (JOIN | ORDER BY | GROUP BY))? '(' ((IDENT | PRIMARY)%)? ')'
 
 expr = denied ((OR | XOR | AND | '||' | '&&') denied)*
