@@ -77,7 +77,8 @@ def connect(port: int, **options: Any) -> Any:
 def load(port: int, file: Path) -> None:
     """A SQLite file as a database of its name, with the types, keys and defaults of its `schema.json`, and its views.
 
-    A view that names what is not there is left out.
+    Its foreign keys make their indexes as InnoDB does. A view that names what is not there is left out, and a foreign
+    key that the server refuses.
     """
     described = file.with_name("schema.json")
     written = json.loads(described.read_text()) if described.is_file() else {}
@@ -87,7 +88,8 @@ def load(port: int, file: Path) -> None:
         cursor.execute(f"CREATE DATABASE `{file.stem}`")
         cursor.execute(f"USE `{file.stem}`")
         tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
-        for (table,) in tables.fetchall():
+        names = [table for (table,) in tables.fetchall()]
+        for table in names:
             info = connection.execute(f'PRAGMA table_info("{table}")').fetchall()
             rows = next((r for t, r in written.items() if t.lower() == table.lower()), None)
             rows = rows or [{"field": i[1], "type": "text", "null": "YES", "key": "", "default": None} for i in info]
@@ -100,13 +102,27 @@ def load(port: int, file: Path) -> None:
             columns = [_column(row) for row in rows]
             if keys:
                 columns.append(f"PRIMARY KEY ({', '.join(f'`{k}`' for k in keys)})")
-            columns += [f"{'UNIQUE ' * (r['key'] == 'UNI')}KEY (`{r['field']}`)" for r in rows if r["key"] in _KEYS]
+            referring = {key[0].lower() for key, _, _ in _foreign(connection, table)}
+            for row in rows:
+                if row["key"] == "UNI" or (row["key"] == "MUL" and row["field"].lower() not in referring):
+                    columns.append(f"{'UNIQUE ' * (row['key'] == 'UNI')}KEY (`{row['field']}`)")
             cursor.execute(f"CREATE TABLE `{table.lower()}` ({', '.join(columns)})")
             listed = ", ".join(f'"{row["field"]}"' for row in rows)
             found = connection.execute(f'SELECT {listed} FROM "{table}"').fetchall()
             if found:
                 marks = ", ".join(["%s"] * len(rows))
                 cursor.executemany(f"INSERT INTO `{table.lower()}` VALUES ({marks})", found)
+        for table in names:
+            for columns, other, theirs_ in _foreign(connection, table):
+                here, there = (", ".join(f"`{name}`" for name in listed) for listed in (columns, theirs_))
+                try:
+                    cursor.execute(
+                        f"ALTER TABLE `{table.lower()}` ADD FOREIGN KEY ({here}) REFERENCES `{other.lower()}` ({there})"
+                    )
+                except Exception as error:
+                    if error.args[0] not in _REFUSED:
+                        raise
+        for table in names:
             cursor.execute(f"ANALYZE TABLE `{table.lower()}`")
         for (view,) in connection.execute("SELECT sql FROM sqlite_master WHERE type = 'view'").fetchall():
             try:
@@ -117,7 +133,18 @@ def load(port: int, file: Path) -> None:
     connection.close()
 
 
-_KEYS = ("UNI", "MUL")
+_REFUSED = (1822, 3734, 3780, 6125)
+"""No key there, no column there, unlike types, no unique key there."""
+
+
+def _foreign(connection: sqlite3.Connection, table: str) -> list[tuple[list[str], str, list[str]]]:
+    """Foreign keys in the order in which they are declared: columns, the other table, its columns."""
+    found: dict[int, tuple[list[str], str, list[str]]] = {}
+    for number, _, other, ours, theirs, *_ in connection.execute(f'PRAGMA foreign_key_list("{table}")').fetchall():
+        columns, _, others = found.setdefault(number, ([], other, []))
+        columns.append(ours)
+        others.append(theirs or ours)
+    return [found[number] for number in sorted(found, reverse=True)]
 
 
 def _column(row: dict[str, Any]) -> str:

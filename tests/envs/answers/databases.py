@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +78,60 @@ SCHOOL: dict[str, Table] = {
     ),
 }
 
+CHOIR: dict[str, Table] = {
+    "Hall": (
+        [("Hall_ID", "int", "NO", "PRI", None, ""), ("Name", "varchar(20)", "YES", "", None, "")],
+        [(3, "Opera"), (1, "Town Hall"), (4, "Barn"), (2, "Opera")],
+    ),
+    "Singer": (
+        [
+            ("Singer_ID", "int", "NO", "PRI", None, ""),
+            ("Name", "varchar(20)", "YES", "", None, ""),
+            ("Voice", "varchar(10)", "YES", "", None, ""),
+            ("Age", "int", "YES", "", None, ""),
+        ],
+        [(n, f"Singer {n * 7 % 10}", ("alto", "bass", "tenor")[n * 5 % 3], 20 + n * n % 7) for n in range(1, 19)],
+    ),
+    "Concert": (
+        [
+            ("Concert_ID", "int", "NO", "PRI", None, ""),
+            ("Title", "varchar(20)", "YES", "", None, ""),
+            ("Hall_ID", "int", "YES", "MUL", None, ""),
+            ("Year", "int", "YES", "", None, ""),
+        ],
+        [
+            (1, "Spring", 3, 2014),
+            (2, "Summer", 1, 2015),
+            (3, "Autumn", 3, 2014),
+            (4, "Winter", 2, 2014),
+            (5, "Easter", None, 2015),
+            (6, "Advent", 1, 2016),
+        ],
+    ),
+    "Sings": (
+        [
+            ("Concert_ID", "int", "NO", "PRI", None, ""),
+            ("Singer_ID", "int", "NO", "PRI", None, ""),
+            ("Fee", "int", "YES", "", None, ""),
+        ],
+        [(1 + n % 5, 1 + n * 5 % 17, n % 4 * 10) for n in range(28)],
+    ),
+    "Knows": (
+        [("Singer_ID", "int", "NO", "PRI", None, ""), ("Other_ID", "int", "NO", "PRI", None, "")],
+        [(1 + n % 7, 1 + (n * 3 + 2) % 18) for n in range(20)],
+    ),
+}
+CHOIR_KEYS = {
+    "Concert": [("Hall_ID", "Hall", "Hall_ID")],
+    "Sings": [("Singer_ID", "Singer", "Singer_ID"), ("Concert_ID", "Concert", "Concert_ID")],
+    "Knows": [("Other_ID", "Singer", "Singer_ID"), ("Singer_ID", "Singer", "Singer_ID")],
+}
+"""Foreign keys of tables: column, other table, its column. Of those on second columns DESC says nothing."""
 
-def written(file: Path, tables: dict[str, Table]) -> Path:
+
+def written(
+    file: Path, tables: dict[str, Table], foreign: Mapping[str, Sequence[tuple[str, str, str]]] | None = None
+) -> Path:
     """The tables as a SQLite file, with its `schema.json`."""
     with sqlite3.connect(file) as connection:
         for name, (columns, rows) in tables.items():
@@ -87,7 +139,9 @@ def written(file: Path, tables: dict[str, Table]) -> Path:
                 f"{c[0]} {'REAL' if c[1] in ('double', 'float') else c[1].split('(')[0]}" for c in columns
             )
             keys = ", ".join(c[0] for c in columns if c[3] == "PRI")
-            connection.execute(f"CREATE TABLE {name} ({declared}{f', PRIMARY KEY ({keys})' if keys else ''})")
+            parts = [declared, *([f"PRIMARY KEY ({keys})"] if keys else [])]
+            parts += [f"FOREIGN KEY ({c}) REFERENCES {t} ({k})" for c, t, k in (foreign or {}).get(name, ())]
+            connection.execute(f"CREATE TABLE {name} ({', '.join(parts)})")
             connection.executemany(f"INSERT INTO {name} VALUES ({', '.join('?' * len(columns))})", rows)
     connection.close()
     described = {t: [dict(zip(FIELDS, c, strict=True)) for c in columns] for t, (columns, _) in tables.items()}
@@ -98,5 +152,6 @@ def written(file: Path, tables: dict[str, Table]) -> Path:
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "land": land,
     "school": lambda file: written(file, SCHOOL),
+    "choir": lambda file: written(file, CHOIR, CHOIR_KEYS),
 }
 """By name: makes the file."""

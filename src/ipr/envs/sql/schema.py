@@ -112,8 +112,8 @@ class Schema:
         self.info: dict[str, list[Row]] = {}
         self.views: set[str] = set()
         self.broken: set[str] = set()
-        self._referring: set[str] = set()
-        """Tables with foreign keys."""
+        self._foreign: dict[str, list[list[str]]] = {}
+        """The columns of each foreign key of a table, in lower case, in the order in which they are declared."""
         found = connection.execute(_STORED).fetchall()
         for stored, kind in sorted(found, key=lambda r: r[0].lower()):
             try:
@@ -129,8 +129,9 @@ class Schema:
             self.names[lower] = lower
             if kind == "view":
                 self.views.add(lower)
-            elif connection.execute(f"PRAGMA foreign_key_list({_quoted(stored)})").fetchone() is not None:
-                self._referring.add(lower)
+            elif keys := connection.execute(f"PRAGMA foreign_key_list({_quoted(stored)})").fetchall():
+                numbers = sorted({key[0] for key in keys}, reverse=True)
+                self._foreign[lower] = [[key[3].lower() for key in keys if key[0] == n] for n in numbers]
         self.described = {t.lower(): list(rows) for t, rows in (described or {}).items()}
         self._tables: dict[str, Table] = {}
         self._counts: dict[str, int] = {}
@@ -187,7 +188,8 @@ class Schema:
         view = lower in self.views
         table = Table(self.names[lower], _quoted(self.stored[lower]), self.name, columns, [k for k in keys if k])
         table.rowid, table.view = not view, view
-        table.indexed = frozenset(r[0].lower() for r in rows if r[3] == "MUL")
+        unique = {r[0].lower() for r in rows if r[3] == "UNI"}
+        table.indexed = frozenset(n[0] for n, _, primary in self._indexes(lower, rows) if not primary) - unique
         if keys[0] and not view:
             table.order = lambda: self._order(table, keys[0])
         if self.served and lower in self.described and not view:
@@ -208,7 +210,7 @@ class Schema:
 
     def refers(self, lower: str) -> bool:
         """Whether a table has foreign keys."""
-        return lower in self._referring
+        return lower in self._foreign
 
     def next_number(self, lower: str) -> int | None:
         """What AUTO_INCREMENT gives the next row of a table that is not empty."""
@@ -237,28 +239,40 @@ class Schema:
             self._counts[sql] = self._ask(sql)[0][0]
         return self._counts[sql]
 
+    def _indexes(self, lower: str, rows: Sequence[Row]) -> list[tuple[list[str], bool, bool]]:
+        """A table's indexes as the server has them: names of columns, whether unique and never NULL, whether primary.
+
+        DESC tells of keys, but not of each: InnoDB makes an index for a foreign key where none begins with its columns.
+        """
+        place = {info[1].lower(): info[5] or 99 for info in self.info[lower]}
+        foreign = self._foreign.get(lower, []) if lower in self.described else []
+        found: list[tuple[list[str], bool, bool]] = []
+        if primary := sorted((r[0].lower() for r in rows if r[3] == "PRI"), key=lambda n: place[n]):
+            found.append((primary, True, True))
+        for unique, null in (("UNI", "NO"), ("UNI", "YES"), ("MUL", "")):
+            for row in rows:
+                name = row[0].lower()
+                made = not null and any(key[0] == name for key in foreign)
+                if row[3] == unique and null in ("", row[2]) and not made:
+                    found.append(([name], null == "NO", False))
+        for key in foreign:
+            if not any(names[: len(key)] == key for names, _, _ in found):
+                found.append((key, False, False))
+        return found
+
     def _stored(self, table: Table, rows: Sequence[Row]) -> Stored:
         """What InnoDB counts of a table: rows, pages, and for each index how many rows have one value."""
         sql = {c.name.lower(): c.sql for c in table.columns}
         count = self.counted(f"SELECT count(*) FROM {table.sql}")
-        place = {info[1].lower(): info[5] or 99 for info in self.info[table.name]}
-        keys = [sorted((r[0].lower() for r in rows if r[3] == "PRI"), key=lambda n: place[n])]
-        others = [r for r in rows if r[3] in ("UNI", "MUL")]
-        others.sort(key=lambda r: (r[3] != "UNI" or r[2] != "NO", r[3] != "UNI"))
-        keys += [[r[0].lower()] for r in others]
-        single = {r[0].lower() for r in others if r[3] == "UNI" and r[2] == "NO"}
         length = {r[0].lower(): _length(str(r[1])) + (r[2] != "NO") for r in rows}
         indexes = []
-        for k, names in enumerate(keys):
-            if not names:
-                continue
+        for names, unique, primary in self._indexes(table.name, rows):
             each = []
             for n in range(1, len(names) + 1):
                 listed = ", ".join(sql[name] for name in names[:n])
                 different = self.counted(f"SELECT count(*) FROM (SELECT DISTINCT {listed} FROM {table.sql})")
                 each.append(max(1.0, count / max(different, 1)))
-            unique = not k or names[0] in single
-            indexes.append(Index(tuple(names), unique, not k, sum(length[n] for n in names), tuple(each)))
+            indexes.append(Index(tuple(names), unique, primary, sum(length[n] for n in names), tuple(each)))
         bytes_ = " + ".join(f"ifnull(length({c.sql}), 0)" for c in table.columns)
         size = self.counted(f"SELECT total({bytes_} + 24) FROM {table.sql}")
         widths = {r[0].lower(): 65_537 if "text" in str(r[1]).lower() else _length(str(r[1])) for r in rows}
