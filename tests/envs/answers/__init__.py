@@ -1,8 +1,9 @@
 """What MySQL answers to statements: `python -m tests.envs.answers` asks a MySQL that it starts, and writes them here.
 
-Each file has a row a statement: `db` (of `databases`), `statement`, and `rows` (Python's repr of each) or `error` (the
-text). A row with `any_order` is equal in any order: MySQL promises none. To add some, append rows with `db` and
-`statement`; what it answers is filled in. Recorded with MySQL 9.7.4; what 8.0 answers otherwise is left out.
+Each file has a row a statement: `db` (of `databases`), `statement`, and `rows` (Python's repr of each), `error` (the
+text) or `nothing` (there is no result). A row with `any_order` is equal in any order: MySQL promises none. To add some,
+append rows with `db` and `statement`; what it answers is filled in. Recorded with MySQL 9.7.4; what 8.0 answers
+otherwise is left out.
 """
 
 from __future__ import annotations
@@ -40,13 +41,17 @@ def record(port: int) -> None:
     for file in files():
         rows = read(file)
         for row in rows:
-            row.pop("rows", None), row.pop("error", None)
-            row |= ask(port, row["db"], row["statement"])
+            said = ask(port, row["db"], row["statement"])
+            if row.get("any_order") and "rows" in said and sorted(row.get("rows", ())) == sorted(said["rows"]):
+                said["rows"] = row["rows"]
+            for key in ("rows", "error", "nothing"):
+                row.pop(key, None)
+            row |= said
         file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def ask(port: int, database: str, statement: str) -> dict[str, Any]:
-    """{"rows": [...]} or {"error": ...}, as they are recorded."""
+    """{"rows": [...]}, {"error": ...} or {"nothing": True}, as they are recorded."""
     import pymysql
 
     with servers.connect(port, database=database) as connection, connection.cursor() as cursor:
@@ -55,6 +60,8 @@ def ask(port: int, database: str, statement: str) -> dict[str, Any]:
             cursor.execute(statement)
         except pymysql.err.Error as error:
             return {"error": error.args[1]}
+        if cursor.description is None:
+            return {"nothing": True}
         return {"rows": [repr(tuple(row)) for row in cursor.fetchall()]}
 
 

@@ -52,10 +52,8 @@ def read(statement: str, schema: Schema, lenient: bool = False) -> Reading:
     if "\x00" in text:
         text = text.replace("\x00", "?")
     bare = _COMMENTS.sub(" ", text)
-    if not text:
+    if not bare.strip():  # of comments alone the server makes no result at all
         return Reading("nothing", f"{ERROR}Query was empty")
-    if not bare.strip():
-        return Reading("rows")
     if syntax.nesting(bare) > MAX_NESTING:
         return Reading("error", _TOO_MUCH)
     try:
@@ -79,7 +77,8 @@ def _read(text: str, schema: Schema, lenient: bool) -> Reading:
             _query(text[start:], schema, lenient)  # what MySQL says against it comes first
         raise NotExactError("EXPLAIN of a query")
     if first == "USE":
-        return Reading("rows", rows=tuple(shows.used(schema, words)))
+        shows.used(schema, words)
+        return Reading("nothing", f"{ERROR}USE gives no rows")
     if first not in _QUERIES:
         return Reading("nothing", f"{ERROR}{first} command denied; only SELECT, SHOW TABLES and DESC can be run")
     return _query(text, schema, lenient, words)

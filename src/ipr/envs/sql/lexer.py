@@ -1,8 +1,7 @@
 """A statement's words as MySQL 8 tells them apart (sql_lex.cc of the server), each with what it may be in the grammar.
 
 A word is known by the names under which `rules` speaks of it: itself, if it is a keyword or a sign, and IDENT (it may
-be a name), PLAIN (it is no keyword), TEXT, NUM, INT, VAR (`@x`), SYSVAR (`@@x`), any,
-bad (no statement has it) or last
+be a name), PLAIN (it is no keyword), TEXT, NUM, INT, VAR (`@x`), SYSVAR (`@@x`), any, bad (no statement has it) or last
 (there is no more).
 """
 

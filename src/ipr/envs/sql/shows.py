@@ -177,10 +177,9 @@ def describe(schema: Schema, words: list[Word]) -> list[Row]:
     return columns(schema, _table(schema, reader), pattern=reader.last())
 
 
-def used(schema: Schema, words: list[Word]) -> list[Row]:
-    """USE database."""
+def used(schema: Schema, words: list[Word]) -> None:
+    """USE database: raises MySqlError for another than this."""
     schema.check_name(_Reader(words).name())
-    return []
 
 
 def columns(schema: Schema, name: str, full: bool = False, pattern: str | None = None) -> list[Row]:

@@ -50,7 +50,7 @@ class Join:
     before: list[Source]
     added: list[Source]
     tests: list[str]
-    """What USING and NATURAL say."""
+    """What USING and NATURAL say, and ON."""
 
 
 @dataclass(slots=True)
@@ -109,15 +109,40 @@ def _by_comma(joins: list[Node]) -> list[tuple[Node, list[Node]]]:
 
 
 def add_joins(c: Compiler, tables: Tables) -> None:
+    _read_conditions(c, tables)
+    _join(tables)
+
+
+def _read_conditions(c: Compiler, tables: Tables) -> None:
+    """MySQL reads ON from the last join to the first, but what is in parentheses or left of RIGHT JOIN before it."""
+    joins: list[Join] = []
+    for join in tables.joins:
+        joins.insert(len(joins) if (join.node.args.get("side") or "").upper() == "RIGHT" else 0, join)
+    for join in joins:
+        if join.inner is not None:
+            _read_conditions(c, join.inner)
+        if (on := join.node.args.get("on")) is not None:
+            inside = Scope(c.scope.outer, [*join.before, *join.added], c.scope.merged)
+            scope, c.frame.scope, c.frame.clause, c.frame.aggregates = c.scope, inside, "on clause", False
+            try:
+                join.tests.append(truth(c.single(on)))
+            finally:
+                c.frame.scope = scope
+            scope.captured += inside.captured
     if tables.inner is not None:
-        add_joins(c, tables.inner)
+        _read_conditions(c, tables.inner)
+
+
+def _join(tables: Tables) -> None:
+    if tables.inner is not None:
+        _join(tables.inner)
         tables.sql = f"({tables.inner.sql})"
     for join in tables.joins:
         if join.inner is not None:
-            add_joins(c, join.inner)
+            _join(join.inner)
             plain = join.node.args.get("kind") == COMMA and not any(j.node.args.get("side") for j in join.inner.joins)
             join.sql = join.inner.sql if plain else f"({join.inner.sql})"
-        tables.sql = _joined(c, join, tables.sql)
+        tables.sql = _joined(join, tables.sql)
 
 
 def _source(c: Compiler, node: Node, scope: Scope) -> _Made:
@@ -218,17 +243,9 @@ def _merged(
     return tests, star + [f for f in (*left, *right) if f.name.lower() not in common]
 
 
-def _joined(c: Compiler, join: Join, left: str) -> str:
+def _joined(join: Join, left: str) -> str:
     side, kind = ((join.node.args.get(word) or "").upper() for word in ("side", "kind"))
-    scope, tests, right = c.scope, join.tests, join.sql
-    if (on := join.node.args.get("on")) is not None:
-        inside = Scope(scope.outer, [*join.before, *join.added], scope.merged)
-        c.frame.scope, c.frame.clause, c.frame.aggregates = inside, "on clause", False
-        try:
-            tests.append(truth(c.single(on)))
-        finally:
-            c.frame.scope = scope
-        scope.captured += inside.captured
+    tests, right = join.tests, join.sql
     test = f" ON {' AND '.join(f'({t})' for t in tests)}" if tests else ""
     if side == "RIGHT":
         return f"{right} LEFT JOIN {f'({left})' if len(join.before) > 1 else left}{test or ' ON 1'}"
