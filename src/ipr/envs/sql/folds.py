@@ -7,6 +7,7 @@ from typing import Any
 
 from ipr.envs.sql.collation import key
 from ipr.envs.sql.errors import ONE_ROW, MySqlError, NotExactError
+from ipr.envs.sql.filesort import Sorting, arranged
 
 MOST = 1_000_000
 """Characters that GROUP_CONCAT takes in."""
@@ -172,6 +173,25 @@ class _Joined:
         return joined.encode(errors="replace")[: self.MOST].decode(errors="ignore")
 
 
+class _Filesorted:
+    """The numbers of the rows that remain, in their order, between commas: number, places, and how they are sorted."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[int, ...]] = []
+        self.sorting: Sorting | None = None
+
+    def step(self, number: int, first: int | None, place: int, *how: int) -> None:
+        if self.sorting is None:
+            texts, queue, limit, offset, limited = how
+            self.sorting = Sorting(bool(texts), bool(queue), limit, offset, first is not None, bool(limited))
+        self.rows.append((number, place) if first is None else (number, first, place))
+
+    def finalize(self) -> str:
+        rows = sorted(self.rows)
+        kept = [] if self.sorting is None else [rows[k][0] for k in arranged(rows, self.sorting)]
+        return f",{','.join(map(str, kept))},"
+
+
 AGGREGATES: dict[str, tuple[int, type]] = {
     "only": (1, _Only),
     "first_seen": (1, _FirstSeen),
@@ -185,5 +205,6 @@ AGGREGATES: dict[str, tuple[int, type]] = {
     "bits_and": (1, _AllBits),
     "bits_xor": (1, _OddBits),
     "join_texts": (-1, _Joined),
+    "filesorted": (8, _Filesorted),
 }
 WINDOWED = frozenset(name for name, (_, made) in AGGREGATES.items() if issubclass(made, _Running))

@@ -17,6 +17,7 @@ from sqlglot import exp
 from ipr.envs.sql import aggregates, calls, ctes, errors, grouping, unions, windows
 from ipr.envs.sql.errors import MySqlError, NotExactError
 from ipr.envs.sql.expressions import compile_expression, single
+from ipr.envs.sql.filesort import Sorting
 from ipr.envs.sql.frames import Frame, Item, Names, Query
 from ipr.envs.sql.kinds import NULL
 from ipr.envs.sql.names import Field, Scope, Source, full_name
@@ -206,24 +207,33 @@ class Compiler(Names):
             shown = ", ".join(f"{t.exact if top and t.exact else t.sql} AS c{k}" for k, t in enumerate(terms))
             keys = [order_key(t) + d for t, d in order]
             found.sql = f"SELECT {shown}{source}{sorted_by(keys + ties)}{self.limit(node)}"
-            if (
-                top
-                and keys
-                and ties
-                and read is not None
-                and not read.sorted
-                and not frame.windows
-                and not any(i.windowed for i in items)
-            ):
+            modelled = read is not None and not read.sorted and bool(keys and ties) and not frame.windows
+            if read is not None and modelled and not any(i.windowed for i in items):
                 kind = sorting(read, node, [t for t, _ in order], terms if frame.groups else [], scope.sources)
                 numbered = f"dense_rank() OVER ({sorted_by(keys)[1:]})"
                 if read.first:
-                    numbered = f"dense_rank() OVER ({sorted_by(read.first)[1:]}), {numbered}"
-                found.unsorted = f"SELECT {shown}, {numbered}{source}{sorted_by(ties)}", kind
+                    numbered = f"dense_rank() OVER ({sorted_by(read.first)[1:]}) AS a, {numbered}"
+                if top:
+                    found.unsorted = f"SELECT {shown}, {numbered}{source}{sorted_by(ties)}", kind
+                elif kind.limit is not None and (kind.limit <= _FEW or (read.rows or 0) <= _FEW):
+                    inner = f"SELECT {shown}, {numbered} AS p, row_number() OVER ({sorted_by(ties)[1:]}) AS n{source}"
+                    found.sql = self._limited(inner, len(terms), kind)
             return found
         if order and read is not None and same:  # it is a GROUP BY, by ORDER BY's columns first
             order += [(t, "") for t in terms if t.sql not in {o.sql for o, _ in order}]
         return self._distinct(node, found, source, order, ties)
+
+    def _limited(self, inner: str, columns: int, kind: Sorting) -> str:
+        """What LIMIT leaves of a query inside another, where ORDER BY sees rows alike: as MySQL sorts them."""
+        rows = self.fresh("sorted_")
+        shown = ", ".join(f"{rows}.c{k} AS c{k}" for k in range(columns))
+        how = f"{'a' if kind.leading else 'NULL'}, p, {int(kind.texts)}, {int(kind.queue)}, {kind.limit}"
+        how += f", {kind.offset}, {int(kind.limited)}"
+        place = f"instr({rows}_.f, ',' || {rows}.n || ',')"
+        sql = (
+            f"WITH {rows} AS MATERIALIZED ({inner}) SELECT {shown} FROM (SELECT filesorted(n, {how}) AS f FROM {rows})"
+        )
+        return f"SELECT * FROM ({sql} AS {rows}_ CROSS JOIN {rows} WHERE {place} ORDER BY {place} LIMIT -1) LIMIT -1"
 
     def _distinct(self, node: Node, found: Query, source: str, order: list[tuple[Term, str]], ties: list[str]) -> Query:
         if not self.lenient:
@@ -467,6 +477,10 @@ class Compiler(Names):
                 raise NotExactError("LIMIT of what is no number")
             said.append(str(min(int(value.this), 2**62)))
         return f" LIMIT {' OFFSET '.join(said)}"
+
+
+_FEW = 1000
+"""Rows up to which those of a query inside another are sorted as MySQL does: each is looked up in the list of all."""
 
 
 def _unique(items: list[Item], source: Source) -> bool:
