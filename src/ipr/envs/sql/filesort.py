@@ -53,6 +53,22 @@ def arranged(rows: Sequence[tuple[Any, ...]], sorting: Sorting) -> list[int]:
     return found[sorting.offset :][: sorting.limit]
 
 
+def sql(rows: str, columns: str, name: str, sorting: Sorting) -> str:
+    """A query for rows in the order of `arranged`, each with its place in it, w_.
+
+    `rows`: a query for them, with their numbers from 1 as n_, what `arranged` calls their numbers as p_ and, for the
+    first table's rows, a_.
+    `columns`: what is shown of them. `name`: a name that nothing else has.
+    """
+    limit = "NULL" if sorting.limit is None else sorting.limit
+    how = f"{'a_' if sorting.leading else 'NULL'}, p_, {int(sorting.texts)}, {int(sorting.queue)}, {limit}"
+    how += f", {sorting.offset}, {int(sorting.limited)}"
+    place = f"substr({name}_.f, {name}.n_ * 4 - 3, 4)"
+    found = f"SELECT {columns}, {place} AS w_ FROM (SELECT filesorted(n_, {how}) AS f FROM {name}) AS {name}_"
+    found += f" CROSS JOIN {name} WHERE {place} > x'00000000' ORDER BY {place} LIMIT -1"
+    return f"SELECT * FROM (WITH {name} AS MATERIALIZED ({rows}) {found}) LIMIT -1"
+
+
 def _arranged(places: Sequence[int], sorting: Sorting) -> list[int]:
     rows = list(range(len(places)))
     wanted = len(rows) if sorting.limit is None else min(sorting.limit + sorting.offset, len(rows))

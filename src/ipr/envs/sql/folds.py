@@ -174,7 +174,7 @@ class _Joined:
 
 
 class _Filesorted:
-    """The numbers of the rows that remain, in their order, between commas: number, places, and how they are sorted."""
+    """For each row its place, from 1, in 4 bytes; 0 where LIMIT leaves it out. Of number, places, and how to sort."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[int, ...]] = []
@@ -186,10 +186,12 @@ class _Filesorted:
             self.sorting = Sorting(bool(texts), bool(queue), limit, offset, first is not None, bool(limited))
         self.rows.append((number, place) if first is None else (number, first, place))
 
-    def finalize(self) -> str:
+    def finalize(self) -> bytes:
         rows = sorted(self.rows)
-        kept = [] if self.sorting is None else [rows[k][0] for k in arranged(rows, self.sorting)]
-        return f",{','.join(map(str, kept))},"
+        places = [0] * len(rows)
+        for place, k in enumerate(arranged(rows, self.sorting) if self.sorting is not None else (), 1):
+            places[k] = place
+        return b"".join(place.to_bytes(4, "big") for place in places)
 
 
 AGGREGATES: dict[str, tuple[int, type]] = {

@@ -26,8 +26,8 @@ from ipr.envs.sql.matching import instr, like
 MAX_LENGTH = 100_000
 """Bytes of a text."""
 _SQLITE = """
-    abs atan avg ceil coalesce cos count cume_dist degrees dense_rank exp first_value floor ifnull instr lag last_value
-    lead length like lower ltrim max min nth_value ntile percent_rank pi radians rank round row_number rtrim sign sin
+    abs atan avg ceil coalesce cos count cume_dist degrees dense_rank exp first_value floor ifnull lag last_value lead
+    length like lower ltrim max min nth_value ntile percent_rank pi radians rank round row_number rtrim sign sin
     substr sum tan upper total typeof
 """
 

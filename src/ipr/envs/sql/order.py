@@ -41,6 +41,10 @@ class Reading:
     """How many the optimizer expects to sort; None where it has no guess, as for a temporary table of groups."""
     first: list[str] = field(default_factory=list)
     """What numbers the first table's rows, where these are sorted before the others are joined."""
+    filed: float | None = None
+    """How many rows it expects to sort to group them, where it does."""
+    lead: list[str] = field(default_factory=list)
+    """What numbers the first table's rows, where only these are sorted for that."""
     outer: bool = False
     """Whether each of these rows remains, as LEFT JOIN has it, so that LIMIT holds for them too."""
 
@@ -81,7 +85,11 @@ def reading(
     read = Reading(_terms(sources, found), rows=rows)
     if groups:
         read.rows = rows**0.5 if sorts else None
-    if len(steps) > 1 and not groups and keys and question.sorts == first.table and not any(s.buffered for s in steps):
+        read.filed = rows if sorts else None
+    leading = len(steps) > 1 and question.sorts == first.table and not any(s.buffered for s in steps)
+    if leading and sorts and groups:
+        read.lead = _terms(sources, found[:1])
+    if leading and not groups and keys:
         read.first, read.rows = _terms(sources, found[:1]), first.total_rows
         read.outer = all(question.after[s.table] for s in steps[1:])
     return read

@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlglot import exp
 
-from ipr.envs.sql import aggregates, calls, ctes, errors, grouping, unions, windows
+from ipr.envs.sql import aggregates, calls, ctes, errors, filesort, grouping, unions, windows
 from ipr.envs.sql.errors import MySqlError, NotExactError
 from ipr.envs.sql.expressions import compile_expression, single
 from ipr.envs.sql.filesort import Sorting
@@ -156,14 +156,31 @@ class Compiler(Names):
             tables.sql = f"(SELECT * FROM {first}{sorted_by(tables.led)} LIMIT -1) AS {alias}{tables.sql[len(first) :]}"
         source = f" FROM {tables.sql}{wheres}" if tables.sql else wheres
         sees_order = frame.windows or (frame.grouped and tables.natural and _scanned(node, scope.sources[0]))
+        placed = ""
         if tables.natural and tables.base is not None and scope.export is None and sees_order:
             source = f" FROM (SELECT * FROM {tables.sql}{sorted_by(tables.natural)} LIMIT -1) AS {tables.base}{wheres}"
+            if read is not None and len(frame.windows) == 1 and not frame.grouped and (read.rows or 0) <= _FEW:
+                kind, name = Sorting(any(t.text for _, _, t in frame.sorted), queue=False), self.fresh("sorted_")
+                inner = f"SELECT *, dense_rank() OVER ({sorted_by(list(*frame.windows))[1:]}) AS p_"
+                inner += f", row_number() OVER ({sorted_by(tables.natural)[1:]}) AS n_ FROM {tables.sql}{wheres}"
+                source = f" FROM ({filesort.sql(inner, f'{name}.*', name, kind)}) AS {tables.base}"
+                placed = f"{tables.base}.w_"
         if scope.export is not None:
             columns = [f"{f.sql} AS {name}" for f, name in scope.export.items()]
             inner = f"SELECT {', '.join([*columns, 'row_seen() AS rn'])}{source} LIMIT -1"
             if tables.natural:
-                inner = f"SELECT {', '.join(columns) or '1'}{source}{sorted_by(tables.natural)} LIMIT -1"
+                lead = ""
+                if read is not None and read.lead:
+                    lead = f", dense_rank() OVER ({sorted_by(read.lead)[1:]}) AS a_"
+                inner = f"SELECT {', '.join(columns) or '1'}{lead}{source}{sorted_by(tables.natural)} LIMIT -1"
                 inner = f"SELECT r.*, row_seen() AS rn FROM ({inner}) AS r LIMIT -1"
+                if read is not None and read.filed and read.filed <= _FEW and level is None:
+                    kind = Sorting(any(t.text for t in frame.groups), queue=False, leading=bool(read.lead))
+                    places = sorted_by([order_key(t) for t in frame.groups])[1:]
+                    numbers = f"dense_rank() OVER ({places}) AS p_, row_number() OVER (ORDER BY rn) AS n_"
+                    inner, name = f"SELECT *, {numbers} FROM ({inner}) AS {scope.numbered}", self.fresh("sorted_")
+                    listed = ", ".join(f"{name}.{n}" for n in scope.export.values()) or "1"
+                    inner = f"SELECT *, w_ AS rn FROM ({filesort.sql(inner, listed, name, kind)})"
             source, first = f" FROM ({inner}) AS {scope.numbered}", f"min({scope.numbered}.rn)"
         else:
             first = f"min({base}.rowid)" if base is not None else ""
@@ -196,7 +213,7 @@ class Compiler(Names):
         if not frame.grouped and tables.natural:
             ties = tables.natural
         if frame.windows:  # rows leave in the order for which the last window sorted them
-            ties = [*list(frame.windows)[-1], *ties]
+            ties = [*list(frame.windows)[-1], *([placed] if placed else ties)]
         if having is not None and found.one_row:
             shown = ", ".join(f"q.c{k} AS c{k}" for k in range(len(terms)))
             inner = ", ".join([*(f"{t.sql} AS c{k}" for k, t in enumerate(terms)), f"{truth(having)} AS h"])
@@ -207,33 +224,23 @@ class Compiler(Names):
             shown = ", ".join(f"{t.exact if top and t.exact else t.sql} AS c{k}" for k, t in enumerate(terms))
             keys = [order_key(t) + d for t, d in order]
             found.sql = f"SELECT {shown}{source}{sorted_by(keys + ties)}{self.limit(node)}"
-            modelled = read is not None and not read.sorted and bool(keys and ties) and not frame.windows
-            if read is not None and modelled and not any(i.windowed for i in items):
+            windowed = bool(frame.windows) or any(i.windowed for i in items)
+            if read is not None and not read.sorted and keys and ties and not windowed:
                 kind = sorting(read, node, [t for t, _ in order], terms if frame.groups else [], scope.sources)
                 numbered = f"dense_rank() OVER ({sorted_by(keys)[1:]})"
                 if read.first:
-                    numbered = f"dense_rank() OVER ({sorted_by(read.first)[1:]}) AS a, {numbered}"
+                    numbered = f"dense_rank() OVER ({sorted_by(read.first)[1:]}) AS a_, {numbered}"
                 if top:
                     found.unsorted = f"SELECT {shown}, {numbered}{source}{sorted_by(ties)}", kind
-                elif kind.limit is not None and (kind.limit <= _FEW or (read.rows or 0) <= _FEW):
-                    inner = f"SELECT {shown}, {numbered} AS p, row_number() OVER ({sorted_by(ties)[1:]}) AS n{source}"
-                    found.sql = self._limited(inner, len(terms), kind)
+                elif kind.limit is not None and (read.rows or 0) <= _FEW:
+                    columns, name = [f"c{k}" for k in range(len(terms))], self.fresh("sorted_")
+                    listed = ", ".join(f"{name}.{column}" for column in columns)
+                    inner = f"SELECT {shown}, {numbered} AS p_, row_number() OVER ({sorted_by(ties)[1:]}) AS n_{source}"
+                    found.sql = f"SELECT {', '.join(columns)} FROM ({filesort.sql(inner, listed, name, kind)})"
             return found
         if order and read is not None and same:  # it is a GROUP BY, by ORDER BY's columns first
             order += [(t, "") for t in terms if t.sql not in {o.sql for o, _ in order}]
         return self._distinct(node, found, source, order, ties)
-
-    def _limited(self, inner: str, columns: int, kind: Sorting) -> str:
-        """What LIMIT leaves of a query inside another, where ORDER BY sees rows alike: as MySQL sorts them."""
-        rows = self.fresh("sorted_")
-        shown = ", ".join(f"{rows}.c{k} AS c{k}" for k in range(columns))
-        how = f"{'a' if kind.leading else 'NULL'}, p, {int(kind.texts)}, {int(kind.queue)}, {kind.limit}"
-        how += f", {kind.offset}, {int(kind.limited)}"
-        place = f"instr({rows}_.f, ',' || {rows}.n || ',')"
-        sql = (
-            f"WITH {rows} AS MATERIALIZED ({inner}) SELECT {shown} FROM (SELECT filesorted(n, {how}) AS f FROM {rows})"
-        )
-        return f"SELECT * FROM ({sql} AS {rows}_ CROSS JOIN {rows} WHERE {place} ORDER BY {place} LIMIT -1) LIMIT -1"
 
     def _distinct(self, node: Node, found: Query, source: str, order: list[tuple[Term, str]], ties: list[str]) -> Query:
         if not self.lenient:
@@ -479,8 +486,8 @@ class Compiler(Names):
         return f" LIMIT {' OFFSET '.join(said)}"
 
 
-_FEW = 1000
-"""Rows up to which those of a query inside another are sorted as MySQL does: each is looked up in the list of all."""
+_FEW = 10_000
+"""Rows up to which those of a query inside another are sorted as MySQL does."""
 
 
 def _unique(items: list[Item], source: Source) -> bool:
