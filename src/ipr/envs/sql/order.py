@@ -183,7 +183,7 @@ def _terms(sources: list[Source], found: list[tuple[int, Index | None, bool]]) -
     return terms
 
 
-_MANY = 100_000
+_MANY = 60_000
 """Joined rows beyond which their order is left as it is: sorting them would take too long."""
 MEMORY = 262_144
 """Bytes in which the server sorts."""

@@ -147,9 +147,11 @@ class Compiler(Names):
             if alone and _unique(items, scope.sources[0]):
                 distinct = alone = None
             same = bool(alone)
-            read = reading(self, node, tables, [i.term for i in items] if same else frame.groups, order, _sorts(node))
+            keys = [i.term for i in items] if same else frame.groups
+            read = reading(self, node, tables, keys, order, bool(frame.groups) and _sorts(node))
         if read is not None:
             tables.natural, tables.led = read.terms, []
+        once = not scope.captured  # not again and again, for rows of a query around it
         wheres = f" WHERE {' AND '.join(f'({w})' for w in where)}" if where else ""
         if tables.led and not where and not scope.sources[0].indexed & scope.sources[0].used():
             first, alias = tables.leading, tables.leading.rsplit(" ", 1)[1]
@@ -159,7 +161,7 @@ class Compiler(Names):
         placed = ""
         if tables.natural and tables.base is not None and scope.export is None and sees_order:
             source = f" FROM (SELECT * FROM {tables.sql}{sorted_by(tables.natural)} LIMIT -1) AS {tables.base}{wheres}"
-            if read is not None and len(frame.windows) == 1 and not frame.grouped and (read.rows or 0) <= _FEW:
+            if read is not None and once and len(frame.windows) == 1 and not frame.grouped and (read.rows or 0) <= _FEW:
                 kind, name = Sorting(any(t.text for _, _, t in frame.sorted), queue=False), self.fresh("sorted_")
                 inner = f"SELECT *, dense_rank() OVER ({sorted_by(list(*frame.windows))[1:]}) AS p_"
                 inner += f", row_number() OVER ({sorted_by(tables.natural)[1:]}) AS n_ FROM {tables.sql}{wheres}"
@@ -174,7 +176,7 @@ class Compiler(Names):
                     lead = f", dense_rank() OVER ({sorted_by(read.lead)[1:]}) AS a_"
                 inner = f"SELECT {', '.join(columns) or '1'}{lead}{source}{sorted_by(tables.natural)} LIMIT -1"
                 inner = f"SELECT r.*, row_seen() AS rn FROM ({inner}) AS r LIMIT -1"
-                if read is not None and read.filed and read.filed <= _FEW and level is None:
+                if read is not None and once and read.filed and read.filed <= _FEW:
                     kind = Sorting(any(t.text for t in frame.groups), queue=False, leading=bool(read.lead))
                     places = sorted_by([order_key(t) for t in frame.groups])[1:]
                     numbers = f"dense_rank() OVER ({places}) AS p_, row_number() OVER (ORDER BY rn) AS n_"
@@ -232,7 +234,7 @@ class Compiler(Names):
                     numbered = f"dense_rank() OVER ({sorted_by(read.first)[1:]}) AS a_, {numbered}"
                 if top:
                     found.unsorted = f"SELECT {shown}, {numbered}{source}{sorted_by(ties)}", kind
-                elif kind.limit is not None and (read.rows or 0) <= _FEW:
+                elif once and kind.limit is not None and (read.rows or 0) <= _FEW:
                     columns, name = [f"c{k}" for k in range(len(terms))], self.fresh("sorted_")
                     listed = ", ".join(f"{name}.{column}" for column in columns)
                     inner = f"SELECT {shown}, {numbered} AS p_, row_number() OVER ({sorted_by(ties)[1:]}) AS n_{source}"
