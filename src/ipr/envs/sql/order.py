@@ -190,7 +190,7 @@ MEMORY = 262_144
 
 
 def sorting(read: Reading, node: Node, keys: list[Term], shown: list[Term], sources: list[Source]) -> Sorting:
-    """How MySQL sorts rows that it has read. `shown`: the columns of groups, which are sorted in place of the rows."""
+    """How MySQL sorts rows that it has read. `shown`: columns that are worked out before, as of groups, and sorted."""
     wanted = _wanted(node)
     queue = False
     if wanted is not None and (not read.first or read.outer):

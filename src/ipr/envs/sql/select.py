@@ -228,11 +228,19 @@ class Compiler(Names):
             found.sql = f"SELECT {shown}{source}{sorted_by(keys + ties)}{self.limit(node)}"
             windowed = bool(frame.windows) or any(i.windowed for i in items)
             if read is not None and not read.sorted and keys and ties and not windowed:
-                kind = sorting(read, node, [t for t, _ in order], terms if frame.groups else [], scope.sources)
+                asked = any("(SELECT" in k for k in keys)  # then what is shown is worked out before it is sorted
+                sized = terms if frame.groups or asked else []
+                kind = sorting(read, node, [t for t, _ in order], sized, scope.sources)
                 numbered = f"dense_rank() OVER ({sorted_by(keys)[1:]})"
                 if read.first:
                     numbered = f"dense_rank() OVER ({sorted_by(read.first)[1:]}) AS a_, {numbered}"
-                if top:
+                places = {t.sql + d: f"q.c{k}{d}" for k, t in enumerate(terms) for d in ("", " DESC")}
+                if top and not read.first and asked and places.keys() >= set(keys):
+                    columns = ", ".join(f"q.c{k}" for k in range(len(terms)))
+                    inner = f"SELECT r.*, row_seen() AS n_ FROM (SELECT {shown}{source}{sorted_by(ties)} LIMIT -1) AS r"
+                    numbered = f"dense_rank() OVER ({sorted_by([places[k] for k in keys])[1:]})"
+                    found.unsorted = f"SELECT {columns}, {numbered} FROM ({inner} LIMIT -1) AS q ORDER BY q.n_", kind
+                elif top:
                     found.unsorted = f"SELECT {shown}, {numbered}{source}{sorted_by(ties)}", kind
                 elif once and kind.limit is not None and (read.rows or 0) <= _FEW:
                     columns, name = [f"c{k}" for k in range(len(terms))], self.fresh("sorted_")
