@@ -122,6 +122,8 @@ class Compiler(Names):
             scope.export, scope.numbered = {}, self.fresh("g")
         frame.grouped = group is not None or counted
         frame.groups = self._group(node, group)
+        if group is not None and not tables.sql and scope.captured:
+            raise NotExactError("GROUP BY of an outer column without FROM")
         frame.keys = frozenset(t.sql for t in frame.groups)
         frame.rolled = frozenset(t.sql for t in frame.groups[level:]) if level is not None else frozenset()
         items = self._items(node)
@@ -156,7 +158,8 @@ class Compiler(Names):
         if tables.led and not where and not scope.sources[0].indexed & scope.sources[0].used():
             first, alias = tables.leading, tables.leading.rsplit(" ", 1)[1]
             tables.sql = f"(SELECT * FROM {first}{sorted_by(tables.led)} LIMIT -1) AS {alias}{tables.sql[len(first) :]}"
-        source = f" FROM {tables.sql}{wheres}" if tables.sql else wheres
+        row = "(SELECT 1)" if group is not None else ""  # SQLite groups no rows but those of a table
+        source = f" FROM {tables.sql or row}{wheres}" if tables.sql or row else wheres
         sees_order = frame.windows or (frame.grouped and tables.natural and _scanned(node, scope.sources[0]))
         placed = ""
         if tables.natural and tables.base is not None and scope.export is None and sees_order:
@@ -205,7 +208,7 @@ class Compiler(Names):
                 columns += [f"{int(k >= level)} AS r{k}", f"{order_key(t) if k < level else 'NULL'} AS k{k}"]
             found.sql = f"SELECT {', '.join(columns)}{source}"
             return found
-        ties = [first] if frame.groups else []
+        ties = [first] if frame.groups and first else []
         named = frame.groups[0].field if len(frame.groups) == 1 else None
         by_index = base is not None and named is not None and named.source.covered(named.name.lower())
         if frame.groups and (by_index or _sorts(node)):
