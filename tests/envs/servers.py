@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,12 @@ COLLATION = "utf8mb4_uca1400_nopad_ai_ci"
 DAEMONS = {"mysql": ("mysqld",), "mariadb": ("mariadbd", "mariadb-install-db")}
 
 
+@cache
 def installed(kind: str) -> bool:
-    return all(map(shutil.which, DAEMONS[kind]))
+    if not all(map(shutil.which, DAEMONS[kind])):
+        return False
+    said = subprocess.run([DAEMONS[kind][0], "--version"], capture_output=True, text=True, check=False).stdout
+    return ("MariaDB" in said) == (kind == "mariadb")  # whose package has a mysqld, too
 
 
 @contextmanager

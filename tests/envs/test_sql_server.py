@@ -23,7 +23,6 @@ from ipr.envs.sql.real import Folder
 from ipr.envs.sql.world import Console
 from ipr.types import IprError
 from tests.envs import servers
-from tests.envs.test_sql_mysql import ROWS, VALUES, land
 from tests.envs.test_sql_world import orchestra, turn
 
 pytest.importorskip("pymysql")
@@ -157,37 +156,6 @@ def test_where_the_engines_differ_is_reported(
     assert [d["kind"] for d in report["differences"]] == [k for _, k in rows if k != "equal"]
     assert main(["env", "compare", "sql", "--data", str(folder), "--server", url]) == 0
     assert "equal: 1" in capsys.readouterr().out
-
-
-MARIADBS_OWN = (
-    # it sorts groups and what GROUP_CONCAT(DISTINCT) joins, shows fewer decimals of STD, knows no functional dependence
-    *(
-        "GROUP BY region",
-        "STD(id)",
-        "GROUP BY s.town_id",
-        "HAVING tax",
-        "MAX(title)",
-        "DISTINCT title) FROM",
-        "MAX(id) FROM town O",
-    ),
-    *("SHOW", "DESC", "named"),  # and int(11); views are not loaded
-)
-
-
-@pytest.mark.skipif(KINDS[:1] != ["mariadb"], reason="no MariaDB, or MySQL is installed")
-def test_mariadb_gives_the_same_where_it_is_no_other_server(port: int, tmp_path: Path) -> None:
-    """What `test_sql_mysql` expects of SQLite, value by value with its type."""
-    servers.load(port, land(tmp_path / "Land.sqlite"))
-    expected = {f"SELECT {e}": [(v,)] for e, v in VALUES.items()} | ROWS
-    agreed = 0
-    with servers.connect(port, database="land") as connection, connection.cursor() as cursor:
-        cursor.execute(f"SET NAMES utf8mb4 COLLATE {servers.COLLATION}")
-        for statement, rows in expected.items():
-            if not any(own in statement for own in MARIADBS_OWN):
-                cursor.execute(statement)
-                assert repr([tuple(row) for row in cursor.fetchall()]) == repr(rows), statement
-                agreed += 1
-    assert agreed > 140
 
 
 def test_verdicts() -> None:
