@@ -47,8 +47,9 @@ HEAP = 64_000_000
 """Bytes that SQLite may have in this process. SQLite knows one such limit, for all its users in the process."""
 KEPT = 24_000_000
 """Of the results that a thread remembers, measured as in MAX_RESULT."""
-MAX_OPEN = 200
-"""Connections at a time in a thread."""
+MAX_OPEN = 150
+"""Connections at a time in a thread. Each takes a quarter of a MB of HEAP with its functions and a generated database,
+and MLflow's databases take of it, too."""
 
 _SIZE = 1_000_000
 """Bytes of a database for each of which it has the limits above once more, up to `_MOST` times (time half as often)."""
