@@ -47,7 +47,7 @@ HEAP = 64_000_000
 """Bytes that SQLite may have in this process. SQLite knows one such limit, for all its users in the process."""
 KEPT = 24_000_000
 """Of the results that a thread remembers, measured as in MAX_RESULT."""
-MAX_OPEN = 150
+MAX_OPEN = 100
 """Connections at a time in a thread. Each takes a quarter of a MB of HEAP with its functions and a generated database,
 and MLflow's databases take of it, too."""
 
