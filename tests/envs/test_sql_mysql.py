@@ -615,3 +615,8 @@ def test_the_collation_orders_as_the_default_unicode_table() -> None:
     assert key("Crème Brûlée") == key("creme brulee")
     assert key("Øre") == key("ORE")
     assert key("œ") == key("OE")
+
+
+@pytest.mark.parametrize("statement", ["SHOW CREATE TABLE", "SHOW TABLES LIKE", "SHOW INDEX", "DESC town; SELECT 1"])
+def test_a_gold_that_is_no_query_is_read_as_mysql_reads_it(database: Database, statement: str) -> None:
+    assert "error in your SQL syntax" in database.run(statement, lenient=True).text

@@ -20,16 +20,20 @@ def _grammar() -> Grammar:
 def read(statement: str, lenient: bool = False) -> list[Word]:
     """The words of a statement. Raises MySqlError at the first word that MySQL does not read on from.
 
-    `lenient`: whatever it is, as gold queries were written for SQLite.
+    `lenient`: whatever query it is, as gold queries were written for SQLite.
     """
     found = words(statement)
-    if lenient:
+    if lenient and found[0].text.upper() not in _READ_BY_WORDS:
         return found
     place = _grammar().stops([word.kinds for word in found])
     if place is not None:
         raise errors.syntax(statement, found[place].start)
     _check_dates(found)
     return found
+
+
+_READ_BY_WORDS = ("SHOW", "DESC", "DESCRIBE", "EXPLAIN", "USE")
+"""Statements of which `shows` takes the words as they come."""
 
 
 def _check_dates(found: list[Word]) -> None:
