@@ -21,10 +21,7 @@ ROWS = {(file.stem, row["db"], row["statement"]): row for file in answers.files(
 def databases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Database]:
     """As an episode has them: from files in Spider's layout."""
     folder = tmp_path_factory.mktemp("answers")
-    for name, maker in MAKERS.items():
-        file = folder / "database" / name / f"{name}.sqlite"
-        file.parent.mkdir(parents=True)
-        maker(file)
+    answers.made(folder)
     items = [{"db": name, "gold": "SELECT 1", "query": "What?", "hardness": "easy"} for name in MAKERS]
     (folder / "ic_spider_dev.json").write_text(json.dumps(items))
     found = Folder(folder)
@@ -53,9 +50,7 @@ def _ordered(row: dict[str, Any], rows: list[str]) -> list[str]:
 @pytest.mark.skipif(not servers.installed("mysql"), reason="no MySQL is installed (Debian: mysql-server-core)")
 def test_mysql_still_says_so(tmp_path: Path) -> None:
     with servers.server(tmp_path, "mysql") as port:
-        for name, maker in MAKERS.items():
-            (tmp_path / name).mkdir()
-            servers.load(port, maker(tmp_path / name / f"{name}.sqlite"))
+        answers.load(port)
         for (_, database, statement), row in ROWS.items():
             said = answers.ask(port, database, statement)
             assert {k: _ordered(row, v) if k == "rows" else v for k, v in said.items()} == {

@@ -31,13 +31,24 @@ def read(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
+def made(folder: Path) -> list[Path]:
+    """The databases' files, in Spider's layout."""
+    found = [folder / "database" / name / f"{name}.sqlite" for name in MAKERS]
+    for file in found:
+        file.parent.mkdir(parents=True)
+        MAKERS[file.stem](file)
+    return found
+
+
+def load(port: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        for file in made(Path(folder)):
+            servers.load(port, file)
+
+
 def record(port: int) -> None:
     """Asks each statement, and writes the answers into the files."""
-    with tempfile.TemporaryDirectory() as folder:
-        for name, maker in MAKERS.items():
-            file = Path(folder, name, f"{name}.sqlite")
-            file.parent.mkdir()
-            servers.load(port, maker(file))
+    load(port)
     for file in files():
         rows = read(file)
         for row in rows:

@@ -40,8 +40,6 @@ MAX_ROWS = 50_000
 MAX_RESULT = 8_000_000
 """Of a result: characters of its texts, and 64 for each value."""
 MAX_SECONDS = 1.0
-LEAST_SECONDS = 0.5
-"""Of the processor, which a statement may have in any case: on a busy machine a second is soon gone."""
 MAX_OPCODES = 20_000_000
 HEAP = 64_000_000
 """Bytes that SQLite may have in this process. SQLite knows one such limit, for all its users in the process."""
@@ -260,7 +258,7 @@ class Database:
         self._asked = self._ticks = self._counted = 0
         self._said = ""
         self._deadline = time.perf_counter() + seconds
-        self._least = time.thread_time() + seconds / 2
+        self._least = time.thread_time() + seconds / 2  # of the processor: on a busy machine time is soon gone
 
     def _ask(self, sql: str) -> list[Row]:
         """A statement of ours about the database's values."""

@@ -47,10 +47,15 @@ def compile_expression(c: Compiler, node: Node) -> Term:
     compiled = _COMPILED.get(type(node))
     if compiled is None:
         raise NotExactError(f"{type(node).__name__.upper()}")
+    check_parts(node)
+    return c.grouped(compiled(c, node))
+
+
+def check_parts(node: Node) -> None:
+    """Refuses what a node holds in another dialect's words, which must not be overlooked."""
     for part, value in node.args.items():
         if value and part not in _PARTS and part not in _PARTS_OF.get(type(node), ()):
             raise NotExactError(f"{type(node).__name__.upper()} with {part}")
-    return c.grouped(compiled(c, node))
 
 
 def single(c: Compiler, node: Node) -> Term:
@@ -445,10 +450,6 @@ def _match(c: Compiler, node: Node) -> Term:
     raise MySqlError("Can't find FULLTEXT index matching the column list")
 
 
-def _date_literal(c: Compiler, node: Node) -> Term:
-    return compile_expression(c, node.this)
-
-
 _COMPILED: dict[type, Callable[[Compiler, Node], Term]] = {
     exp.Literal: _literal,
     exp.National: lambda c, n: constant(str(n.this)),
@@ -546,4 +547,4 @@ _PARTS_OF: dict[type, tuple[str, ...]] = {
         "windows",
     ),
 }
-"""What a node may hold; in another dialect's words it would hold more, which must not be overlooked."""
+"""What a node of a kind may hold beside these."""

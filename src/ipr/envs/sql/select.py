@@ -16,13 +16,13 @@ from sqlglot import exp
 
 from ipr.envs.sql import aggregates, calls, ctes, errors, filesort, grouping, unions, windows
 from ipr.envs.sql.errors import MySqlError, NotExactError
-from ipr.envs.sql.expressions import compile_expression, single
+from ipr.envs.sql.expressions import check_parts, compile_expression, single
 from ipr.envs.sql.filesort import Sorting
 from ipr.envs.sql.frames import Frame, Item, Names, Query
 from ipr.envs.sql.kinds import NULL
 from ipr.envs.sql.names import Field, Scope, Source, full_name
-from ipr.envs.sql.order import reading, sorting
-from ipr.envs.sql.tables import add_joins, add_tables
+from ipr.envs.sql.order import Reading, reading, sorting
+from ipr.envs.sql.tables import Tables, add_joins, add_tables
 from ipr.envs.sql.terms import Term, group_key, order_key, truth
 from ipr.envs.sql.unions import down, sorted_by, walk
 
@@ -102,7 +102,9 @@ class Compiler(Names):
     def _select(self, node: Node, level: int | None = None) -> Query:
         frame, scope = self.frame, self.frame.scope
         frame.node = node
-        _plain_select(node)
+        check_parts(node)
+        if not node.expressions:
+            raise NotExactError("SELECT of nothing")
         frame.clause = "on clause"
         tables = add_tables(self, node)
         try:
@@ -153,42 +155,7 @@ class Compiler(Names):
             read = reading(self, node, tables, keys, order, bool(frame.groups) and _sorts(node))
         if read is not None:
             tables.natural, tables.led = read.terms, []
-        once = not scope.captured  # not again and again, for rows of a query around it
-        wheres = f" WHERE {' AND '.join(f'({w})' for w in where)}" if where else ""
-        if tables.led and not where and not scope.sources[0].indexed & scope.sources[0].used():
-            first, alias = tables.leading, tables.leading.rsplit(" ", 1)[1]
-            tables.sql = f"(SELECT * FROM {first}{sorted_by(tables.led)} LIMIT -1) AS {alias}{tables.sql[len(first) :]}"
-        row = "(SELECT 1)" if group is not None else ""  # SQLite groups no rows but those of a table
-        source = f" FROM {tables.sql or row}{wheres}" if tables.sql or row else wheres
-        sees_order = frame.windows or (frame.grouped and tables.natural and _scanned(node, scope.sources[0]))
-        placed = ""
-        if tables.natural and tables.base is not None and scope.export is None and sees_order:
-            source = f" FROM (SELECT * FROM {tables.sql}{sorted_by(tables.natural)} LIMIT -1) AS {tables.base}{wheres}"
-            if read is not None and once and len(frame.windows) == 1 and not frame.grouped and (read.rows or 0) <= _FEW:
-                kind, name = Sorting(any(t.text for _, _, t in frame.sorted), queue=False), self.fresh("sorted_")
-                inner = f"SELECT *, dense_rank() OVER ({sorted_by(list(*frame.windows))[1:]}) AS p_"
-                inner += f", row_number() OVER ({sorted_by(tables.natural)[1:]}) AS n_ FROM {tables.sql}{wheres}"
-                source = f" FROM ({filesort.sql(inner, f'{name}.*', name, kind)}) AS {tables.base}"
-                placed = f"{tables.base}.w_"
-        if scope.export is not None:
-            columns = [f"{f.sql} AS {name}" for f, name in scope.export.items()]
-            inner = f"SELECT {', '.join([*columns, 'row_seen() AS rn'])}{source} LIMIT -1"
-            if tables.natural:
-                lead = ""
-                if read is not None and read.lead:
-                    lead = f", dense_rank() OVER ({sorted_by(read.lead)[1:]}) AS a_"
-                inner = f"SELECT {', '.join(columns) or '1'}{lead}{source}{sorted_by(tables.natural)} LIMIT -1"
-                inner = f"SELECT r.*, row_seen() AS rn FROM ({inner}) AS r LIMIT -1"
-                if read is not None and once and read.filed and read.filed <= _FEW:
-                    kind = Sorting(any(t.text for t in frame.groups), queue=False, leading=bool(read.lead))
-                    places = sorted_by([order_key(t) for t in frame.groups])[1:]
-                    numbers = f"dense_rank() OVER ({places}) AS p_, row_number() OVER (ORDER BY rn) AS n_"
-                    inner, name = f"SELECT *, {numbers} FROM ({inner}) AS {scope.numbered}", self.fresh("sorted_")
-                    listed = ", ".join(f"{name}.{n}" for n in scope.export.values()) or "1"
-                    inner = f"SELECT *, w_ AS rn FROM ({filesort.sql(inner, listed, name, kind)})"
-            source, first = f" FROM ({inner}) AS {scope.numbered}", f"min({scope.numbered}.rn)"
-        else:
-            first = f"min({base}.rowid)" if base is not None else ""
+        source, first, placed = self._from(node, tables, where, read, base)
         if frame.groups:
             source += " GROUP BY " + (", ".join(map(group_key, frame.groups[:level])) or "NULL")
         if having is not None and frame.groups:
@@ -231,29 +198,85 @@ class Compiler(Names):
             found.sql = f"SELECT {shown}{source}{sorted_by(keys + ties)}{self.limit(node)}"
             windowed = bool(frame.windows) or any(i.windowed for i in items)
             if read is not None and not read.sorted and keys and ties and not windowed:
-                asked = any("(SELECT" in k for k in keys)  # then what is shown is worked out before it is sorted
-                sized = terms if frame.groups or asked else []
+                sized = terms if frame.groups or _asked(keys) else []
                 kind = sorting(read, node, [t for t, _ in order], sized, scope.sources)
-                numbered = f"dense_rank() OVER ({sorted_by(keys)[1:]})"
-                if read.first:
-                    numbered = f"dense_rank() OVER ({sorted_by(read.first)[1:]}) AS a_, {numbered}"
-                places = {t.sql + d: f"q.c{k}{d}" for k, t in enumerate(terms) for d in ("", " DESC")}
-                if top and not read.first and asked and places.keys() >= set(keys):
-                    columns = ", ".join(f"q.c{k}" for k in range(len(terms)))
-                    inner = f"SELECT r.*, row_seen() AS n_ FROM (SELECT {shown}{source}{sorted_by(ties)} LIMIT -1) AS r"
-                    numbered = f"dense_rank() OVER ({sorted_by([places[k] for k in keys])[1:]})"
-                    found.unsorted = f"SELECT {columns}, {numbered} FROM ({inner} LIMIT -1) AS q ORDER BY q.n_", kind
-                elif top:
-                    found.unsorted = f"SELECT {shown}, {numbered}{source}{sorted_by(ties)}", kind
-                elif once and kind.limit is not None and (read.rows or 0) <= _FEW:
-                    columns, name = [f"c{k}" for k in range(len(terms))], self.fresh("sorted_")
-                    listed = ", ".join(f"{name}.{column}" for column in columns)
-                    inner = f"SELECT {shown}, {numbered} AS p_, row_number() OVER ({sorted_by(ties)[1:]}) AS n_{source}"
-                    found.sql = f"SELECT {', '.join(columns)} FROM ({filesort.sql(inner, listed, name, kind)})"
+                self._filesort(found, shown, source, read, keys, ties, kind)
             return found
         if order and read is not None and same:  # it is a GROUP BY, by ORDER BY's columns first
             order += [(t, "") for t in terms if t.sql not in {o.sql for o, _ in order}]
         return self._distinct(node, found, source, order, ties)
+
+    def _from(
+        self, node: Node, tables: Tables, where: list[str], read: Reading | None, base: str | None
+    ) -> tuple[str, str, str]:
+        """FROM and WHERE; what the first row of a group is known by; and what numbers rows that a window has sorted."""
+        frame, scope = self.frame, self.scope
+        wheres = f" WHERE {' AND '.join(f'({w})' for w in where)}" if where else ""
+        if tables.led and not where and not scope.sources[0].indexed & scope.sources[0].used():
+            first, alias = tables.leading, tables.leading.rsplit(" ", 1)[1]
+            tables.sql = f"(SELECT * FROM {first}{sorted_by(tables.led)} LIMIT -1) AS {alias}{tables.sql[len(first) :]}"
+        row = "(SELECT 1)" if node.args.get("group") is not None else ""  # SQLite groups no rows but those of a table
+        source = f" FROM {tables.sql or row}{wheres}" if tables.sql or row else wheres
+        if scope.export is not None:
+            return self._numbered(source, tables, read), f"min({scope.numbered}.rn)", ""
+        first = f"min({base}.rowid)" if base is not None else ""
+        sees_order = frame.windows or (frame.grouped and tables.natural and _scanned(node, scope.sources[0]))
+        if not (tables.natural and tables.base is not None and sees_order):
+            return source, first, ""
+        once = read is not None and not scope.captured and (read.rows or 0) <= _FEW
+        if once and len(frame.windows) == 1 and not frame.grouped:
+            kind, name = Sorting(any(t.text for _, _, t in frame.sorted), queue=False), self.fresh("sorted_")
+            inner = f"SELECT *, dense_rank() OVER ({sorted_by(list(*frame.windows))[1:]}) AS p_"
+            inner += f", row_number() OVER ({sorted_by(tables.natural)[1:]}) AS n_ FROM {tables.sql}{wheres}"
+            source = f" FROM ({filesort.sql(inner, f'{name}.*', name, kind)}) AS {tables.base}"
+            return source, first, f"{tables.base}.w_"
+        source = f" FROM (SELECT * FROM {tables.sql}{sorted_by(tables.natural)} LIMIT -1) AS {tables.base}{wheres}"
+        return source, first, ""
+
+    def _numbered(self, source: str, tables: Tables, read: Reading | None) -> str:
+        """FROM, with the rows numbered (rn) in the order in which MySQL's temporary table sees them."""
+        groups, scope = self.frame.groups, self.scope
+        assert scope.export is not None
+        columns = [f"{f.sql} AS {name}" for f, name in scope.export.items()]
+        if not tables.natural:
+            inner = f"SELECT {', '.join([*columns, 'row_seen() AS rn'])}{source} LIMIT -1"
+            return f" FROM ({inner}) AS {scope.numbered}"
+        lead = f", dense_rank() OVER ({sorted_by(read.lead)[1:]}) AS a_" if read is not None and read.lead else ""
+        inner = f"SELECT {', '.join(columns) or '1'}{lead}{source}{sorted_by(tables.natural)} LIMIT -1"
+        inner = f"SELECT r.*, row_seen() AS rn FROM ({inner}) AS r LIMIT -1"
+        if read is not None and not scope.captured and read.filed and read.filed <= _FEW:
+            kind = Sorting(any(t.text for t in groups), queue=False, leading=bool(read.lead))
+            places = sorted_by([order_key(t) for t in groups])[1:]
+            numbers = f"dense_rank() OVER ({places}) AS p_, row_number() OVER (ORDER BY rn) AS n_"
+            inner, name = f"SELECT *, {numbers} FROM ({inner}) AS {scope.numbered}", self.fresh("sorted_")
+            listed = ", ".join(f"{name}.{n}" for n in scope.export.values()) or "1"
+            inner = f"SELECT *, w_ AS rn FROM ({filesort.sql(inner, listed, name, kind)})"
+        return f" FROM ({inner}) AS {scope.numbered}"
+
+    def _filesort(
+        self, found: Query, shown: str, source: str, read: Reading, keys: list[str], ties: list[str], kind: Sorting
+    ) -> None:
+        """Lets rows that ORDER BY sees alike come as MySQL's filesort leaves them: here, or once all are read."""
+        numbered = f"dense_rank() OVER ({sorted_by(keys)[1:]})"
+        if read.first:
+            numbered = f"dense_rank() OVER ({sorted_by(read.first)[1:]}) AS a_, {numbered}"
+        columns = [f"c{k}" for k in range(len(found.terms))]
+        if len(self.frames) > 1:
+            # Not again and again, for rows of a query around it.
+            if not self.scope.captured and kind.limit is not None and (read.rows or 0) <= _FEW:
+                name = self.fresh("sorted_")
+                listed = ", ".join(f"{name}.{column}" for column in columns)
+                inner = f"SELECT {shown}, {numbered} AS p_, row_number() OVER ({sorted_by(ties)[1:]}) AS n_{source}"
+                found.sql = f"SELECT {', '.join(columns)} FROM ({filesort.sql(inner, listed, name, kind)})"
+            return
+        places = {t.sql + d: f"q.c{k}{d}" for k, t in enumerate(found.terms) for d in ("", " DESC")}
+        if _asked(keys) and not read.first and places.keys() >= set(keys):
+            inner = f"SELECT r.*, row_seen() AS n_ FROM (SELECT {shown}{source}{sorted_by(ties)} LIMIT -1) AS r"
+            numbered = f"dense_rank() OVER ({sorted_by([places[k] for k in keys])[1:]})"
+            listed = ", ".join(f"q.{column}" for column in columns)
+            found.unsorted = f"SELECT {listed}, {numbered} FROM ({inner} LIMIT -1) AS q ORDER BY q.n_", kind
+        else:
+            found.unsorted = f"SELECT {shown}, {numbered}{source}{sorted_by(ties)}", kind
 
     def _distinct(self, node: Node, found: Query, source: str, order: list[tuple[Term, str]], ties: list[str]) -> Query:
         if not self.lenient:
@@ -503,6 +526,11 @@ _FEW = 10_000
 """Rows up to which those of a query inside another are sorted as MySQL does."""
 
 
+def _asked(keys: list[str]) -> bool:
+    """Whether a query is sorted by: then what is shown is worked out before it is sorted."""
+    return any("(SELECT" in key for key in keys)
+
+
 def _unique(items: list[Item], source: Source) -> bool:
     """Whether no two rows of a table can be shown alike."""
     names = {i.term.field.name.lower() for i in items if i.term.field is not None}
@@ -539,33 +567,3 @@ def _scanned(node: Node, source: Source) -> bool:
     """
     found = [n for n in _own(node, ("expressions", "having")) if aggregates.is_aggregate(n)]
     return any(str(n.this).upper() != "COUNT" for n in found) and not source.indexed & source.used()
-
-
-_KNOWN = frozenset(
-    (
-        "expressions",
-        "from_",
-        "joins",
-        "where",
-        "group",
-        "having",
-        "order",
-        "limit",
-        "offset",
-        "distinct",
-        "with_",
-        "windows",
-        "kind",
-        "operation_modifiers",
-        "locks",
-    )
-)
-
-
-def _plain_select(node: Node) -> None:
-    """Refuses what other dialects have in a SELECT."""
-    for part, value in node.args.items():
-        if value and part not in _KNOWN:
-            raise NotExactError(f"SELECT with {part}")
-    if not node.expressions:
-        raise NotExactError("SELECT of nothing")
