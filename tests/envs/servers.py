@@ -152,9 +152,13 @@ def _foreign(connection: sqlite3.Connection, table: str) -> list[tuple[list[str]
     return [found[number] for number in sorted(found, reverse=True)]
 
 
+def _written(default: str) -> str:
+    return default if default.upper().startswith("CURRENT_TIMESTAMP") else "'" + default.replace("'", "''") + "'"
+
+
 def _column(row: dict[str, Any]) -> str:
     kind = "varchar(200)" if row["key"] and row["type"] == "text" else row["type"]
     text = f"`{row['field']}` {kind} {'NOT NULL' if row['null'] == 'NO' else 'NULL'}"
     if row["default"] is not None:
-        text += " DEFAULT '" + row["default"].replace("'", "''") + "'"
+        text += f" DEFAULT {_written(row['default'])}"
     return text + " AUTO_INCREMENT" * ("auto_increment" in row.get("extra", ""))
