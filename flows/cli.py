@@ -34,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
+        _launched(options)
         result = options.command(options)
     except IprError as error:
         print(f"ipr: {error}", file=sys.stderr)
@@ -99,6 +100,8 @@ def stage(options: argparse.Namespace) -> Any:
     if options.dir is None:
         raise IprError(f"say which run: ipr {options.task} --dir RUN")
     record = launch.one_task(options.dir, options.task, options.iteration, *_config(options))
+    if os.environ.get("RANK", "0") != "0":  # the first of the processes tells
+        return None
     if not options.json:
         if options.task == "report":
             from ipr.runs import report
@@ -398,6 +401,18 @@ def tokens(options: argparse.Namespace) -> Any:
 
 
 # Helpers -------------------------------------------------------------------------------------------------------------
+
+
+def _launched(options: argparse.Namespace) -> None:
+    """Refuses what several processes would do all at once, each for itself."""
+    from ipr.runs.project import launched
+
+    task = getattr(options, "task", None)
+    if (number := launched()) > 1 and task not in ("sft", "train"):
+        raise IprError(
+            f"{number} processes were launched (WORLD_SIZE), and only `ipr sft` and `ipr train` share out their work;"
+            " start everything else without accelerate launch (docs/training.md)"
+        )
 
 
 def _presets() -> Path:

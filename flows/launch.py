@@ -25,6 +25,8 @@ from ipr.runs.telling import may_fail
 from ipr.tracking import Tracker, links
 from ipr.types import IprError
 
+RECORDS = {"sft": "train"}
+"""The record of a task, where it is not called as the task."""
 TOLD = "ipr_told"
 """Attribute of an error that an alert was sent of."""
 
@@ -59,7 +61,7 @@ def run(
         if told := champion.of_other_games(config, root):
             print(f"note: {told}", file=sys.stderr)
     with run.lock(), mirror.kept(folder, config.run.store):
-        if opened is not None and run.keeper:
+        if opened is not None:
             opened(run)
         run.note(base=base_of(run))
         if config.model.path == "champion" and config.rollout.endpoint:  # now it is known
@@ -73,8 +75,7 @@ def run(
         from tasks.champion import settle
         from tasks.report import finish
 
-        if run.keeper:
-            settle(run)
+        settle(run)
         summary = finish(run)
         if (decision := summary["champion"]) and decision["outcome"] in ("promoted", "worse"):
             _tell(run, decision["outcome"], decision["verdict"])
@@ -87,7 +88,7 @@ def deliver(run: Run) -> bool:
     from tasks.report import finish
 
     sent = Tracker(run.folder, run.config.track, project_root()).sync()
-    if run.keeper and sent and (decision := settle(run)):
+    if sent and (decision := settle(run)):
         finish(run)
         if decision["promote"]:
             _tell(run, "promoted", verdict(decision))
@@ -113,10 +114,9 @@ def _play(run: Run) -> None:
     from flows.refine import refine
 
     start.end_orphans()
-    if run.keeper:
-        killed.mend_runs(run.folder)
-        killed.mend_flows()
-        _deliver_others(run.folder)
+    killed.mend_runs(run.folder)
+    killed.mend_flows()
+    _deliver_others(run.folder)
     run.note(playing=True)
     config = run.config
     about = {"env": config.env.name, "preset": run.manifest.get("preset") or "none", "method": config.algorithm.name}
@@ -138,15 +138,12 @@ def _ended(run: Run, status: Literal["FAILED", "KILLED"]) -> None:
     """Never raises: the disk may be full, and why the run ended is what is to be said."""
     with contextlib.suppress(IprError):
         run.note(playing=False)
-        if run.keeper:
-            tracker = Tracker(run.folder, run.config.track, project_root())
-            tracker.end(status)
-            tracker.sync()
+        tracker = Tracker(run.folder, run.config.track, project_root())
+        tracker.end(status)
+        tracker.sync()
 
 
 def _tell(run: Run, event: Told, words: str) -> None:
-    if not run.keeper:
-        return
     shown: dict[str, str] = {}
     with contextlib.suppress(IprError):  # a broken mlflow.json
         shown = links(run.config.track, project_root(), run.folder)
@@ -193,6 +190,11 @@ def one_task(folder: Path, name: str, iteration: int, config: RunConfig | None =
     if name == "explore" and run.record(iteration - 1, "train") is None:
         before = "sft" if iteration == 1 else f"train --iteration {iteration - 1}"
         raise IprError(f"no model of {stage_name(iteration - 1)} yet; first: ipr {before} --dir {folder}")
+    if run.keeper and run.record(iteration, RECORDS.get(name, name)) is None:  # before what takes long
+        if name in ("experts", "sft"):
+            policies.check(run.config, folder)
+        if name in ("sft", "train"):  # here it is seen how many processes train
+            start.check_memory(run.config)
     with run.lock(), mirror.kept(folder, run.config.run.store), workers.opened(run.config.rollout):
         run.identify()
         if name == "report":
@@ -211,5 +213,5 @@ def one_task(folder: Path, name: str, iteration: int, config: RunConfig | None =
             wait_for_all(run)
         if name != "experts":
             getattr(importlib.import_module(f"tasks.{name}"), name).fn(str(folder), iteration)
-    record = run.record(iteration, "train" if name == "sft" else name) or {}
+    record = run.record(iteration, RECORDS.get(name, name)) or {}
     return {key: value for key, value in record.items() if key not in ("history", "profile")}

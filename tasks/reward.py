@@ -16,7 +16,7 @@ from ipr.runs.run import Run
 from ipr.tokens import ChatTokens
 from ipr.training.reward_model import RewardModel
 from ipr.types import Prefix, Sampling, StepReward, Trajectory, derive_seed
-from tasks.common import SCORER, experts, play, stage_task, wait_for_all
+from tasks.common import SCORER, experts, play, stage_task
 
 
 @stage_task("reward")
@@ -74,9 +74,7 @@ def fit(run: Run, rewards: Sequence[StepReward], firsts: Mapping[str, str]) -> d
         rewards, derive_seed(run.config.seed, "reward model"), out, progress("reward model", "updates")
     )
     fitted.save(reward_model_file(run))
-    if run.keeper:
-        shutil.rmtree(out, ignore_errors=True)
-    wait_for_all(run)
+    shutil.rmtree(out, ignore_errors=True)
     return found
 
 

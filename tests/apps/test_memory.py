@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 from transformers import AutoConfig
 
+from flows.cli import main
 from ipr import config as configs
 from ipr import envs, models
 from ipr.apps import memory, start
 from ipr.config import RunConfig
 from ipr.engine import kv
+from ipr.runs.run import Run
 from ipr.tokens import ChatTokens
 from ipr.training.batches import Example
 from ipr.types import IprError
@@ -72,6 +74,9 @@ def test_eight_gpus_hold_in_parts_what_one_cannot() -> None:
     assert refused is not None
     assert "sft needs 1" in refused
     assert "train adapters (model.lora.rank=16), or take a smaller model" in refused
+    together = alone.refusal(config, room, idle=True)
+    assert together is not None
+    assert "train stage by stage on all GPUs together (accelerate launch, docs/training.md), or take" in together
     spread = memory.estimate(text, config, rows, memory=room, processes=8, sharded=True)
     assert spread.training["sft"]["optimizer"] == 6_738_415_616
     assert spread.refusal(config, room) is None
@@ -106,6 +111,17 @@ def test_who_shares_a_gpu_and_how() -> None:
     assert shared.training == alone.training
     assert 2 * shared.playing["total"] < 24 * memory.GIB
     assert 0 < 2 * shared.playing["slots"] < alone.playing["slots"]
+
+
+def test_a_stage_that_trains_is_refused_where_it_does_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("IPR_ROOT", str(tmp_path))
+    keys = ["env.tasks=8", "machine.memory=0.05", "data.publish=false", "track.enabled=false"]
+    run = Run.open(tmp_path / "run", configs.load("smoke", keys, PRESETS), by_stage=True)
+    assert main(["sft", "--dir", str(run.folder)]) == 2
+    assert "sft needs" in capsys.readouterr().err
+    assert not run.stage(0).exists()
 
 
 def test_a_stated_size_that_is_exceeded_stops_a_run() -> None:

@@ -106,3 +106,15 @@ def test_a_transcript_that_is_none_is_named(text: str, tmp_path: Path, capsys: p
     capsys.readouterr()
     assert main(["env", "check", "alfworld", "--data", str(tmp_path)]) == 1
     assert f"{game.with_name('gt_traj.json')} is no recorded transcript" in capsys.readouterr().out
+
+
+def test_only_what_trains_is_started_by_several_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    for command in (["run", "smoke"], ["explore", "--dir", str(tmp_path)], ["env", "list"]):
+        assert main(command) == 2
+        assert "only `ipr sft` and `ipr train` share out their work" in capsys.readouterr().err
+    assert main(["train", "--dir", str(tmp_path)]) == 2
+    assert "is no run folder" in capsys.readouterr().err

@@ -1,7 +1,8 @@
-"""Whose code runs."""
+"""Whose code runs, and whether in several processes."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -31,3 +32,14 @@ def test_the_commit_is_of_the_packages_checkout_and_of_no_other(tmp_path: Path, 
     before = project.code_state()
     monkeypatch.chdir(tmp_path)
     assert project.code_state() == before != project.code_state(code)
+
+
+def test_ranks_count_only_under_the_launcher(monkeypatch) -> None:
+    for name, value in {"RANK": "1", "WORLD_SIZE": "x", "LOCAL_RANK": "3", "PMI_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    assert project.launched() == 1
+    assert not {"RANK", "WORLD_SIZE", "LOCAL_RANK", "PMI_SIZE"} & os.environ.keys()
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert project.launched() == 2

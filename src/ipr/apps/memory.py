@@ -290,8 +290,11 @@ class Estimate:
     turns: str
     """How the two share a GPU."""
 
-    def refusal(self, config: RunConfig, memory: float) -> str | None:
-        """What does not fit into so many bytes, in a line with what to do; None where all does."""
+    def refusal(self, config: RunConfig, memory: float, *, idle: bool = False) -> str | None:
+        """What does not fit into so many bytes, in a line with what to do; None where all does.
+
+        `idle`: there are more GPUs than train.
+        """
         room = SPARE * memory
         for name, held in self.training.items():
             if held["total"] <= room:
@@ -306,6 +309,8 @@ class Estimate:
             if tokens >= 1024:
                 return f"{told} {room / GIB:.1f}; set {name}.micro_batch_tokens={tokens}"
             fix = "give it more or larger GPUs" if config.model.lora.rank else "train adapters (model.lora.rank=16)"
+            if idle:
+                fix = "train stage by stage on all GPUs together (accelerate launch, docs/training.md)"
             return f"{told} {room / GIB:.1f}; {fix}, or take a smaller model"
         if self.playing and self.playing["slots"] < 1:
             return (

@@ -154,7 +154,7 @@ def check_memory(config: RunConfig) -> None:
     found = _estimate(config, spec, chat, text, room, processes, gpus)
     if isinstance(found, str):
         print(f"note: whether the run fits into {_gib(int(room))} GiB is {found}", file=sys.stderr)
-    elif refused := found.refusal(config, room):
+    elif refused := found.refusal(config, room, idle=gpus > processes):
         raise IprError(refused)
 
 

@@ -1,4 +1,5 @@
-"""Where the project is, and the environment's defaults: no server, no telemetry, everything inside the project.
+"""Where the project is, and the environment's defaults: no server, no telemetry, everything inside the project;
+and whether this process is one of several.
 
 Decided here: only `os.environ.setdefault`, so a team points to its servers by environment variables alone. Prefect and
 MLflow read these when they are imported, so `defaults` comes first. Left out: HF_HUB_OFFLINE, because `model.path` may
@@ -46,6 +47,19 @@ def code_state(file: Path = Path(__file__)) -> dict[str, Any]:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
     except (OSError, subprocess.CalledProcessError):
         return {}
+
+
+def launched() -> int:
+    """How many processes `accelerate launch` (torchrun) has started together, this one among them; else 1.
+
+    Clusters, MPI and old shells set the same variables for a process that is alone. They are forgotten, as accelerate
+    would wait for processes that nobody starts.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return int(os.environ["WORLD_SIZE"])
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"):
+        os.environ.pop(name, None)
+    return 1
 
 
 STARTED_BY = "IPR_STARTED_BY"
