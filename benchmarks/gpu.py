@@ -306,7 +306,7 @@ def ours(
 
     found = timed(write, rows, options, device)
     if engine.passes:
-        each, weights = kv.bytes_a_token(model.config, model.dtype), bytes_of(model)
+        each, weights = kv.bytes_a_token(model, model.dtype), bytes_of(model)
         read = sum(weights + each * kept for _, kept, _ in engine.passes)
         seconds = sum(took for _, _, took in engine.passes)
         limit = sum(n for n, _, _ in engine.passes) * speed / read

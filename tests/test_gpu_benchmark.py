@@ -25,7 +25,7 @@ def test_engines_run_tiny_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture
     model = gpu.make("tiny", gpu.argparse.Namespace(context=100, steps=6, compile=False), torch.device("cpu"))
     # 2 layers, keys and values of 2 heads of 16 numbers, 2 bytes each. Five passes after the prompt, or six where its
     # last token is fed after what rows share.
-    each = kv.bytes_a_token(model.config, model.dtype)
+    each = kv.bytes_a_token(model, model.dtype)
     assert each == 2 * 2 * 2 * 16 * 2
     read = [gpu.bytes_of(model) + each * kept for kept in (103.0, 102.0 + 101.0 + 100.0)]
     ours = [row for row in found if row["engine"] == "ours"]

@@ -81,9 +81,7 @@ def test_eight_gpus_hold_in_parts_what_one_cannot() -> None:
     assert spread.training["sft"]["optimizer"] == 6_738_415_616
     assert spread.refusal(config, room) is None
     # Beside bfloat16 weights as many slots of 4096 tokens as the engine would take.
-    assert spread.playing["slots"] == kv.slots_in(
-        80 * memory.GIB - 2 * 6_738_415_616, 4096, text, memory.torch.bfloat16
-    )
+    assert spread.playing["slots"] == kv.slots_in(80 * memory.GIB - 2 * 6_738_415_616, (2 << 30, 40 * 32000))
 
 
 def test_weights_that_leave_no_room_for_a_conversation_are_refused() -> None:

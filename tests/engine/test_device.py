@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from benchmarks import gpu
+from ipr import models
 from ipr.engine import Request, generate, kv, sampling
+from ipr.engine.own_cache import OwnCacheEngine
 from ipr.types import IprError
 from tests import toy
 from tests.engine.asking import make, requests
@@ -39,8 +41,34 @@ def test_a_pass_mixes_no_devices(family: str, monkeypatch: pytest.MonkeyPatch) -
         ]
 
 
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [("gemma4_text", {"num_kv_shared_layers": 20}), ("gemma3n_text", {}), ("gpt_bigcode", {"multi_query": True})],
+)
+def test_what_a_slot_takes_is_what_the_layers_keep(kind: str, more: dict[str, Any]) -> None:
+    """Layers with heads of their own width, or with others' key-values."""
+    model = models.tiny_copy(AutoConfig.for_model(kind, **more))
+    engine = make(model, slots=2, max_length=64, accelerate=False)
+    engine.read([[1, 2, 3]])
+    held = sum(layer.numel() for side in engine._pool._sides for layer in side) * 4
+    assert kv.bytes_a_slot(64, model, torch.float32)[0] == held / 2
+
+
+def test_latent_attention_keeps_what_its_heads_are_made_of() -> None:
+    model = models.tiny_copy(AutoConfig.for_model("deepseek_v3"))
+    width = model.config.kv_lora_rank + model.config.qk_rope_head_dim
+    assert kv.bytes_a_token(model, torch.float32) == 4 * model.config.num_hidden_layers * width
+
+
+def test_a_models_own_caches_are_as_many_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = models.tiny_copy(AutoConfig.for_model("deepseek_v3"))
+    monkeypatch.setattr(kv, "free", lambda device: 4 * sum(kv.bytes_a_slot(64, model, torch.float32)))
+    assert OwnCacheEngine(model, [], max_length=64, slots=128).slots == 3
+
+
 def test_slots_are_sized_to_the_memory(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    llama = LlamaConfig()  # Llama-2-7B
+    with torch.device("meta"):
+        llama = AutoModelForCausalLM.from_config(LlamaConfig())  # Llama-2-7B
     each = kv.bytes_a_token(llama, torch.bfloat16)
     assert each == 512 << 10
     assert each * 4096 * 128 == 256 << 30
@@ -53,7 +81,7 @@ def test_slots_are_sized_to_the_memory(monkeypatch: pytest.MonkeyPatch, caplog: 
 
     model = toy.model()
     asked, whole = requests(8), make(model)
-    room = 4 * (kv.bytes_a_token(model.config, torch.float32) * 512 + 40 * model.config.vocab_size)
+    room = 4 * (kv.bytes_a_token(model, torch.float32) * 512 + 40 * model.config.vocab_size)
     monkeypatch.setattr(kv, "free", lambda device: room)
     engine = make(model, slots=8)
     assert engine.slots == 3

@@ -238,14 +238,18 @@ def playing(text: Any, config: RunConfig, *, memory: float | None = None) -> dic
     base = config.model.model_copy(update={"lora": LoraConfig()})
     adapter = sizes(text, config.model).trained if config.model.lora.rank else 0
     weights = dtype.itemsize * sizes(text, base).whole + 4 * adapter
+    kept = torch.bfloat16 if config.rollout.kv_dtype == "bfloat16" else dtype
+    _check_states(text, base, dtype)
+    model = _build(text, base, text.num_hidden_layers, dtype).eval()
+    with plug.without_numbers(model):
+        token, slot = kv.bytes_a_token(model, dtype), kv.bytes_a_slot(limit, model, kept)
     if config.rollout.backend == "vllm" and memory is not None:
         room = VLLM * memory - weights
-        slots = min(config.rollout.slots, int(max(0, room) / (kv.bytes_a_token(text, dtype) * limit)))
+        slots = min(config.rollout.slots, int(max(0, room) / (token * limit)))
         return {"weights": weights, "key-values": int(room), "total": int(VLLM * memory), "slots": slots}
-    kept, slots = torch.bfloat16 if config.rollout.kv_dtype == "bfloat16" else dtype, config.rollout.slots
+    slots, (values, drawn) = config.rollout.slots, slot
     if memory is not None:
-        slots = min(slots, kv.slots_in(int(memory) - weights, limit, text, kept))
-    values, drawn = kv.bytes_a_slot(limit, text, kept)
+        slots = min(slots, kv.slots_in(int(memory) - weights, slot))
     found = {
         "weights": weights,
         "key-values": slots * values,
@@ -255,12 +259,18 @@ def playing(text: Any, config: RunConfig, *, memory: float | None = None) -> dic
     return found | {"total": sum(found.values()), "slots": slots}
 
 
-def _forward(text: Any, config: ModelConfig, tokens: int, dtype: torch.dtype) -> int:
-    """Bytes that a pass over so many tokens takes, without what is drawn from."""
+def _check_states(text: Any, config: ModelConfig, dtype: torch.dtype) -> None:
+    """Raises RuntimeError where a model reads one token after the other, and so cannot be counted."""
     model = _build(text, config, 1, dtype).eval()
     with plug.without_numbers(model), torch.no_grad():
         if _read_by(model, 64).operations - _read_by(model, 32).operations >= 32:
             raise RuntimeError("a state goes from token to token, which would take minutes")
+
+
+def _forward(text: Any, config: ModelConfig, tokens: int, dtype: torch.dtype) -> int:
+    """Bytes that a pass over so many tokens takes, without what is drawn from."""
+    model = _build(text, config, 1, dtype).eval()
+    with plug.without_numbers(model), torch.no_grad():
         return _read_by(model, max(1, tokens)).most
 
 

@@ -76,7 +76,7 @@ class TransformersEngine:
                 " as Llama, Qwen or Mistral"
             )
         if (room := kv.free(self.device)) is not None:
-            slots = kv.fitting(slots, room, max_length, self._config.get_text_config(), kv_dtype or model.dtype)
+            slots = kv.fitting(slots, room, max_length, self.model, kv_dtype or model.dtype)
         self.ends, self.max_length, self.slots = list(ends), max_length, slots
         self._sequences = Sequences.empty(slots, max_length)
         self._owners = Slots(self._sequences)

@@ -34,28 +34,31 @@ def free(device: torch.device) -> int | None:
     return torch.cuda.mem_get_info(device)[0] + unused
 
 
-def bytes_a_token(config: Any, dtype: torch.dtype) -> int:
-    """Key-values of a token in all layers of a transformers config."""
-    heads = config.num_attention_heads
-    groups = getattr(config, "num_key_value_heads", None) or heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return 2 * config.num_hidden_layers * groups * width * dtype.itemsize
+@torch.no_grad()
+def bytes_a_token(model: Any, dtype: torch.dtype) -> int:
+    """Key-values of a token in all layers of a model, which may be without numbers.
+
+    Its own cache is looked at with a token and with two: layers may have other widths or heads, or none of their own.
+    """
+    one, two = (sum(t.numel() for t in plug.kept(plug.go_on(model, [0] * n, None, keep=True)[1])) for n in (1, 2))
+    return (two - one) * dtype.itemsize
 
 
-def bytes_a_slot(max_length: int, config: Any, dtype: torch.dtype) -> tuple[int, int]:
+def bytes_a_slot(max_length: int, model: Any, dtype: torch.dtype) -> tuple[int, int]:
     """Of the key-values of `max_length` tokens, and of what one of them is drawn from."""
-    return bytes_a_token(config, dtype) * (max_length + 63 & ~63), _DRAWN * config.vocab_size
+    vocabulary = plug.own_config(model).get_text_config().vocab_size
+    return bytes_a_token(model, dtype) * (max_length + 63 & ~63), _DRAWN * vocabulary
 
 
-def slots_in(room: int, max_length: int, config: Any, dtype: torch.dtype) -> int:
-    """Slots of `max_length` tokens that fit into `room` bytes."""
-    return int(_SPARE * max(0, room) / sum(bytes_a_slot(max_length, config, dtype)))
+def slots_in(room: int, slot: tuple[int, int]) -> int:
+    """Slots (`bytes_a_slot`) that fit into `room` bytes."""
+    return int(_SPARE * max(0, room) / sum(slot))
 
 
-def fitting(slots: int, room: int, max_length: int, config: Any, dtype: torch.dtype) -> int:
+def fitting(slots: int, room: int, max_length: int, model: Any, dtype: torch.dtype) -> int:
     """Of so many slots those whose `max_length` tokens fit into `room` bytes. Raises IprError where none does."""
-    each, _ = bytes_a_slot(max_length, config, dtype)
-    fit = min(slots, slots_in(room, max_length, config, dtype))
+    slot = bytes_a_slot(max_length, model, dtype)
+    fit, each = min(slots, slots_in(room, slot)), slot[0]
     told = f"key-values of {max_length} tokens take {each / 2**30:.2f} GiB, {max(room, 0) / 2**30:.1f} GiB are free"
     if fit < 1:
         raise IprError(f"not one conversation fits: {told} beside the weights; lower model.max_length")

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ipr.engine import Answers, Generated, Request, sampling
+from ipr.engine import Answers, Generated, Request, kv, sampling
 from ipr.engine.batching import TransformersEngine
 from ipr.models import plug
 from ipr.profiling import timed
@@ -44,6 +44,8 @@ class OwnCacheEngine:
         self.model, self.ends, self.max_length, self.slots = model.eval(), list(ends), max_length, slots
         self._config = plug.own_config(model)
         self._keeps = _goes_on(model)
+        if self._keeps and (room := kv.free(model.device)) is not None:
+            self.slots = kv.fitting(slots, room, max_length, model, model.dtype)
         self._sessions: dict[Hashable, _Read] = {}
         """That which was idle longest first."""
 

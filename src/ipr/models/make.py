@@ -71,6 +71,8 @@ def shallow(config: Any, layers: int) -> Any:
     for name, value in given.items():  # what is said layer by layer
         if isinstance(value, list) and len(value) == whole:
             setattr(text, name, value[:layers])
+    if shared := given.get("num_kv_shared_layers"):  # the last ones, which use others' key-values
+        text.num_kv_shared_layers = max(0, layers - (whole - shared))
     return text
 
 
@@ -85,7 +87,8 @@ def tiny_copy(config: Any) -> Any:
     given = config.get_text_config().to_dict()
     kinds = given.get("layer_types") or []
     layers = next((k for k in range(2, len(kinds)) if set(kinds[:k]) == set(kinds)), 2)
-    text = shallow(config, layers)
+    shared = int(bool(given.get("num_kv_shared_layers")))
+    text = shallow(config, layers + shared)
     queries = given.get("num_attention_heads")  # none where there is no attention
     keys = given.get("num_key_value_heads") or queries
     groups = min(2, keys or 2)
@@ -99,6 +102,9 @@ def tiny_copy(config: Any) -> Any:
         "moe_intermediate_size": 32,
         "shared_expert_intermediate_size": 32,
         "vocab_size": 64,
+        "vocab_size_per_layer_input": 64,
+        "hidden_size_per_layer_input": 16,
+        "num_kv_shared_layers": shared,
         "first_k_dense_replace": 1,
         "n_group": 1,
         "topk_group": 1,
@@ -109,10 +115,18 @@ def tiny_copy(config: Any) -> Any:
     if given.get("kv_lora_rank"):  # latent attention: a head's width is the one of its rotary part
         small |= {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8}
         small |= {"v_head_dim": 16, "head_dim": 8, "qk_head_dim": 24}
+    text.per_layer_config = None  # else what layers have of their own cannot be asked for
     for name, value in small.items():
-        if getattr(text, name, None) is not None or name in ("num_key_value_heads", "num_experts_per_tok"):
+        before = getattr(text, name, None)
+        if before is not None or name in ("num_key_value_heads", "num_experts_per_tok"):
             with contextlib.suppress(AttributeError):  # worked out from others
-                setattr(text, name, value)
+                setattr(text, name, [value] * len(before) if isinstance(before, list) else value)
+    if own := given.get("per_layer_config"):
+        text.per_layer_config = {
+            layer: {name: max(1, small[name] * value // given[name]) for name, value in of.items() if name in small}
+            for layer, of in own.items()
+            if int(layer) < layers + shared
+        }
     ropes = getattr(text, "rope_parameters", None) or {}
     for rope in (ropes, *(one for one in ropes.values() if isinstance(one, dict))):
         for name in ("short_factor", "long_factor"):

@@ -225,6 +225,13 @@ def go_on(model: Any, ids: Sequence[int], cache: Any, *, keep: bool) -> tuple[Te
     return output.logits[0], held
 
 
+def kept(cache: Any) -> list[Tensor]:
+    """The tensors of a cache as `go_on` returns it. Relies on `layers` and their attributes (transformers 5.23)."""
+    held = cache[1] if cache else None
+    parts = [vars(part) for part in (held, *getattr(held, "layers", ())) if part is not None]
+    return [tensor for tensor in tree_leaves(parts) if isinstance(tensor, Tensor)]
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """transformers tells errors only. Relies on its own logger's levels (transformers 5.23)."""

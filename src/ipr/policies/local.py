@@ -71,8 +71,10 @@ def check(config: RunConfig, folder: Path | None) -> str:
         text, dtype = found.get_text_config(), getattr(torch, config.model.dtype)
         kept = torch.bfloat16 if config.rollout.kv_dtype == "bfloat16" else dtype
         with torch.device("meta"):
-            weights = AutoModelForCausalLM.from_config(text).num_parameters() * dtype.itemsize
-        slots = kv.fitting(config.rollout.slots, room - weights, limit, text, kept)
+            model = AutoModelForCausalLM.from_config(text, dtype=dtype).eval()
+        room -= model.num_parameters() * dtype.itemsize
+        with plug.without_numbers(model):
+            slots = kv.fitting(config.rollout.slots, room, limit, model, kept)
         where += f", {slots} episodes at a time"
     return where
 
