@@ -49,7 +49,7 @@ def spec(data: Path | None = None, max_steps: int | None = None, server: str | N
         expert=play_expert,
         task_type=source.task_type,
         oracle=oracle,
-        version=("generated-5" if data is None else "real-4") + ("-server" if server else ""),
+        version=("generated-6" if data is None else "real-5") + ("-server" if server else ""),
         deciding=source.deciding,
         published=as_published,
     )

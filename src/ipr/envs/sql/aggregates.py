@@ -11,7 +11,7 @@ from sqlglot import exp
 
 from ipr.envs.sql import collation
 from ipr.envs.sql.errors import NotExactError
-from ipr.envs.sql.kinds import DBL, INT, NULL, STR, UNSIGNED, Kind, dec
+from ipr.envs.sql.kinds import DBL, LONG, NULL, STR, UNSIGNED, Kind, dec
 from ipr.envs.sql.terms import (
     DIGITS,
     Term,
@@ -75,15 +75,15 @@ def arguments(c: Compiler, name: str, nodes: list[Node]) -> tuple[list[Term], st
 def computed(name: str, distinct: str, terms: list[Term], over: str = "") -> Term:
     """`over`: the window, where it is one over a window. No terms: COUNT(*)."""
     if not terms:
-        return Term(f"count(*){over}", INT, DIGITS)
+        return Term(f"count(*){over}", LONG, DIGITS)
     inner = loose(*terms)
     term = terms[0]
     found: Term
     match name:
         case "COUNT" if len(terms) > 1:
-            found = Term(f"count(DISTINCT row_key({', '.join(map(_plain_key, terms))}))", INT, DIGITS)
+            found = Term(f"count(DISTINCT row_key({', '.join(map(_plain_key, terms))}))", LONG, DIGITS)
         case "COUNT":
-            found = Term(f"count({distinct}{group_key(term) if distinct else term.sql}){over}", INT, DIGITS)
+            found = Term(f"count({distinct}{group_key(term) if distinct else term.sql}){over}", LONG, DIGITS)
         case "SUM":
             found = _sum(term, distinct, over)
         case "AVG":
@@ -112,10 +112,10 @@ def _sum(term: Term, distinct: str, over: str) -> Term:
     number = as_number(term)
     sql = f"sum({distinct}{number}){over}"
     if term.kind.name in ("int", "date", "dt", "time"):
-        return Term(sql, dec(0), DIGITS)
+        return Term(sql, dec(0, term.kind.whole + 22), DIGITS)
     if term.kind.name == "dec":
         scale = term.kind.scale or 0
-        found = Term(f"round({sql}, {scale})" if scale else sql, term.kind, DIGITS)
+        found = Term(f"round({sql}, {scale})" if scale else sql, dec(scale, term.kind.whole + 22), DIGITS)
         found.exact = f"exact('/', {_units(number, distinct, scale, over)}, {10**scale}, 0, 0)"
         if scale:
             found.exact = f"round_text({found.exact}, {scale})"
@@ -133,13 +133,14 @@ def _avg(term: Term, distinct: str, over: str) -> Term:
     if term.kind.name == "null":
         return Term("NULL", NULL)
     if term.kind.name in ("int", "date", "dt", "time"):
-        found = Term(f"avg({distinct}{number}){over}", dec(4), DIGITS)
+        found = Term(f"avg({distinct}{number}){over}", dec(4, term.kind.whole), DIGITS)
         found.exact = f"exact('/', sum({distinct}{number}){over}, count({distinct}{number}){over}, 0, 0)"
         return found
     if term.kind.name == "dec":
         scale = term.kind.scale or 0
         count = f"count({distinct}{number}){over}"
-        found = Term(f"(round(sum({distinct}{number}){over}, {scale}) / {count})", dec(scale + 4), DIGITS)
+        sql = f"(round(sum({distinct}{number}){over}, {scale}) / {count})"
+        found = Term(sql, dec(scale + 4, term.kind.whole), DIGITS)
         total = f"exact('/', {_units(number, distinct, scale, over)}, {10**scale}, 0, 0)"
         found.exact = f"exact('/', round_text({total}, {scale}), {count}, {scale}, 0)"
         return found

@@ -16,7 +16,7 @@ from sqlglot import exp
 
 from ipr.envs.sql import aggregates, dates, errors, signatures
 from ipr.envs.sql.errors import MySqlError, NotExactError
-from ipr.envs.sql.kinds import DATE, DATETIME, INT, STR, TIME, Kind
+from ipr.envs.sql.kinds import DATE, DATETIME, INT, LONG, STR, TIME, Kind
 from ipr.envs.sql.operands import CLOCK, NOW, TODAY, dated
 from ipr.envs.sql.signatures import TABLE
 from ipr.envs.sql.terms import (
@@ -169,7 +169,7 @@ def _timestampdiff(c: Compiler, nodes: list[Node], node: Node) -> Term:
         raise NotExactError(f"TIMESTAMPDIFF() in {unit}")
     a, b = (c.single(n) for n in nodes[1:])
     sql = f"timestamp_diff({constant(unit).sql}, {dated(a)}, {dated(b)})"
-    return Term(sql, INT, DIGITS, loose=loose(a, b))
+    return Term(sql, LONG, DIGITS, loose=loose(a, b))
 
 
 def _timestampadd(c: Compiler, nodes: list[Node], node: Node) -> Term:

@@ -89,7 +89,7 @@ def in_(c: Compiler, node: Node) -> Term:
 
 def _beside(c: Compiler, left: Node, node: Node) -> tuple[Term, Query, tuple[Field, ...]]:
     """A query, and what is compared with its rows, which is read after it."""
-    query, captured = c.nested(node)
+    query, captured = c.nested(node, _columns(left), limits=False)
     if query.limited:
         raise MySqlError(errors.LIMIT_IN)
     with c.beside_query():
@@ -157,8 +157,25 @@ def exists(c: Compiler, node: Node) -> Term:
     return Term(f"(EXISTS ({query.sql}))", INT, DIGITS, loose=captured)
 
 
+def _columns(node: Node) -> int:
+    """How many columns an operand has; 0 for a query's, which are not read yet."""
+    while isinstance(node, exp.Paren):
+        node = node.this
+    return len(node.expressions) if isinstance(node, exp.Tuple) else 0 if isinstance(node, exp.Subquery) else 1
+
+
+def _place(node: Node) -> int:
+    """How many columns the place of a query takes: those of what it is compared with."""
+    above = node.parent
+    while isinstance(above, (exp.Paren, exp.Subquery)):
+        node, above = above, above.parent
+    if not isinstance(above, (exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE, exp.NullSafeEQ)):
+        return 1
+    return _columns(above.this) if node is above.expression else 0
+
+
 def subquery(c: Compiler, node: Node) -> Term:
-    query, captured = c.nested(node)
+    query, captured = c.nested(node, _place(node))
     parts = []
     for k, term in enumerate(query.terms):
         if query.one_row:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sqlglot import exp
 
 from ipr.envs.sql import aggregates, calls, comparisons, dates, errors, grouping, operands, windows
 from ipr.envs.sql.errors import MySqlError, NotExactError
-from ipr.envs.sql.kinds import BIN, COUNTED, DATE, DATETIME, DBL, INT, NULL, STR, TIME, UNSIGNED, Kind, dec
+from ipr.envs.sql.kinds import BIN, COUNTED, DATE, DATETIME, DBL, INT, LONG, NULL, STR, TIME, UNSIGNED, Kind, dec
 from ipr.envs.sql.names import Field
 from ipr.envs.sql.terms import (
     DIGITS,
@@ -85,10 +86,10 @@ def _literal(c: Compiler, node: Node) -> Term:
             raise NotExactError("A decimal of so many digits")
         said = f"{whole or '0'}.{decimals or '0'}"
         long = len(whole.lstrip("0")) + len(decimals) > 15
-        return Term(said, dec(len(decimals)), DIGITS, float(text), exact=quoted(said) if long else "")
+        return Term(said, dec(len(decimals), len(whole)), DIGITS, float(text), exact=quoted(said) if long else "")
     if len(text) > 18 and int(text) >= 2**63:
         raise NotExactError("An integer of so many digits")
-    return Term(str(int(text)), INT, DIGITS, int(text))
+    return Term(str(int(text)), replace(INT, whole=len(text)), DIGITS, int(text))
 
 
 _NUMBER = re.compile(r"(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
@@ -178,13 +179,14 @@ def _arithmetic(
         return Term("NULL", NULL, loose=both)
     if (a.kind.exact and b.kind.exact) or ((a.kind.temporal or b.kind.temporal) and None not in known):
         first, second = known[0] or 0, known[1] or 0
+        whole = a.kind.whole + b.kind.whole if sign == "*" else max(a.kind.whole, b.kind.whole) + 1
         if not first and not second and "dec" not in (a.kind.name, b.kind.name):
             if a.kind.unsigned or b.kind.unsigned:
                 return Term(f"natural_number({sql}, {quoted(calls.printed(c, node))})", UNSIGNED, DIGITS, loose=both)
-            return Term(f"({sql})", COUNTED, DIGITS, loose=both)
+            return Term(f"({sql})", replace(COUNTED, whole=whole), DIGITS, loose=both)
         places = min(scale(first, second), 30)
         sql = f"round({sql}, {kept(places)})" if places else f"({sql})"
-        return Term(sql, dec(places), DIGITS, loose=both, exact=exactly(sign, a, b))
+        return Term(sql, dec(places, whole), DIGITS, loose=both, exact=exactly(sign, a, b))
     shown = None if None in known else max(known[0] or 0, known[1] or 0)
     return Term(_finite(c, node, sql), Kind("dbl", shown), DIGITS, loose=both)
 
@@ -206,7 +208,8 @@ def _divide(c: Compiler, node: Node) -> Term:
         return Term("NULL", NULL, loose=both)
     if _scale(a.kind) is not None and _scale(b.kind) is not None:
         places = (_scale(a.kind) or 0) + 4
-        return Term(sql, dec(places), DIGITS, loose=both, exact=exactly("/", a, b))
+        kind = dec(places, a.kind.whole + (_scale(b.kind) or 0))
+        return Term(sql, kind, DIGITS, loose=both, exact=exactly("/", a, b))
     known = [t.kind.decimals if t.kind.name != "str" else None for t in (a, b)]
     shown = None if None in known else max(known[0] or 0, known[1] or 0) + 4
     return Term(_finite(c, node, sql), Kind("dbl", shown), DIGITS, loose=both)
@@ -354,7 +357,7 @@ def cast(term: Term, word: str, sizes: list[int]) -> Term:
     """CAST: half away from zero, text by what it begins with."""
     match word:
         case "BIGINT" | "INT" | "SIGNED":
-            return Term(operands.signed(term), INT, DIGITS, loose=term.loose)
+            return Term(operands.signed(term), LONG, DIGITS, loose=term.loose)
         case "UBIGINT" | "UINT" | "UNSIGNED":
             return _unsigned(operands.signed(term), term.loose)
         case "DECIMAL" | "UDECIMAL":
@@ -363,7 +366,9 @@ def cast(term: Term, word: str, sizes: list[int]) -> Term:
                 f"{term.exact if term.kind.name == 'dec' and term.exact else as_number(term)}, {precision}, {scale}"
             )
             exact = f"decimal_text({arguments})" if precision > 15 else ""
-            return Term(f"to_decimal({arguments})", dec(scale), DIGITS, loose=term.loose, exact=exact)
+            return Term(
+                f"to_decimal({arguments})", dec(scale, precision - scale), DIGITS, loose=term.loose, exact=exact
+            )
         case "DOUBLE":
             return Term(f"CAST({as_number(term)} AS REAL)", DBL, DIGITS, loose=term.loose)
         case "FLOAT":

@@ -84,6 +84,16 @@ class Frame:
     sorted: list[tuple[int, str, Term]] = field(default_factory=list)
     """What PARTITION BY and ORDER BY of windows say: place, the window as it is called, expression."""
     node: Node | None = None
+    columns: int = 0
+    """How many columns the place of a query takes; 0 for any."""
+    limits: bool = True
+    """Whether it may have a LIMIT there."""
+
+    def check_place(self, columns: int, limited: bool) -> None:
+        if limited and not self.limits:
+            raise MySqlError(errors.LIMIT_IN)
+        if self.columns and columns != self.columns:
+            raise MySqlError(f"Operand should contain {self.columns} column(s)")
 
 
 class Names:

@@ -12,7 +12,7 @@ import datetime as dt
 import re
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any, Literal
 
@@ -34,6 +34,8 @@ class Kind:
     unsigned: bool = False
     own: bool = False
     """Whether each decimal is shown with its own decimals."""
+    whole: int = field(default=10, compare=False)
+    """Digits before the point, at most, of an integer or decimal."""
 
     @property
     def number(self) -> bool:
@@ -54,12 +56,13 @@ class Kind:
 
 
 INT, COUNTED, UNSIGNED = Kind("int"), Kind("int", counted=True), Kind("int", unsigned=True)
+LONG = Kind("int", whole=20)
 DBL, STR, BIN, NULL = Kind("dbl"), Kind("str"), Kind("bin"), Kind("null")
 DATE, DATETIME, TIME = Kind("date"), Kind("dt"), Kind("time")
 
 
-def dec(scale: int) -> Kind:
-    return Kind("dec", min(scale, 30))
+def dec(scale: int, whole: int = 10) -> Kind:
+    return Kind("dec", min(scale, 30), whole=whole)
 
 
 _DECLARED = re.compile(
@@ -73,7 +76,9 @@ def declared(text: str) -> Kind:
     word = found[1] if found else text.lower()
     scale = int(found[3]) if found and found[3] else None
     if word in ("decimal", "numeric", "dec", "fixed"):
-        return dec(scale or 0) if found and found[2] else Kind("dbl")  # SQLite's bare numeric holds anything
+        if not (found and found[2]):
+            return Kind("dbl")  # SQLite's bare numeric holds anything
+        return dec(scale or 0, int(found[2]) - (scale or 0))
     if word in ("float",):
         return Kind("flt", scale)
     if word in ("double", "real", "double precision"):
@@ -84,6 +89,8 @@ def declared(text: str) -> Kind:
         return DATETIME
     if word == "time":
         return TIME
+    if word == "bigint":
+        return LONG
     if "int" in word or word in ("year", "bool", "boolean", "bit"):
         return INT
     return BIN if word in ("blob", "binary", "varbinary", "longblob", "mediumblob", "tinyblob") else STR

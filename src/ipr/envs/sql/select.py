@@ -40,17 +40,17 @@ class Compiler(Names):
         """An expression that must be one value."""
         return single(self, node)
 
-    def nested(self, node: Node) -> tuple[Query, tuple[Field, ...]]:
-        """A query inside an expression, and the columns of the queries around it that it reads."""
+    def nested(self, node: Node, columns: int = 0, limits: bool = True) -> tuple[Query, tuple[Field, ...]]:
+        """A query inside an expression (see `Frame`), and the columns of the queries around it that it reads."""
         scope = Scope(outer=self.scope)
-        query = self.query(node, scope)
+        query = self.query(node, scope, columns, limits)
         return query, tuple(dict.fromkeys(scope.captured))
 
     # Queries -------------------------------------------------------------------------------------------------------
 
-    def query(self, node: Node, scope: Scope | None = None) -> Query:
+    def query(self, node: Node, scope: Scope | None = None, columns: int = 0, limits: bool = True) -> Query:
         """A query of any form, in parentheses or not."""
-        frame = Frame(scope or Scope())
+        frame = Frame(scope or Scope(), columns=columns, limits=limits)
         self.frames.append(frame)
         try:
             ctes.define(self, node)
@@ -137,11 +137,12 @@ class Compiler(Names):
             distinct = None if all(g.sql in shown for g in frame.groups) else distinct  # no two rows are the same
         if not frame.grouped and any(map(aggregates.is_aggregate, _own(node, ("order",)))):
             raise MySqlError(errors.ORDER_AGGREGATED)
+        frame.check_place(len(items), node.args.get("limit") is not None)
         facts = grouping.Facts(self, node)
         if frame.grouped and not self.lenient:
             grouping.check(self, facts, items, [t for t, _ in order], having, grouped=group is not None)
         if level is None:
-            order = [(t, d) for t, d in order if t.kind.name != "null"]
+            order = [(t, d) for t, d in order if t.kind.name != "null" and not self._outer(t)]
         if having is not None and not frame.grouped:
             where.append(truth(having))
             having = None
@@ -495,6 +496,10 @@ class Compiler(Names):
         term = single(self, node)
         varies = any(isinstance(n, (exp.Column, exp.Query)) or aggregates.is_aggregate(n) for n in node.walk())
         return term if varies else Term("NULL", NULL)  # a constant, such as -1, orders nothing and is no place
+
+    def _outer(self, term: Term) -> bool:
+        """Whether it is a column of a query around this one, so the same in all rows (SQLite sorts by none)."""
+        return term.field is not None and all(term.field.source is not source for source in self.frame.scope.sources)
 
     def position(self, node: Node, most: int, clause: str) -> int:
         """The place, from 0, of a column of the select list that is named by a number."""

@@ -261,11 +261,12 @@ def common(terms: list[Term]) -> tuple[Kind, list[str]]:
     if names <= {"int", "dec", "dbl", "flt"}:
         scales = [k.decimals for k in kinds]
         scale = None if None in scales else max(s for s in scales if s is not None)
+        whole = max(k.whole for k in kinds)
         if names <= {"int"}:
             signs = {"counted": any(k.counted for k in kinds), "unsigned": all(k.unsigned for k in kinds)}
-            return replace(kinds[0], **signs), [t.sql for t in terms]
+            return replace(kinds[0], whole=whole, **signs), [t.sql for t in terms]
         if names <= {"int", "dec"}:
-            return Kind("dec", scale), [t.sql for t in terms]
+            return Kind("dec", scale, whole=whole), [t.sql for t in terms]
         literals = all(isinstance(t.literal, int) for t in terms if t.kind.name == "int")
         if names <= {"flt", "int"} and literals:  # a literal is a BIGINT, for which a FLOAT is wide enough
             return Kind("flt", scale), [t.sql for t in terms]

@@ -139,9 +139,11 @@ def _round(c: Compiler, terms: list[Term], name: str) -> Term:
     if value.kind.name == "dec":
         shown = max(0, min(n, value.kind.scale or 0))
         if n >= (value.kind.scale or 0):
-            return Term(number, dec(shown), DIGITS, loose=both, exact=value.exact)
+            return Term(number, dec(shown, value.kind.whole), DIGITS, loose=both, exact=value.exact)
         sql = f"{how}_exact({value.exact or number}, {n})"
-        return Term(sql, dec(shown), DIGITS, loose=both, exact=f"{how}_text({value.exact or number}, {n})")
+        return Term(
+            sql, dec(shown, value.kind.whole), DIGITS, loose=both, exact=f"{how}_text({value.exact or number}, {n})"
+        )
     return Term(f"{how}_double({number}, {n})", DBL, DIGITS, loose=both)
 
 
@@ -158,6 +160,10 @@ def _computed_round(value: Term, places: Term, name: str) -> Term:
     return Term(sql if scale else f"CAST({sql} AS INTEGER)", value.kind, DIGITS, loose=both)
 
 
+_LONGEST = 18
+"""From so many digits before its point on a decimal stays one (item_func.cc, Item_func_int_val)."""
+
+
 def _whole(c: Compiler, terms: list[Term], name: str) -> Term:
     (value,) = terms
     word = "floor" if name == "FLOOR" else "ceil"
@@ -165,7 +171,8 @@ def _whole(c: Compiler, terms: list[Term], name: str) -> Term:
         return Term(value.sql, INT, DIGITS, loose=value.loose)
     sql = f"{word}({as_number(value)})"
     if value.kind.exact:
-        return Term(f"CAST({sql} AS INTEGER)", INT, DIGITS, loose=value.loose)
+        kind = dec(0, value.kind.whole) if value.kind.whole >= _LONGEST else INT
+        return Term(f"CAST({sql} AS INTEGER)", kind, DIGITS, loose=value.loose)
     return Term(sql, Kind("dbl", 0), DIGITS, loose=value.loose)
 
 

@@ -11,7 +11,7 @@ from sqlglot import exp
 
 from ipr.envs.sql import aggregates, errors
 from ipr.envs.sql.errors import MySqlError, NotExactError
-from ipr.envs.sql.kinds import DBL, INT
+from ipr.envs.sql.kinds import DBL, LONG
 from ipr.envs.sql.terms import DIGITS, Term, as_integer, choice, group_key, loose, order_key
 from ipr.envs.sql.words import AGGREGATES
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Node = exp.Expr
 _RANKS = {
-    "ROW_NUMBER": INT, "RANK": INT, "DENSE_RANK": INT, "NTILE": INT, "PERCENT_RANK": DBL, "CUME_DIST": DBL,
+    "ROW_NUMBER": LONG, "RANK": LONG, "DENSE_RANK": LONG, "NTILE": LONG, "PERCENT_RANK": DBL, "CUME_DIST": DBL,
 }  # fmt: skip
 _FUNCTIONS = (*_RANKS, "LAG", "LEAD", "FIRST_VALUE", "LAST_VALUE", "NTH_VALUE")
 _UNNAMED = "<unnamed window>"
