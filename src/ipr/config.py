@@ -77,7 +77,7 @@ class LoraConfig(_Section):
     alpha: int = Field(default=16, ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     targets: str | list[str] = "all-linear"
-    """Module names, or "all-linear", as in peft."""
+    """Module names, or "all-linear", as in peft (routers, which give choices too, left out)."""
 
 
 class ModelConfig(_Section):

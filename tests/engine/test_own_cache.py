@@ -46,6 +46,8 @@ _LONG: dict[str, Any] = {
     },
 }
 
+_EXPERTS: dict[str, Any] = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2}
+
 
 def _of(name: str, **more: Any) -> Callable[[], Any]:
     def build() -> Any:
@@ -69,10 +71,15 @@ def _mamba() -> Any:
 
 OTHERS: dict[str, tuple[Callable[[], Any], str]] = {
     "gemma-2": (_of("Gemma2", head_dim=8), "softcap"),
-    "gpt-oss": (_of("GptOss", head_dim=8, num_local_experts=4, num_experts_per_tok=2), "s_aux"),
+    "gpt-oss": (_of("GptOss", head_dim=8, **_EXPERTS), "s_aux"),
     "deepseek-v2": (_of("DeepseekV2", **_LATENT), ""),
     "deepseek-v3": (_of("DeepseekV3", **_LATENT), ""),
     "nemotron": (_of("Nemotron"), ""),
+    "phi-3.5-moe with a window": (_of("Phimoe", sliding_window=40, **_EXPERTS), "other results"),
+    "qwen-2-moe with a window": (
+        _of("Qwen2Moe", use_sliding_window=True, sliding_window=40, moe_intermediate_size=32, **_EXPERTS),
+        "other results",
+    ),
     "phi-3 with longrope": (_of("Phi3", **_LONG), "longrope"),
     "mamba": (_mamba, "mamba"),
 }

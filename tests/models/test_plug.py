@@ -161,6 +161,26 @@ def test_models_say_whether_attention_can_be_plugged_in(model):
     assert not plug.pluggable(sliding)
 
 
+def test_windows_are_short_only_there():
+    torch.manual_seed(0)
+    size: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 8}
+    config = MistralConfig(vocab_size=50, intermediate_size=32, num_key_value_heads=2, sliding_window=100, **size)
+    sees = transformers.MistralForCausalLM(config).eval()
+
+    @torch.no_grad()
+    def last(ids: Any) -> Any:
+        return sees(torch.tensor([ids])).logits[0, -1]
+
+    a, b = [5, 6, 7, 8, 9], [30, 6, 7, 8, 9]
+    before = last(a)
+    with plug.short_windows(sees, 200):
+        assert torch.equal(last(a), last(b)), f"plug.short_windows: the first of five is seen; {TRANSFORMERS}"
+    with plug.short_windows(sees, 100):
+        assert torch.equal(last(a), before), "no conversation is as long as the window"
+    assert torch.equal(last(a), before)
+    assert not torch.equal(last(a), last(b))
+
+
 def test_kinds_of_attention_have_their_names():
     from transformers.configuration_utils import ALLOWED_LAYER_TYPES
 

@@ -78,6 +78,7 @@ def assert_equal(model: Any, examples: list[Example]) -> None:
         ("GPTNeoX", {}),
         ("GPT2", {"n_embd": 32, "n_layer": 2, "n_head": 4}),
         ("Qwen3Moe", {"num_experts": 4, "moe_intermediate_size": 16, "num_experts_per_tok": 2}),
+        ("Afmoe", {"num_experts": 4, "moe_intermediate_size": 16, "num_experts_per_tok": 2, "sliding_window": 9}),
     ],
 )
 def test_models_that_share_give_the_gradients_of_padded_rows(chat, examples, name, more):
@@ -96,6 +97,7 @@ def test_models_that_share_give_the_gradients_of_padded_rows(chat, examples, nam
         ("Mamba", {"state_size": 4}),
         ("Bloom", {"n_layer": 2, "n_head": 4}),
         ("Nemotron", {}),
+        ("Phimoe", {"num_local_experts": 4, "sliding_window": 9}),  # which only its own mask knows of
     ],
 )
 def test_models_that_cannot_share_train_on_padded_rows(chat, tmp_path, name, more):

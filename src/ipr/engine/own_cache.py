@@ -95,23 +95,24 @@ def lacks(model: Any, max_length: int) -> str | None:
 
     Raises what the model itself raises where it cannot even be run.
     """
-    rows = [[i % plug.own_config(model).get_text_config().vocab_size for i in row] for row in _TRIAL]
-    alone = [plug.go_on(model, row, None, keep=False)[0][-1] for row in rows]
     config = plug.own_config(model)
-    if not plug.pluggable(model):
-        return f"no attention of ours can take the place of {config.model_type}'s own"
-    if plug.positions(config, max_length) != plug.positions(config, 1):
-        return f"its positions are scaled by a conversation's length ({plug.rope(config)[0]})"
-    try:
-        engine = TransformersEngine(model, [], max_length=len(_TRIAL[0]), slots=2)
-        found = engine.read(rows)
-    except IprError as error:
-        return str(error)
-    except Exception as error:  # whatever it is, the model's own cache is left
-        return f"our attention fails in it ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+    rows = [[i % config.get_text_config().vocab_size for i in row] for row in _TRIAL]
+    with plug.short_windows(model, max_length):
+        alone = [plug.go_on(model, row, None, keep=False)[0][-1] for row in rows]
+        if not plug.pluggable(model):
+            return f"no attention of ours can take the place of {config.model_type}'s own"
+        if plug.positions(config, max_length) != plug.positions(config, 1):
+            return f"its positions are scaled by a conversation's length ({plug.rope(config)[0]})"
+        try:
+            engine = TransformersEngine(model, [], max_length=len(_TRIAL[0]), slots=2)
+            found = engine.read(rows)
+        except IprError as error:
+            return str(error)
+        except Exception as error:  # whatever it is, the model's own cache is left
+            return f"our attention fails in it ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
     if all(map(_near, found, alone)):
         return None
-    return "its attention is more than scores and a window"
+    return "its own attention gives other results than ours"
 
 
 @torch.inference_mode()

@@ -321,22 +321,39 @@ def with_adapter(model: Any, config: ModelConfig, revision: str | None = None) -
     import torch
     from peft import LoraConfig, TaskType, get_peft_model
 
-    lora = config.lora
+    lora, modules = config.lora, dict(model.named_modules())
+    linear = {name: module for name, module in modules.items() if isinstance(module, torch.nn.Linear)}
+    other = [name for name, module in linear.items() if not _multiplies(module)]
     adapter = LoraConfig(
         task_type=TaskType.CAUSAL_LM,
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=lora.targets,
+        exclude_modules=other or None,
         revision=revision,
     )
-    modules = dict(model.named_modules())
-    there = {name.rpartition(".")[2] for name, module in modules.items() if isinstance(module, torch.nn.Linear)}
+    there = {name.rpartition(".")[2] for name in linear.keys() - set(other)}
     told = f"model.lora.targets={lora.targets} cannot be adapted in this model, whose modules are {sorted(there)}"
     # Of a list peft leaves out what is not there, and an empty one is its own choice.
-    known = {name[cut:] for name in modules for cut in (0, *(m.end() for m in re.finditer(r"\.", name)))}
+    known = {
+        name[cut:] for name in modules.keys() - set(other) for cut in (0, *(m.end() for m in re.finditer(r"\.", name)))
+    }
     if not lora.targets or not (isinstance(lora.targets, str) or known >= set(lora.targets)):
         raise IprError(told)
     with one_line(told), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # the same start for every process, and for a training that is resumed
         return get_peft_model(model, adapter)
+
+
+def _multiplies(module: Any) -> bool:
+    """Whether a linear layer gives its product and nothing else: a router gives scores and choices (Llama-4)."""
+    import torch
+
+    if type(module).forward is torch.nn.Linear.forward:
+        return True
+    try:
+        found = module(module.weight.new_zeros(1, module.in_features))
+    except Exception:  # it wants more than states, or states of another shape
+        return False
+    return isinstance(found, torch.Tensor) and found.shape == (1, module.out_features)

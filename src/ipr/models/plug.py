@@ -189,6 +189,30 @@ def pluggable(model: Any) -> bool:
     return getattr(own, "_supports_attention_backend", False) and kinds <= {"full_attention", "sliding_attention"}
 
 
+@contextmanager
+def short_windows(model: Any, below: int) -> Iterator[None]:
+    """Within it layers that see fewer tokens than `below` see few, so that a trial of some tokens shows how.
+
+    Most hand their window to what is plugged in, some to their own masks alone (Phi-3.5-MoE). Relies on
+    `sliding_window`, of a model's configs and of its layers, which is read anew in every call (transformers 5.23).
+    """
+    parts: dict[int, Any] = {
+        id(part): part for module in model.modules() for part in (module, getattr(module, "config", None))
+    }
+    given = [(part, getattr(part, "sliding_window", None)) for part in parts.values()]
+    windows = [(part, window) for part, window in given if isinstance(window, int) and 0 < window < below]
+    try:
+        for part, window in windows:
+            part.sliding_window = min(window, _WINDOW)
+        yield
+    finally:
+        for part, window in windows:
+            part.sliding_window = window
+
+
+_WINDOW = 3
+
+
 def own_config(model: Any) -> Any:
     """The config of the model itself, where peft has wrapped it."""
     return _own(model).config

@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ipr.models.plug import own_config, pluggable, plugged_in, register
+from ipr.models.folders import longest
+from ipr.models.plug import own_config, pluggable, plugged_in, register, short_windows
 from ipr.models.processes import forget_pass, place
 
 
@@ -143,13 +144,14 @@ def shares(model: Any) -> bool:
         rows = [torch.tensor(row) % config.get_text_config().vocab_size for row in _TRIAL]
         device = place(model)
         tree = Tree(rows, device)
-        with plugged_in(config, "ipr_tree"):
-            packed = run(model, tree).logits[0]
-        for row, where in zip(rows, tree.places, strict=True):
-            alone = model(input_ids=row[None].to(device), use_cache=False).logits[0]
-            near = torch.finfo(alone.dtype).eps ** 0.5 / 2 * alone.abs().max()
-            if not (packed[where.to(device)] - alone).abs().max() <= near:
-                return False
+        with short_windows(model, longest(config)):
+            with plugged_in(config, "ipr_tree"):
+                packed = run(model, tree).logits[0]
+            for row, where in zip(rows, tree.places, strict=True):
+                alone = model(input_ids=row[None].to(device), use_cache=False).logits[0]
+                near = torch.finfo(alone.dtype).eps ** 0.5 / 2 * alone.abs().max()
+                if not (packed[where.to(device)] - alone).abs().max() <= near:
+                    return False
         return True
     except Exception:  # of a model that calls attention in its own way, whatever it is: its rows are padded
         forget_pass(model)
@@ -174,7 +176,7 @@ def _attend(
     **_: Any,
 ) -> Tensor:
     """See `plug.register`."""
-    return ipr_tree.attend(query, key, value, scale, window, dropout).transpose(1, 2)
+    return ipr_tree.attend(query, key, value, scale, window, dropout).transpose(1, 2).contiguous()
 
 
 register("ipr_tree", _attend)
