@@ -10,6 +10,7 @@ import torch
 
 from ipr.engine import Generated, Request, generate
 from ipr.engine.own_cache import OwnCacheEngine, lacks
+from ipr.types import IprError
 from tests import toy
 from tests.engine.asking import ENDS, Passes, go_on, make, plain, requests
 
@@ -135,3 +136,11 @@ def test_a_session_reads_what_is_new() -> None:
 def test_what_our_engine_plays_is_found() -> None:
     assert lacks(toy.model(), 512) is None
     assert make(toy.model()).read([[5, 6, 7], [5, 6]]).shape[0] == 2
+
+
+def test_a_model_that_gives_no_numbers_is_refused() -> None:
+    model = OTHERS["nemotron"][0]()
+    with torch.no_grad():
+        model.get_input_embeddings().weight[6] = torch.nan
+    with pytest.raises(IprError, match=r"this nemotron model gives nan: .*float32 \(model\.dtype\)"):
+        lacks(model, 512)

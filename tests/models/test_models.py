@@ -245,6 +245,15 @@ def test_save_is_whole_or_nothing(chat, base, tmp_path, monkeypatch):
     assert models.model_hash(folder) != before
 
 
+def test_several_chat_templates_are_saved(chat, tmp_path):
+    tokenizer = tiny.make_chat().tokenizer
+    tokenizer.chat_template = {"default": tokenizer.chat_template, "tool_use": "{{ tools }}"}
+    folder = models.save_model(tiny.make_model(chat), tokenizer, tmp_path / "model")
+    models.check_model(folder)
+    assert models.load_tokenizer(folder).chat_template == tokenizer.chat_template
+    assert models.model_hash(models.copy_model(folder, tmp_path / "copy")) == models.model_hash(folder)
+
+
 def test_new_base_model_is_of_its_seed(chat):
     torch.manual_seed(3)
     before = torch.get_rng_state()

@@ -93,12 +93,17 @@ class OwnCacheEngine:
 def lacks(model: Any, max_length: int) -> str | None:
     """Why our engine cannot play this model with conversations of so many tokens; None where it can: tried on a few.
 
-    Raises what the model itself raises where it cannot even be run.
+    Raises what the model itself raises where it cannot even be run, and IprError where what it gives is no number.
     """
     config = plug.own_config(model)
     rows = [[i % config.get_text_config().vocab_size for i in row] for row in _TRIAL]
     with plug.short_windows(model, max_length):
         alone = [plug.go_on(model, row, None, keep=False)[0][-1] for row in rows]
+        if any(logits.isnan().any() for logits in alone):
+            raise IprError(
+                f"this {config.model_type} model gives nan: its weights hold some, or are too large for"
+                f" {alone[0].dtype} (model.dtype); get them again, or take float32 or bfloat16"
+            )
         if not plug.pluggable(model):
             return f"no attention of ours can take the place of {config.model_type}'s own"
         if plug.positions(config, max_length) != plug.positions(config, 1):

@@ -214,9 +214,10 @@ def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> 
             base = base_of(aside)
             store.write_json(aside / "base.json", base | {"hash": hash_of_base(base["path"])})
         tokenizer.save_pretrained(aside)
-        for file in aside.iterdir():
-            with open(file, "rb") as opened:
-                os.fsync(opened.fileno())
+        for file in aside.rglob("*"):  # chat templates beside the default one have a folder
+            if file.is_file():
+                with open(file, "rb") as opened:
+                    os.fsync(opened.fileno())
 
     return store.replace_folder(Path(folder), write)
 
