@@ -46,8 +46,9 @@ def model(tokenizer):
     ).eval()
 
 
-def written(file: Path, model: Any, tokenizer: Any, architecture: str = "llama", **tensors: torch.Tensor) -> Path:
-    """The file, and in it these tensors beside the model's."""
+def written(file: Path, model: Any, tokenizer: Any, architecture: str = "llama", **more: Any) -> Path:
+    """The file, and in it these tensors beside the model's; words are cut as `pre` says."""
+    pre, tensors = more.pop("pre", "llama-bpe"), more
     config, tree = model.config, json.loads(tokenizer.backend_tokenizer.to_str())
     added = {int(i): token for i, token in tokenizer.added_tokens_decoder.items()}
     writer = gguf.GGUFWriter(file, architecture)
@@ -63,7 +64,7 @@ def written(file: Path, model: Any, tokenizer: Any, architecture: str = "llama",
     writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
     writer.add_vocab_size(config.vocab_size)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("llama-bpe")
+    writer.add_tokenizer_pre(pre)
     writer.add_token_list([tokenizer.convert_ids_to_tokens(i) for i in range(len(tokenizer))])
     kinds = gguf.TokenType
     writer.add_token_types([kinds.CONTROL if i in added else kinds.NORMAL for i in range(len(tokenizer))])
@@ -127,11 +128,24 @@ def test_what_cannot_be_read_is_refused(model, tokenizer, tmp_path: Path, monkey
     refused(written(tmp_path / "other.gguf", model, tokenizer, "mpt"), "architecture mpt is not supported")
     scaled = written(tmp_path / "scaled.gguf", model, tokenizer, rope_freqs=torch.ones(8))
     refused(scaled, "scales positions .rope_freqs.weight.")
+    refused(written(tmp_path / "glm.gguf", model, tokenizer, pre="chatglm-bpe"), r"cuts words .* \(chatglm-bpe\)")
     whole = (tmp_path / "scaled.gguf").read_bytes()
     (tmp_path / "cut.gguf").write_bytes(whole[: len(whole) // 2])
     refused(tmp_path / "cut.gguf", "cannot read .*cut.gguf")
     monkeypatch.setattr(util, "find_spec", lambda name: None)
     refused(scaled, r"pip install 'ipr\[gguf\]'")
+
+
+def test_digits_that_are_never_merged_need_no_cut_of_their_own(tokenizer, model, tmp_path: Path) -> None:
+    tree = json.loads(tokenizer.backend_tokenizer.to_str())
+    apart = {"type": "Digits", "individual_digits": True}
+    whole = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    tree["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [apart, whole]}
+    tree["model"]["merges"] = [pair for pair in tree["model"]["merges"] if not any(c.isdigit() for c in "".join(pair))]
+    smol = families.make(json.dumps(tree), tokenizer.chat_template, tokenizer.bos_token, tokenizer.eos_token)
+    models.import_gguf(written(tmp_path / "smol.gguf", model, smol, pre="smollm"), tmp_path / "smol")
+    text = "room 123, 4 boxes\n\n  (5)\tit's 6th"
+    assert models.load_tokenizer(tmp_path / "smol").encode(text) == smol.encode(text)
 
 
 def test_a_part_of_a_model_is_refused(model, tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

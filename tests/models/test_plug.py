@@ -240,3 +240,10 @@ def test_bytes_are_counted_without_numbers():
             assert (held.now, held.most) == (4000, 8000), "Held: what is gone is not"
             assert model(input_ids=torch.zeros(1, 7, dtype=torch.long)).logits.shape == (1, 7, 50)
             assert second.shape == (1000,)
+
+
+def test_words_of_gguf_are_cut_as_its_file_says():
+    assert plug.gguf_cuts("llama-bpe"), f"plug.gguf_cuts: Llama-3's are not known; {TRANSFORMERS}"
+    assert plug.gguf_cuts("smollm")
+    assert not plug.gguf_cuts("chatglm-bpe")
+    assert not plug.gguf_cuts("")

@@ -44,6 +44,8 @@ def _read(file: Path) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     from transformers.utils.logging import disable_progress_bar
 
+    from ipr.models import plug
+
     disable_progress_bar()
     try:
         reader = GGUFReader(file)
@@ -52,6 +54,11 @@ def _read(file: Path) -> tuple[Any, Any]:
         if scaled:  # Llama-3.1, Gemma-3 from 4B; transformers takes the plain embedding
             raise IprError(
                 f"{file} scales positions ({scaled[0]}), which transformers leaves out; take its safetensors"
+            )
+        if _said(reader, "tokenizer.ggml.model") == "gpt2" and not plug.gguf_cuts(_said(reader, "tokenizer.ggml.pre")):
+            raise IprError(
+                f"{file} cuts words in a way ({_said(reader, 'tokenizer.ggml.pre') or 'it does not say which'}) that"
+                " transformers does not know, so the model would read other tokens; take its safetensors"
             )
         built = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -68,6 +75,12 @@ def _read(file: Path) -> tuple[Any, Any]:
         raise IprError(f"{file} lacks {len(lacking)} tensors of its model; merge one that is in parts, or get it again")
     model.hf_quantizer = None  # the weights are whole
     return model, _as_built(built, len(reader.fields["tokenizer.ggml.tokens"].data))
+
+
+def _said(reader: Any, key: str) -> str:
+    """A text of the file's header; empty where there is none."""
+    field = reader.fields.get(key)
+    return str(field.contents()) if field else ""
 
 
 def _as_built(built: Any, size: int) -> Any:

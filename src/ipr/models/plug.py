@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache
 from transformers.integrations import moe
+from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 from transformers.utils import logging
 from transformers.utils.hub import resolve_revision
 
@@ -296,3 +297,19 @@ def revision(name: str) -> str | None:
     Relies on `resolve_revision` and the `resolved` of what it returns (transformers 5.23; a config no longer knows it).
     """
     return getattr(resolve_revision(name), "resolved", None)
+
+
+def gguf_cuts(kind: str) -> bool:
+    """Whether words of a byte-level GGUF file with this `tokenizer.ggml.pre` are cut as its merges were learned.
+
+    Relies on `GGUF_PRE_TOKENIZER_SPLITS`; of what is not in it words are cut as GPT-2's (transformers 5.23).
+    """
+    return kind in GGUF_PRE_TOKENIZER_SPLITS or kind in _CUT_AS_GPT_2
+
+
+_CUT_AS_GPT_2 = (
+    *("gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "modern-bert", "mellum"),
+    # But for digits, each of which is alone; nothing is ever merged with one.
+    *("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"),
+)
+"""As llama.cpp has it (llama-vocab.cpp)."""
