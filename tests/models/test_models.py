@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -141,6 +142,20 @@ def test_weights_of_the_older_format_pass(copy):
     (copy / "model.safetensors").unlink()
     models.check_model(copy)
     assert torch.equal(logits(models.load_model(copy, FULL)), logits(models.load_model(copy, FULL)))
+
+
+def test_of_a_folder_of_links_the_files_are_copied(base, tmp_path):
+    # as the hub's cache holds a model
+    (linked := tmp_path / "snapshots" / "1").mkdir(parents=True)
+    for file in base.iterdir():
+        (linked / file.name).symlink_to(os.path.relpath(file, linked))
+    copied = models.copy_model(linked, tmp_path / "copied")
+    same = Path(shutil.copytree(base, tmp_path / "same"))
+    models.share_weights(same, linked)
+    for folder in (copied, same):
+        assert not any(file.is_symlink() for file in folder.iterdir())
+        models.check_model(folder)
+        assert models.model_hash(folder) == models.model_hash(base)
 
 
 def test_a_file_or_a_wrong_path_is_refused(base):

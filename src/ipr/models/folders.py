@@ -67,13 +67,14 @@ def copy_model(path: str | Path, folder: Path) -> Path:
 def copy_files(source: str | Path, folder: Path) -> None:
     """Copy a model folder's files into `folder`; weights are hard links where the disk is the same one.
 
-    No weights file is ever written in place, so sharing one is safe; and what goes here stays there.
+    No weights file is ever written in place, so sharing one is safe; and what goes here stays there. A file that is
+    itself a symbolic link (as in the hub's cache) is copied as what it leads to.
     """
 
     def copy(file: str, target: str) -> None:
         if file.endswith(WEIGHTS):
             with contextlib.suppress(OSError):  # another disk, or one without links
-                os.link(file, target)
+                os.link(os.path.realpath(file), target)
                 return
         shutil.copy2(file, target)
 
@@ -88,7 +89,7 @@ def share_weights(folder: Path, other: str | Path) -> None:
             continue
         aside = file.with_name(f".{file.name}.part")
         with contextlib.suppress(OSError):  # another disk, or one without links
-            os.link(twin, aside)
+            os.link(twin.resolve(), aside)
             os.replace(aside, file)
 
 
