@@ -12,6 +12,10 @@ end=$(($(date +%s) + ${SECONDS_IN_ALL:-570}))
 failed=0
 wanted=
 while [ $# -gt 0 ] && [ "${1#--}" = "$1" ]; do
+    case $1 in
+    check | loop | engines | training) ;;
+    *) echo "no part '$1'; parts: check, loop, engines, training" >&2 && exit 2 ;;
+    esac
     wanted="$wanted $1"
     shift
 done

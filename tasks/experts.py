@@ -38,7 +38,7 @@ def experts(run_dir: str, published: str | None, iteration: int = 0) -> str:
         found = [(known.get(task_id) or spec.expert(task_id)).trimmed() for task_id in ids]
         store.save(target, found, Trajectory)
         taken = len(known.keys() & set(ids))
-        log.info("%d expert trajectories, %d of them from %s", len(found), taken, published)
+        log.info("%d expert trajectories%s", len(found), f", {taken} of them from {published}" if published else "")
         return {"experts": len(found), "published": taken, "given": run.config.env.experts}
 
     run.once(iteration, "experts", work)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,10 @@ def test_without_a_gpu_it_says_what_to_do() -> None:
         pytest.skip("there is a GPU")
     with pytest.raises(SystemExit, match="--device cpu --sizes tiny"):
         gpu.main(["engines"])
+
+
+def test_a_part_of_the_session_that_is_none_is_refused() -> None:
+    script = Path(__file__).parents[1] / "benchmarks" / "gpu_session.sh"
+    done = subprocess.run(["sh", script, "check", "engine"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "no part 'engine'; parts: check, loop, engines, training\n"

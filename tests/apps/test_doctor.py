@@ -84,7 +84,7 @@ def test_what_several_gpus_speak_by(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with socket.create_server(("", 0)) as taken:
-        monkeypatch.setenv("MASTER_PORT", str(taken.getsockname()[1]))
+        monkeypatch.setattr(checker, "PORT", taken.getsockname()[1])
         found = {check.name: check for check in checker._gpus()}
     assert found["gpu"].ok
     assert found["gpu"].detail.endswith("torch sees 2, CUDA 13.0")

@@ -208,3 +208,28 @@ def test_a_scheduler_by_its_address(model: Path, client: Any, monkeypatch: pytes
         with pytest.raises(IprError, match="has no workers; start some: dask worker tcp"), workers.opened(idle):
             pytest.fail("it has no workers")
     assert not workers._connected
+
+
+def test_a_scheduler_whose_last_worker_goes_waits_for_others(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from distributed import LocalCluster
+
+    monkeypatch.setattr(workers, "_connected", [])
+    cluster: Any = LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0")
+    told: list[str] = []
+
+    def warning(words: str, *_: Any) -> None:
+        told.append(words)
+        cluster.scale(1)
+
+    with cluster:
+        named = config(f"rollout.scheduler={cluster.scheduler_address}")
+        found: dict[int, list[Trajectory]] = {}
+        with workers.opened(named.rollout):
+            monkeypatch.setattr(workers, "_PATIENCE", 0.1)
+            monkeypatch.setattr(workers.log, "warning", warning)
+            for place, trajectories in workers.play(workers.Player(str(model), "agent", named, 1.0), shards(2)):
+                if not found:
+                    cluster.scale(0)
+                found[place] = trajectories
+    assert told == ["no worker is left at %s; waiting for one: dask worker %s"]
+    assert [found[0], found[1]] == played(workers.Player(str(model), "agent", config(), 1.0), shards(2))

@@ -371,6 +371,20 @@ def test_killed_while_writing_a_checkpoint_keeps_the_one_before(chat, tmp_path, 
     assert [*(tmp_path / "again").iterdir()] == []
 
 
+def test_a_full_disk_keeps_the_checkpoint_before_and_is_not_left_fuller(chat, tmp_path, monkeypatch):
+    saved, calls = state_dict_saver.save, itertools.count(1)
+
+    def full(content, checkpoint_id):
+        saved(content, checkpoint_id=checkpoint_id)
+        if next(calls) == 3:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(state_dict_saver, "save", full)
+    with pytest.raises(IprError, match="No space left on device; free space or choose another folder"):
+        tiny.prefer(tiny.make_model(chat), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["updates-000004"]
+
+
 def test_a_foreign_or_broken_checkpoint_is_refused(chat, tmp_path):
     def die(update: int, _: object) -> None:
         if update == 3:

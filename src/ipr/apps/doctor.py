@@ -33,6 +33,8 @@ SPARE = ("boto3", "dvc-s3", "rapidfuzz", "sqlglot")
 """Requirements without which `quick` still runs: those of S3, WebShop and InterCodeSQL."""
 BREAKS = ("fastapi",)
 """Requirements that stop every flow where they are of another version (see docs/operations.md)."""
+PORT = 29500
+"""Where accelerate's processes meet, whatever MASTER_PORT says."""
 SPACE, SOME_SPACE = 200, 2000
 """MiB without which no run starts, and those that a run takes."""
 
@@ -156,13 +158,12 @@ def _gpus() -> Iterator[Check]:
     there = torch.distributed.is_available() and torch.distributed.is_nccl_available()
     number = ".".join(map(str, nccl.version())) if there else "torch is built without it"
     yield Check("nccl", there, number, "install torch's CUDA build: training on several GPUs speaks by NCCL")
-    port = int(os.environ.get("MASTER_PORT", "29500"))
     try:
-        socket.create_server(("", port)).close()
-        yield Check("port", True, f"{port} is free for accelerate launch")
+        socket.create_server(("", PORT)).close()
+        yield Check("port", True, f"{PORT} is free for accelerate launch")
     except OSError as error:
-        fix = "accelerate launch --main_process_port 29501, if it is another training"
-        yield Check("port", False, f"{port}: {error.strerror}", fix)
+        fix = f"accelerate launch --main_process_port {PORT + 1}; on one machine it takes another by itself"
+        yield Check("port", False, f"{PORT}: {error.strerror}", fix)
 
 
 def _said(*command: str, cwd: Path | None = None) -> str | None:

@@ -14,8 +14,9 @@ import ctypes
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib.metadata import version
@@ -126,7 +127,7 @@ def close() -> None:
 # In the main process --------------------------------------------------------------------------------------------------
 
 _PATIENCE = 10
-"""Seconds in which a scheduler has to answer."""
+"""Seconds in which a scheduler has to answer, and after which its workers are looked at again."""
 _connected: list[tuple[Any, Any]] = []
 """The process's client and, where the workers were started here, their cluster; made at first use."""
 
@@ -169,10 +170,26 @@ def _elsewhere(
             places[future.key] = place
             finished.add(future)
 
+    def watch() -> None:
+        """Until a shard is played: workers that have come meanwhile get theirs, and it is said where none is left."""
+        looked, told = time.monotonic(), False
+        while not finished.has_ready():
+            time.sleep(0.02)
+            if time.monotonic() - looked < _PATIENCE:
+                continue
+            looked = time.monotonic()
+            with suppress(OSError):  # a lost scheduler is told by the shards
+                hand_out()
+                if not told and not client.nthreads():
+                    told = True
+                    scheduler = client.scheduler.address
+                    log.warning("no worker is left at %s; waiting for one: dask worker %s", scheduler, scheduler)
+
     try:
         hand_out()
         while places:
             with profiling.timed("waiting"):
+                watch()
                 future = next(finished)
                 trajectories, share = future.result()
             profiling.add(share)

@@ -439,7 +439,9 @@ class _Checkpoint:
         self._state.wait_for_everyone()
         try:
             self._by_torch(state_dict_saver.save, self._content(), aside)
-        except (CheckpointException, OSError) as error:
+        except (CheckpointException, OSError) as error:  # in every process
+            if self._state.is_main_process:
+                shutil.rmtree(aside, ignore_errors=True)  # its room is what the user is to free
             told = next(iter(error.failures.values()))[0] if isinstance(error, CheckpointException) else error
             raise IprError(f"cannot write {aside}: {told}; free space or choose another folder") from None
         if self._state.is_main_process:
