@@ -413,6 +413,8 @@ def test_an_adapter_on_a_changed_or_missing_base_is_refused(chat, copy, tmp_path
         (lambda f: edit(f / "adapter_config.json", r=2), "does not fit its base"),
         (lambda f: edit(f / "adapter_config.json", base_model_name_or_path=str(f)), "is an adapter itself"),
         (lambda f: (f / "adapter_config.json").write_text("[]"), "is no JSON object"),
+        (lambda f: (f / "base.json").write_text("[]"), "is no JSON object"),
+        (lambda f: edit(f / "adapter_config.json", base_model_name_or_path=["a"]), "its base model .* is missing"),
         (
             lambda f: (f / "adapter_model.safetensors").rename(f / "adapter_model.bin"),
             "save them as adapter_model",

@@ -170,8 +170,8 @@ def adapter_config(folder: Path) -> dict[str, Any]:
 def base_of(folder: Path) -> dict[str, Any]:
     """Base of an adapter: {"path", "revision", "hash"}; no hash where it is on the hub or the folder is not ours."""
     config = adapter_config(folder)
-    noted = store.read_json(folder / "base.json") if (folder / "base.json").exists() else {}
-    path = config.get("base_model_name_or_path") or "./no-base-named"
+    noted = _object(folder / "base.json") if (folder / "base.json").exists() else {}
+    path = str(config.get("base_model_name_or_path") or "./no-base-named")
     try:
         base = resolve(path)
     except IprError:
