@@ -190,6 +190,15 @@ def test_an_agents_thought_in_its_block_is_dropped_as_the_template_drops_it():
     assert len(kept.agent(f"<think>\nI wonder.\n</think>\n\n{said}")) > len(kept.agent(said))
 
 
+def test_quotes_are_dropped_where_the_template_drops_them():
+    strips = families.template("chatml").replace("message['content']", "message['content'].strip('\"')")
+    said = [Message("user", 'Say "a"'), Message("assistant", '"Action: b"'), Message("user", '"c"')]
+    tokenizer = families.RIGHT["chatml"]()
+    assert strips != tokenizer.chat_template
+    tokenizer.chat_template = strips
+    assert ChatTokens(tokenizer).prompt(said) == served(ChatTokens(tokenizer), said)
+
+
 @pytest.mark.parametrize("name", families.REFUSED)
 def test_families_that_cannot_be_used_are_refused(name: str):
     make, told = families.REFUSED[name]

@@ -43,6 +43,8 @@ _ODD = (
     "<tool_response>\na\n</tool_response>",
     "a /think",
     "a /no_think",
+    '"a"',
+    "'a'",
 )
 """What some templates print otherwise."""
 
