@@ -47,6 +47,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
     ),
     "playing": ("playing", []),
     "playing, bfloat16": ("playing", ["model.dtype=bfloat16"]),
+    "playing, keys in bfloat16": ("playing", ["rollout.kv_dtype=bfloat16"]),
 }
 """Name -> what is done, and the keys of its config."""
 COMMON = ["model.max_length=1024", "rollout.slots=8"]
@@ -110,10 +111,12 @@ def of_training(config: RunConfig, section: str, scale: int) -> tuple[int, int]:
 def of_playing(config: RunConfig, kind: str, scale: int) -> tuple[int, int]:
     text, length, slots = architecture(kind, scale), config.model.max_length, config.rollout.slots
     rng, estimated = Random(0), memory.playing(text, config)["total"]
+    kept = torch.bfloat16 if config.rollout.kv_dtype == "bfloat16" else None
     asked = [Request([5 + rng.randrange(1000) for _ in range(length - 8)], 8, k) for k in range(slots)]
 
     def play(text: Any) -> None:
-        engine = TransformersEngine(made(text, config, training=False), [], max_length=length, slots=slots)
+        model = made(text, config, training=False)
+        engine = TransformersEngine(model, [], max_length=length, slots=slots, kv_dtype=kept)
         engines.generate(engine, asked, 1.0)
 
     return estimated, measured(play, text)

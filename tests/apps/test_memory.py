@@ -15,12 +15,13 @@ from transformers import AutoConfig
 from flows.cli import main
 from ipr import config as configs
 from ipr import envs, models
+from ipr.algorithms.rft import demonstration
 from ipr.apps import memory, start
 from ipr.config import RunConfig
 from ipr.engine import kv
 from ipr.runs.run import Run
 from ipr.tokens import ChatTokens
-from ipr.training.batches import Example
+from ipr.training.batches import Example, example
 from ipr.types import IprError
 
 ROOT = Path(__file__).parents[2]
@@ -132,6 +133,19 @@ def test_a_stated_size_that_is_exceeded_stops_a_run() -> None:
     advice = str(refused.value).rpartition("set ")[2]
     both = [advice, advice.replace("sft.", "train.")]  # which trains on the same rows
     start.check_memory(configs.load("smoke", [*small, "machine.memory=0.15", *both], PRESETS))
+
+
+def test_no_pass_is_asked_for_that_is_shorter_than_an_example() -> None:
+    config = configs.load("smoke", ["sft.micro_batch_tokens=2048"], PRESETS)
+    text, spec = models.config_of("embedded"), envs.get("alfworld")
+    chat, task = ChatTokens(models.load_tokenizer("embedded")), spec.task_ids("train")[0]
+    row = example(chat, spec.told(task), demonstration(memory._longer(spec.expert(task), 30)))
+    found = memory.estimate(text, config, {"sft": [row]})
+    held = found.training["sft"]
+    assert held["tokens"] == held["longest"] > 1280
+    refused = found.refusal(config, (held["total"] - held["activations"] // 16) / memory.SPARE)
+    assert refused is not None
+    assert "micro_batch_tokens" not in refused
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,7 @@ def test_a_preset_is_planned_without_its_model(preset: str, capsys: pytest.Captu
     assert "the tokenizer of embedded-alfworld" in told
     assert "gibibytes on each gpu:" in told
     assert f"fits: yes: {8 if preset == 'llama-2-7b' else 1} x" in told
+    assert ("which train together in 8 processes" in told) == (preset == "llama-2-7b")
 
 
 def test_architectures_are_those_that_presets_name() -> None:

@@ -86,7 +86,7 @@ def training(
     sharded: bool = False,
 ) -> dict[str, int]:
     """Bytes on each GPU where an update of these examples needs most, by what takes them, and their "total"; and the
-    "tokens" of the largest pass.
+    "tokens" of the largest pass, and of the "longest" example.
 
     `examples` are those of an update, of which every process has its part; `sharded`: weights, gradients and optimizer
     state are divided among the processes, and a layer is gathered while it is used (FSDP2).
@@ -108,17 +108,19 @@ def training(
         ends, layer = size.whole - text.num_hidden_layers * size.layer, size.layer
         found["gathered"] = itemsize * (2 * layer + ends) + (0 if config.model.lora.rank else 4 * (layer + ends))
     own = sorted(examples, key=lambda one: -one.length)[::processes]  # as the trainer deals them out
-    peak, tokens, read = _peak(text, config, section, own, recomputes=size.whole > models.LARGE, sharded=sharded)
+    peak, tokens, read, longest = _peak(
+        text, config, section, own, recomputes=size.whole > models.LARGE, sharded=sharded
+    )
     logits = min(peak, _LOGIT * tokens * text.vocab_size)
     found |= {"activations": peak - logits, "logits": logits}
-    return found | {"total": sum(found.values()), "tokens": read}
+    return found | {"total": sum(found.values()), "tokens": read, "longest": longest}
 
 
 def _peak(
     text: Any, config: RunConfig, section: TrainConfig, own: Sequence[Example], *, recomputes: bool, sharded: bool
-) -> tuple[int, int, int]:
-    """Bytes that the largest pass of a process adds to what is there between passes, and the tokens that are trained
-    and read in it."""
+) -> tuple[int, int, int, int]:
+    """Bytes that the largest pass of a process adds to what is there between passes, the tokens that are trained
+    and read in it, and those of the longest example, below which no pass can be cut."""
     dtype, found = getattr(torch, models.dtype_of(config.model, training=True)), []
     share = _shares(text)
     cut = micro_batches(own, range(len(own)), section.micro_batch_tokens, share)
@@ -139,7 +141,8 @@ def _peak(
     one, two = found
     # Forward, and back through the last layer, each layer adds alike; after that what was kept goes, layer by layer.
     deep = (a + (text.num_hidden_layers - 1) * (b - a) for a, b in zip(one[:2], two[:2], strict=True))
-    return max(*deep, two[2]), len(batch.targets), _read(batch)
+    longest = max(_read(collate(one.rows, share)) for one in own)
+    return max(*deep, two[2]), len(batch.targets), _read(batch), longest
 
 
 def _bytes(model: Any, batch: Batch, mixed: torch.autocast, layers: int, temperature: float) -> tuple[int, int, int]:
@@ -285,8 +288,8 @@ def _read_by(model: Any, tokens: int) -> plug.Held:
 # The whole run --------------------------------------------------------------------------------------------------------
 
 
-UNITS = ("total", "slots", "tokens")
-"""What an estimate tells beside the parts: their sum, and what is no bytes."""
+NUMBERS = ("slots", "tokens", "longest")
+"""What an estimate tells beside bytes."""
 
 
 @dataclass(frozen=True)
@@ -309,14 +312,16 @@ class Estimate:
         for name, held in self.training.items():
             if held["total"] <= room:
                 continue
-            parts = ", ".join(f"{what} {size / GIB:.1f}" for what, size in held.items() if what not in UNITS)
+            parts = ", ".join(
+                f"{what} {size / GIB:.1f}" for what, size in held.items() if what not in ("total", *NUMBERS)
+            )
             told = (
                 f"{name} needs {held['total'] / GIB:.1f} GiB on a GPU ({parts}), of {memory / GIB:.1f} GiB it may have"
             )
             passing = held["activations"] + held["logits"]
             # Fewer than the largest pass has: a micro-batch that is not full is no smaller for a lower limit.
             tokens = int(held["tokens"] * (1 - (held["total"] - room) / passing)) // 256 * 256
-            if tokens >= 1024:
+            if tokens >= max(1024, held["longest"]):
                 return f"{told} {room / GIB:.1f}; set {name}.micro_batch_tokens={tokens}"
             fix = "give it more or larger GPUs" if config.model.lora.rank else "train adapters (model.lora.rank=16)"
             if idle:

@@ -120,13 +120,15 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
         size = memory.sizes(text, config.model)
         planned["parameters"] = {"all": size.whole, "trained": size.trained}
         planned["gibibytes_on_each_gpu"] = {
-            name: {what: value if what in ("slots", "tokens") else _gib(value) for what, value in held.items()}
+            name: {what: value if what in memory.NUMBERS else _gib(value) for what, value in held.items()}
             for name, held in (*found.training.items(), ("playing", found.playing))
         }
         planned["turns"] = found.turns
         if room:
             refused = found.refusal(config, room)
-            planned["fits"] = f"no: {refused}" if refused else f"yes: {machine.gpus} x {machine.memory:g} GiB"
+            n = machine.gpus
+            how = f", which train together in {n} processes (docs/training.md)" if n > 1 else ""
+            planned["fits"] = f"no: {refused}" if refused else f"yes: {n} x {machine.memory:g} GiB{how}"
         disk = memory.disk(text, config)
         planned["gibibytes_of_disk_at_most"] = {what: _gib(value) for what, value in disk.items()}
     if told := hours(config, planned):
