@@ -15,6 +15,7 @@ from flows.cli import main
 from ipr import config as configs
 from ipr import policies
 from ipr.apps import doctor as checker
+from ipr.types import IprError
 from tests.conftest import Install
 
 NOWHERE = "http://127.0.0.1:9"
@@ -179,6 +180,14 @@ def test_how_a_model_plays_is_tried_with_a_tiny_copy(architecture: dict, told: s
     (tmp_path / "config.json").write_text(json.dumps(size | architecture))
     config = configs.load(None, [f"model.path={tmp_path}"])
     assert told in policies.check(config)
+
+
+@pytest.mark.parametrize("kind", ["bert", "xlnet"])
+def test_an_encoder_is_refused(kind: str, tmp_path: Path) -> None:
+    """It would be trained on words that it has been shown."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    with pytest.raises(IprError, match=rf"is an encoder \({kind}\).*take a model that generates"):
+        policies.check(configs.load(None, [f"model.path={tmp_path}"]))
 
 
 def test_what_is_to_run_is_looked_at(install: Install, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

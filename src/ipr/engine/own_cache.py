@@ -121,6 +121,14 @@ def lacks(model: Any, max_length: int) -> str | None:
 
 
 @torch.inference_mode()
+def looks_ahead(model: Any) -> bool:
+    """Whether what the model says of a token depends on later ones, as an encoder's does (BERT, XLNet)."""
+    given = [plug.go_on(model, row, None, keep=False)[0] for row in _TRIAL]
+    same = next(i for i, (a, b) in enumerate(zip(*_TRIAL, strict=False)) if a != b)
+    return not _near(given[0][:same], given[1][:same])
+
+
+@torch.inference_mode()
 def _goes_on(model: Any) -> bool:
     """Whether reading in pieces, by the model's own cache, gives what reading at once gives."""
     row = [i % plug.own_config(model).get_text_config().vocab_size for i in _TRIAL[0]]

@@ -15,10 +15,11 @@ from ipr import models
 from ipr.config import EMBEDDED, RunConfig
 from ipr.engine import kv
 from ipr.engine.batching import TransformersEngine
-from ipr.engine.own_cache import OwnCacheEngine, lacks
+from ipr.engine.own_cache import OwnCacheEngine, lacks, looks_ahead
 from ipr.models import plug
 from ipr.policies.chat import ChatPolicy, end_tokens
 from ipr.tokens import ChatTokens
+from ipr.types import IprError
 
 log = logging.getLogger("ipr")
 
@@ -61,9 +62,15 @@ def check(config: RunConfig, folder: Path | None) -> str:
     found = models.config_of(path)
     limit = min(config.model.max_length, models.longest(found))
     try:
-        lacking = lacks(models.tiny_copy(found), limit)
+        tiny = models.tiny_copy(found)
+        lacking, encodes = lacks(tiny, limit), looks_ahead(tiny)
     except Exception as error:  # of an architecture that cannot be made small, or of transformers itself
         return f"{where}; untried, as a tiny {found.model_type} fails: {' '.join(str(error).split())[:200]}"
+    if encodes:
+        raise IprError(
+            f"model {path} is an encoder ({found.model_type}): what it says of a word depends on later ones, which an"
+            " agent has not written yet; take a model that generates"
+        )
     if lacking:
         return f"{where}, by transformers' own cache, which is slower: {lacking}"
     device = models.device(config.model)
