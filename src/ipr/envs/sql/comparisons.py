@@ -90,8 +90,6 @@ def in_(c: Compiler, node: Node) -> Term:
 def _beside(c: Compiler, left: Node, node: Node) -> tuple[Term, Query, tuple[Field, ...]]:
     """A query, and what is compared with its rows, which is read after it."""
     query, captured = c.nested(node, _columns(left), limits=False)
-    if query.limited:
-        raise MySqlError(errors.LIMIT_IN)
     with c.beside_query():
         return c.compiled(left), query, captured
 
@@ -100,7 +98,7 @@ def _in_query(c: Compiler, left: Node, node: Node) -> Term:
     value, query, captured = _beside(c, left, node)
     parts = value.parts or (value,)
     if len(parts) != len(query.terms):
-        raise MySqlError(f"Operand should contain {len(parts)} column(s)")
+        raise errors.operand(len(parts))
     lefts, rights = [], []
     for k, (ours, theirs) in enumerate(zip(parts, query.terms, strict=True)):
         column = Term(f"q.c{k}", theirs.kind, theirs.letters, binary=theirs.binary)
@@ -120,7 +118,7 @@ def _quantified(c: Compiler, node: Node, sign: str) -> Term:
         return found if some else Term(f"(NOT {found.sql})", INT, DIGITS, loose=found.loose)
     value, query, captured = _beside(c, node.this, inner)
     if value.parts or len(query.terms) != 1:
-        raise MySqlError(errors.ONE_COLUMN)
+        raise errors.operand(1)
     column = Term("q.c0", query.terms[0].kind, query.terms[0].letters, binary=query.terms[0].binary)
     if sign in ("=", "<>"):
         return _all_same(value, sign, column, query, captured)

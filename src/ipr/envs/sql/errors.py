@@ -67,8 +67,11 @@ def arguments(name: str) -> MySqlError:
     return MySqlError(f"Incorrect parameter count in the call to native function '{name}'")
 
 
+def operand(columns: int) -> MySqlError:
+    return MySqlError(f"Operand should contain {columns} column(s)")
+
+
 GROUP_MISUSED = "Invalid use of group function"
-ONE_COLUMN = "Operand should contain 1 column(s)"
 ONE_ROW = "Subquery returns more than 1 row"
 LIMIT_IN = "This version of MySQL doesn't yet support 'LIMIT & IN/ALL/ANY/SOME subquery'"
 COLUMNS_DIFFER = "The used SELECT statements have a different number of columns"

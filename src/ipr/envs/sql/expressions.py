@@ -63,7 +63,7 @@ def single(c: Compiler, node: Node) -> Term:
     """An expression that must be one value."""
     term = compile_expression(c, node)
     if term.parts:
-        raise MySqlError(errors.ONE_COLUMN)
+        raise errors.operand(1)
     return term
 
 

@@ -93,7 +93,7 @@ class Frame:
         if limited and not self.limits:
             raise MySqlError(errors.LIMIT_IN)
         if self.columns and columns != self.columns:
-            raise MySqlError(f"Operand should contain {self.columns} column(s)")
+            raise errors.operand(self.columns)
 
 
 class Names:

@@ -67,6 +67,7 @@ class Compiler(Names):
                 found = self._select(node)
             else:
                 raise NotExactError(f"{type(node).__name__.upper()}")
+            frame.check_place(len(found.terms), found.limited)
             prefix = ctes.prefix(frame)
             found.sql = prefix + found.sql
             if found.unsorted is not None:

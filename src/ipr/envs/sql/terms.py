@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ipr.envs.sql import collation, dates
+from ipr.envs.sql import collation, dates, errors
 from ipr.envs.sql.errors import MySqlError, NotExactError
 from ipr.envs.sql.kinds import DATETIME, INT, NULL, STR, Kind
 from ipr.envs.sql.names import Field, Letters
@@ -220,7 +220,7 @@ def _fixed(a: Term, b: Term) -> int | None:
 def compared(a: Term, sign: str, b: Term) -> Term:
     if a.parts or b.parts:
         if len(a.parts) != len(b.parts):
-            raise MySqlError(f"Operand should contain {max(1, len(a.parts))} column(s)")
+            raise errors.operand(max(1, len(a.parts)))
         if sign in ("<", "<=", ">", ">="):
             return _before(list(zip(a.parts, b.parts, strict=True)), sign)
         each = [compared(x, "=" if sign == "<>" else sign, y).sql for x, y in zip(a.parts, b.parts, strict=True)]
