@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -10,7 +11,9 @@ import resource
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
+import weakref
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -262,7 +265,7 @@ def test_the_guards_hold_each_alone(town: Path) -> None:
 
 def test_a_stop_by_opcodes_is_the_same_every_time(town: Path) -> None:
     database = opened(town)
-    database._opcodes = 200_000
+    database._watch.opcodes = 200_000
     query = "SELECT COUNT(*) FROM person a, person b, person c"
     assert {database._run(query)[0] for _ in range(3)} == {
         engine.Result(
@@ -285,6 +288,22 @@ def test_connections_do_not_cross_a_fork(town: Path) -> None:
     os.waitpid(child, 0)
     assert os.read(read, 1) == b"y"
     assert ours.run("SELECT MAX(id) FROM person").rows == ((200,),)
+
+
+def test_a_thread_that_ends_leaves_no_connection(town: Path) -> None:
+    """SQLite's limit of memory is the process's: MLflow would run out of it after some iterations."""
+    opened_there: list[weakref.ref[Database]] = []
+
+    def work() -> None:
+        source = Source("town", lambda: open_file(town), None, str(town))
+        assert engine.database(source).run("SELECT COUNT(*), MAX(id) FROM person").rows
+        opened_there.append(weakref.ref(engine.database(source)))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    gc.collect()
+    assert [known() for known in opened_there] == [None]
 
 
 def test_few_connections_and_results_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

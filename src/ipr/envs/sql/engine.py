@@ -156,84 +156,36 @@ def open_file(file: Path) -> sqlite3.Connection:
         return connection
 
 
-class Database:
-    """An open database: `run` answers any text, and never raises for what the text says."""
+class _Watch:
+    """What SQLite calls while a statement runs: whether it may go on, and what a function refused.
 
-    def __init__(self, source: Source) -> None:
-        self.name = source.name
-        self._source = source
-        try:
-            self._connection = source.open()
-            self.schema = Schema(source.name, self._connection, self._ask, source.described, served=source.served)
-            pages, size = (self._connection.execute(f"PRAGMA {p}").fetchone()[0] for p in ("page_count", "page_size"))
-            self._bytes = pages * size
-        except (sqlite3.Error, UnicodeDecodeError) as error:
-            raise IprError(f"{source.where or source.name}: {error}; fetch the file again") from error
-        self.tables = self.schema.names
-        """Tables by their name in lower case, as SHOW TABLES lists them."""
-        self._said = ""
-        self._guard()
+    It does not know the connection. Python cannot see that SQLite holds it, so that a circle through it would keep the
+    connection, and its share of HEAP, after the thread that opened it.
+    """
 
-    def columns(self, table: str) -> list[str]:
-        """The columns of a table (any case)."""
-        return [row[1] for row in self.schema.info[table.lower()]]
+    def __init__(self) -> None:
+        self.stored: Mapping[str, str] = {}
+        self.opcodes = 0.0
+        self.said = ""
+        """A refusal in MySQL's words: SQLite only says that a function raised something."""
+        self.start(0.0)
 
-    # The sandbox -----------------------------------------------------------------------------------------------------
+    def start(self, seconds: float) -> None:
+        self.asked = self._ticks = self._counted = 0
+        self.said = ""
+        self._deadline = time.perf_counter() + seconds
+        self._least = time.thread_time() + seconds / 2  # of the processor: on a busy machine time is soon gone
 
-    def _guard(self) -> None:
-        connection = self._connection
-        for setting in _SETTINGS:
-            connection.execute(f"PRAGMA {setting}").fetchall()
-        for limit, value in _LIMITS.items():
-            connection.setlimit(limit, value)
-        for name, (arguments, function) in FUNCTIONS.items():
-            told = function if name in _OFTEN else self._telling(function)
-            connection.create_function(name, arguments, told, deterministic=True)
-        connection.create_collation("mysql", collation.compare)
-        connection.create_function("row_seen", 0, self._next_row)
-        for name, (arguments, aggregate) in AGGREGATES.items():
-            make = connection.create_window_function if name in WINDOWED else connection.create_aggregate
-            make(name, arguments, self._telling_class(aggregate))
-        # A gold query may read all rows and show them all: limits grow with the data, but never beyond `_MOST` times.
-        factor = min(1.0 + self._bytes / _SIZE, _MOST)
-        self._opcodes, self._seconds = MAX_OPCODES * factor, MAX_SECONDS * min(factor, _MOST / 2)
-        self._rows, self._result = int(MAX_ROWS * factor), int(MAX_RESULT * factor)
-        self._asked = self._ticks = self._counted = 0
-        self._deadline = self._least = 0.0
-        connection.set_authorizer(self._may)
-        connection.set_progress_handler(self._over, _EVERY)
+    def late(self) -> bool:
+        return time.perf_counter() > self._deadline and time.thread_time() > self._least
 
-    def _next_row(self) -> int:
-        self._counted += 1
-        return self._counted
+    def over(self) -> bool:
+        self._ticks += 1
+        return self._ticks * _EVERY > self.opcodes or self.late()
 
-    def _telling(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A function whose refusal in MySQL's words is kept: SQLite only says that it raised something."""
-
-        def called(*arguments: Any) -> Any:
-            try:
-                return function(*arguments)
-            except MySqlError as error:
-                self._said = str(error)
-                raise
-
-        return called
-
-    def _telling_class(self, aggregate: type) -> type:
-        tell = self._telling
-
-        class Telling(aggregate):
-            def __init__(self) -> None:
-                super().__init__()
-                self.step = tell(super().step)
-                if hasattr(aggregate, "inverse"):
-                    self.inverse = tell(super().inverse)
-
-        return Telling
-
-    def _may(self, action: int, one: str | None, two: str | None, schema: str | None, _: str | None) -> int:
-        self._asked += 1
-        if self._asked > _PLANNING or self._late():
+    def may(self, action: int, one: str | None, two: str | None, schema: str | None, _: str | None) -> int:
+        self.asked += 1
+        if self.asked > _PLANNING or self.late():
             return sqlite3.SQLITE_DENY
         match action:
             case sqlite3.SQLITE_SELECT | sqlite3.SQLITE_RECURSIVE:
@@ -244,25 +196,85 @@ class Database:
                 name = one.lower()
                 # A table of which no column is read is asked for with "", and so is a WITH by its name.
                 other = not two and not name.startswith(("sqlite_", "pragma_", "json_", "fts", "dbstat", "generate_"))
-                return sqlite3.SQLITE_OK if name in self.schema.stored or other else sqlite3.SQLITE_DENY
+                return sqlite3.SQLITE_OK if name in self.stored or other else sqlite3.SQLITE_DENY
         return sqlite3.SQLITE_DENY
 
-    def _over(self) -> bool:
-        self._ticks += 1
-        return self._ticks * _EVERY > self._opcodes or self._late()
+    def next_row(self) -> int:
+        self._counted += 1
+        return self._counted
 
-    def _late(self) -> bool:
-        return time.perf_counter() > self._deadline and time.thread_time() > self._least
+    def telling(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*arguments: Any) -> Any:
+            try:
+                return function(*arguments)
+            except MySqlError as error:
+                self.said = str(error)
+                raise
 
-    def _start(self, seconds: float) -> None:
-        self._asked = self._ticks = self._counted = 0
-        self._said = ""
-        self._deadline = time.perf_counter() + seconds
-        self._least = time.thread_time() + seconds / 2  # of the processor: on a busy machine time is soon gone
+        return called
+
+    def telling_class(self, aggregate: type) -> type:
+        tell = self.telling
+
+        class Telling(aggregate):
+            def __init__(self) -> None:
+                super().__init__()
+                self.step = tell(super().step)
+                if hasattr(aggregate, "inverse"):
+                    self.inverse = tell(super().inverse)
+
+        return Telling
+
+
+class Database:
+    """An open database: `run` answers any text, and never raises for what the text says."""
+
+    def __init__(self, source: Source) -> None:
+        self.name = source.name
+        self._source = source
+        self._watch = _Watch()
+        try:
+            self._connection = source.open()
+            self.schema = Schema(source.name, self._connection, self._ask, source.described, served=source.served)
+            pages, size = (self._connection.execute(f"PRAGMA {p}").fetchone()[0] for p in ("page_count", "page_size"))
+            self._bytes = pages * size
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            raise IprError(f"{source.where or source.name}: {error}; fetch the file again") from error
+        self.tables = self.schema.names
+        """Tables by their name in lower case, as SHOW TABLES lists them."""
+        self._watch.stored = self.schema.stored
+        self._guard()
+
+    def columns(self, table: str) -> list[str]:
+        """The columns of a table (any case)."""
+        return [row[1] for row in self.schema.info[table.lower()]]
+
+    # The sandbox -----------------------------------------------------------------------------------------------------
+
+    def _guard(self) -> None:
+        connection, watch = self._connection, self._watch
+        for setting in _SETTINGS:
+            connection.execute(f"PRAGMA {setting}").fetchall()
+        for limit, value in _LIMITS.items():
+            connection.setlimit(limit, value)
+        for name, (arguments, function) in FUNCTIONS.items():
+            told = function if name in _OFTEN else watch.telling(function)
+            connection.create_function(name, arguments, told, deterministic=True)
+        connection.create_collation("mysql", collation.compare)
+        connection.create_function("row_seen", 0, watch.next_row)
+        for name, (arguments, aggregate) in AGGREGATES.items():
+            make = connection.create_window_function if name in WINDOWED else connection.create_aggregate
+            make(name, arguments, watch.telling_class(aggregate))
+        # A gold query may read all rows and show them all: limits grow with the data, but never beyond `_MOST` times.
+        factor = min(1.0 + self._bytes / _SIZE, _MOST)
+        watch.opcodes, self._seconds = MAX_OPCODES * factor, MAX_SECONDS * min(factor, _MOST / 2)
+        self._rows, self._result = int(MAX_ROWS * factor), int(MAX_RESULT * factor)
+        connection.set_authorizer(watch.may)
+        connection.set_progress_handler(watch.over, _EVERY)
 
     def _ask(self, sql: str) -> list[Row]:
         """A statement of ours about the database's values."""
-        self._start(10 * MAX_SECONDS)
+        self._watch.start(10 * MAX_SECONDS)
         self._connection.text_factory = lambda raw: raw.decode(errors="replace")
         try:
             return self._connection.execute(sql).fetchall()
@@ -325,7 +337,7 @@ class Database:
         return self._read(sql)
 
     def _read(self, sql: str) -> tuple[list[Row] | None, int, str]:
-        self._start(self._seconds)
+        self._watch.start(self._seconds)
         rows: list[Row] = []
         cost = 1000
         cursor = self._connection.cursor()
@@ -341,12 +353,12 @@ class Database:
         except (sqlite3.Warning, sqlite3.ProgrammingError) as error:
             return None, 0, str(error)
         except sqlite3.DatabaseError as error:
-            said = self._said or str(error)
+            said = self._watch.said or str(error)
             if "image is malformed" in said or "not a database" in said or "disk I/O" in said:
                 raise IprError(f"{self._source.where or self.name}: {said}; fetch the file again") from error
-            if self._asked > _PLANNING:
+            if self._watch.asked > _PLANNING:
                 said = "The statement is too complicated"
-            elif "not authorized" in said and self._late():
+            elif "not authorized" in said and self._watch.late():
                 said = "interrupted"
             return None, 0, "Could not decode to UTF-8" if said.startswith("Could not decode") else said
         except (MemoryError, OverflowError, ValueError) as error:
