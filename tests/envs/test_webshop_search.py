@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from collections import Counter
@@ -13,6 +14,7 @@ import pytest
 from ipr.envs.webshop import search
 from ipr.envs.webshop.analysis import terms, words
 from ipr.envs.webshop.porter import stem
+from tests.envs import lucene
 
 # From the tables of Porter's paper, and words of the shop.
 PAIRS = """
@@ -91,6 +93,18 @@ def indexed(texts: list[str], folder: Path | None = None) -> search.Index:
 def test_terms() -> None:
     assert terms("The Women's running shoes are for running") == ["women", "run", "shoe", "run"]
     assert terms("the and of") == []
+
+
+def test_terms_and_the_best_are_those_of_lucene() -> None:
+    """As the official shop's engine answered (`tests.envs.lucene`)."""
+    rows = [json.loads(line) for line in lucene.RECORD.read_text().splitlines()]
+    index = search.build(lucene.documents())
+    assert len(rows) == 650
+    for row in rows:
+        if "text" in row:
+            assert terms(row["text"]) == row["terms"], ascii(row["text"])
+        else:
+            assert index.search(row["query"], 50) == row["best"], row["query"]
 
 
 def exact_length(length: int) -> int:

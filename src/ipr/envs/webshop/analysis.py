@@ -2,8 +2,9 @@
 
 Decided here: words are cut by the grammar of Lucene's StandardTokenizer (since version 8), written as one regular
 expression: the word breaks of Unicode's annex 29, Thai and its like kept together, Chinese and Hiragana signs alone,
-and emoji sequences (pictographs with their marks, joined by U+200D; keycaps; flags) as words. Its emoji are those of
-Unicode 11, which has stars, card suits and the signs of trade marks among them. Left out: Hebrew's quotation marks.
+and emoji sequences (pictographs with their marks, joined by U+200D; keycaps; flags) as words. Its characters are those
+of Unicode 9, and its emoji those of Unicode 11, which has stars, card suits and the signs of trade marks among them.
+Held against Anserini 0.14.3, which Pyserini 0.17.0 brings: every character in its surroundings, and random texts.
 """
 
 from __future__ import annotations
@@ -33,30 +34,56 @@ _PICTOGRAPHS = """
 """
 """Unicode 11's Extended_Pictographic, in hexadecimal; later versions took half of them away."""
 
+_LATER = """
+    b8 2c2-2c5 2d2-2d6 2de-2df 2e5-2eb 2ed 2ef-2ff 558 55a-560 588 58a-58c 5c8-5c9 5ef 7fd 860-89f 8b5 8be-8d3 9fc-9fe
+    afa-aff b53-b55 c04 c3c c5c-c5d cdc-cdd cf3-d00 d04 d3b-d3c d81 e86 e89 e8c e8e-e93 e98 ea0 ea8-ea9 eac eba ece 170d
+    1715-171f 180f 1878 1abf-1af0 1b4c 1c89-1cbf 1cf7 1cfa 1df6-1dfa 208f 209d-209f 2c2f 2c5f 312e-312f 31bb-31bf
+    4db6-4dbf 9fd6-9fff a708-a716 a720-a721 a789-a78a a7af a7b8-a7f6 a82c a8fe-a8ff ab5b ab66-ab6d 1032d-1032f
+    10570-105f3 10780-107bf 10940-10959 10a34-10a35 10d00-10ff6 11070-11075 110c2-110cd 11144-11147 111c9 111ce-111cf
+    1123f-11241 1133b 11380-113e2 1145e-11461 116b8 116d0-116e3 1171a 11740-1183a 11900-11abf 11b0a-11bf9 11d00-11fb0
+    1246f-1247f 12550-12ff0 1342f-143fa 16100-16139 16a70-16ac9 16d40-16ed3 16f45-16f4f 16f7f-16f87 16fe1-1affe
+    1b002-1b168 1ccf0-1d128 1d250-1d281 1d6a6 1df00-1dfff 1e030-1e7fe 1e94b 2a6d7-2a6df
+"""
+"""What became a part of words after Unicode 9, and between what is none in either: to Lucene as good as blanks."""
+
+
+def _characters(ranges: str) -> str:
+    """Hexadecimal ranges as the inside of a set of an expression."""
+    bounds = (each.split("-") for each in ranges.split())
+    return "".join(f"{chr(int(b[0], 16))}-{chr(int(b[-1], 16))}" for b in bounds)
+
 
 @cache
 def _expression() -> regex.Pattern[str]:
     """The tokenizer's rules. Made for the first text that needs it: making it takes half a second."""
-    mark = r"[\p{WB=Extend}\p{WB=Format}\p{WB=ZWJ}--\p{Emoji_Modifier}]*+"  # belongs to the character before it
+    signs = "\u0600-\u0605\u06dd\u070f\u08e2\u1cf2\u1cf3\U000110bd"  # since then letters or digits
+    mark = (
+        rf"[\p{{WB=Extend}}\p{{WB=Format}}\p{{WB=ZWJ}}{signs}--\p{{Emoji_Modifier}}]*+"  # belongs to what is before it
+    )
     quotes = r"\p{WB=MidNumLet}\p{WB=Single_Quote}"  # join letters, and join digits
-    letters = rf"(?:[\p{{WB=ALetter}}\p{{WB=Hebrew_Letter}}]{mark})++"
-    digits = rf"(?:[\p{{WB=Numeric}}[\p{{Nd}}&&[\uff00-\uffef]]]{mark})++"
+    hebrew = rf"\p{{WB=Hebrew_Letter}}{mark}"
+    letters = rf"(?:{hebrew}(?:'{mark}|\"{mark}(?={hebrew}))?+|[\p{{WB=ALetter}}--[{signs}\u02d7]]{mark})++"
+    digits = rf"(?:[[\p{{WB=Numeric}}--[{signs}\u19da\U0001fbf0-\U0001fbf9]][\p{{Nd}}&&[\uff00-\uffef]]]{mark})++"
     low_line = rf"(?:\p{{WB=ExtendNumLet}}{mark})"
-    name = rf"{letters}(?:[\p{{WB=MidLetter}}{quotes}]{mark}{letters})*+"
-    number = rf"{digits}(?:[\p{{WB=MidNum}}{quotes}]{mark}{digits})*+"
+    name = rf"{letters}(?:[\p{{WB=MidLetter}}\u02d7{quotes}]{mark}{letters})*+"
+    number = rf"{digits}(?:[\p{{WB=MidNum}}\ufe10\ufe14{quotes}]{mark}{digits})*+"
     core = rf"(?:(?:\p{{WB=Katakana}}{mark})++|(?:{name}|{number})++)"
     word = rf"{low_line}*+{core}(?:{low_line}++{core})*+{low_line}*+"
 
-    ranges = (bounds.split("-") for bounds in _PICTOGRAPHS.split())
-    shown, join = "".join(f"{chr(int(r[0], 16))}-{chr(int(r[-1], 16))}" for r in ranges), "\u200d"
+    shown, join = _characters(_PICTOGRAPHS), "\u200d"
     # U+FE0E (show as text) and U+FE0F (show as emoji) end what they belong to, and U+200D joins where an emoji follows.
-    plain = r"[\p{WB=Extend}\p{WB=Format}--[\p{Emoji_Modifier}\ufe0e\ufe0f]]"
+    plain = rf"[\p{{WB=Extend}}\p{{WB=Format}}{signs}--[\p{{Emoji_Modifier}}\ufe0e\ufe0f]]"
     near = rf"(?:{plain}|{join}(?!{join}*[{shown}\p{{Emoji_Modifier}}]))*"
     toned = rf"(?:{join}*\p{{Emoji_Modifier_Base}}{near})?\p{{Emoji_Modifier}}{near}"
     one = rf"(?:{toned}|{join}*[{shown}]{near}\ufe0f?)"
     keycap, flag = rf"[0-9#*]{near}\ufe0f?\u20e3{near}", rf"(?:\p{{WB=Regional_Indicator}}{mark}){{2}}"
-    alone, together = rf"[\p{{Script=Han}}\p{{Script=Hiragana}}]{mark}", rf"(?:\p{{Line_Break=SA}}{mark})++"
+    alone, together = rf"[\p{{Script=Han}}\p{{Script=Hiragana}}]{mark}", rf"(?:[\p{{Line_Break=SA}}\u19da]{mark})++"
     return regex.compile("|".join((word, rf"{one}(?:{join}{one})*", keycap, flag, together, alone)), regex.V1)
+
+
+@cache
+def _later() -> re.Pattern[str]:
+    return re.compile(f"[{_characters(_LATER)}]")
 
 
 # Nearly every text is plain ASCII, for which this says the same and is several times faster.
@@ -67,7 +94,7 @@ _POSSESSIVE = ("'s", "\u2019s", "\uff07s", "'S", "\u2019S", "\uff07S")
 
 def words(text: str) -> list[str]:
     """The words of a text, as they are written."""
-    found = (_ASCII_WORD if text.isascii() else _expression()).findall(text)
+    found = _ASCII_WORD.findall(text) if text.isascii() else _expression().findall(_later().sub(" ", text))
     if any(len(word) > LONGEST for word in found):
         return [word[i : i + LONGEST] for word in found for i in range(0, len(word), LONGEST)]
     return found
@@ -77,7 +104,12 @@ def terms(text: str) -> list[str]:
     """The terms of a text or query, in order, duplicates kept."""
     found = []
     for word in words(text):
-        plain = (word[:-2] if word.endswith(_POSSESSIVE) else word).lower()
+        plain = _lower(word[:-2] if word.endswith(_POSSESSIVE) else word)
         if plain not in STOP_WORDS:
             found.append(stem(plain))
     return found
+
+
+def _lower(word: str) -> str:
+    """Each character alone, as Java does it: a last sigma is as any other."""
+    return word.lower() if word.isascii() else word.replace("\u0130", "i").replace("\u03a3", "\u03c3").lower()
