@@ -102,6 +102,12 @@ def test_a_good_folder_passes(base):
         (lambda f: (f / "config.json").write_text('"model_type"'), "is no JSON object"),
         (lambda f: (f / "model.safetensors.index.json").write_text("{}"), "has no weight_map"),
         (lambda f: edit(f / "generation_config.json", eos_token_id="x"), "eos_token_id=x is no token's id"),
+        (
+            lambda f: edit(f / "generation_config.json", eos_token_id=[4, 300]),
+            r"eos_token_id=\[4, 300\] is no token's id",
+        ),
+        (lambda f: (f / "generation_config.json").write_text("{"), "generation_config"),
+        (lambda f: (f / "generation_config.json").write_text("[1]"), "generation_config"),
         (lambda f: as_torch(f, b"x" * 4000), r"pytorch_model\.bin are corrupt"),
         (lambda f: as_torch(f, b""), r"pytorch_model\.bin are corrupt"),
         (lambda f: as_torch(f, b"PK" + b"x" * 4000), "cannot load model"),

@@ -228,6 +228,8 @@ def check_config(folder: Path) -> None:
         raise IprError(f"no config.json in {folder}; a model folder holds config.json, weights and tokenizer")
     if "model_type" not in _object(folder / "config.json"):
         raise IprError(f"{folder}/config.json names no model_type; restore it from the model's source")
+    if (generation := folder / "generation_config.json").exists():
+        _object(generation)
 
 
 def check_tokenizer(folder: Path) -> None:

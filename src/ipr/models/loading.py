@@ -281,7 +281,8 @@ def _load_full(name: str, dtype: str, revision: str | None = None, place: str | 
                 f" (e.g. {_first(found)}); they are another model's, or not all are there"
             )
     ends = getattr(model.generation_config, "eos_token_id", None)
-    if not all(isinstance(i, int) for i in (ends if isinstance(ends, list) else [ends or 0])):
+    known = model.get_input_embeddings().weight.shape[0]
+    if not all(isinstance(i, int) and 0 <= i < known for i in (ends if isinstance(ends, list) else [ends or 0])):
         raise IprError(f"generation_config.json of model {name}: eos_token_id={ends} is no token's id; correct it")
     return model
 
