@@ -121,9 +121,9 @@ def _side_by_side(folder: Path, plan: bench.Plan, seeds: Sequence[int], samples:
                     yield seed
         pool.shutdown()
     except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
         for process in active_children():
-            process.terminate()
+            process.terminate()  # the pool is broken then, and ends all
+        pool.shutdown(cancel_futures=True)
         raise
 
 

@@ -171,6 +171,10 @@ def test_a_broken_data_file_stops_a_run(root: Path, capsys: pytest.CaptureFixtur
         ({"model_type": "deepseek_v3", "n_routed_experts": 256, "kv_lora_rank": 512}, "slower: our attention fails"),
         ({"model_type": "nemotron", "num_key_value_heads": 8}, "slower: our attention fails"),
         ({"model_type": "mamba"}, "no attention of ours can take the place of mamba's own"),
+        ({"model_type": "granitemoehybrid"}, "no attention of ours can take the place of granitemoehybrid's own"),
+        ({"model_type": "bamba"}, "no attention of ours can take the place of bamba's own"),
+        ({"model_type": "mamba2", "num_heads": 128}, "no attention of ours can take the place of mamba2's own"),
+        ({"model_type": "zamba2", "num_hidden_layers": 54}, "no attention of ours can take the place of zamba2's own"),
         ({"model_type": "falcon", "new_decoder_architecture": True}, "in the run's own process"),
     ],
 )

@@ -115,6 +115,14 @@ def tiny_copy(config: Any) -> Any:
     if given.get("kv_lora_rank"):  # latent attention: a head's width is the one of its rotary part
         small |= {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8}
         small |= {"v_head_dim": 16, "head_dim": 8, "qk_head_dim": 24}
+    inner = (getattr(text, "expand", None) or getattr(text, "mamba_expand", None) or 0) * small["hidden_size"]
+    if inner:  # a state space's heads share it evenly
+        small |= dict.fromkeys(("mamba_n_heads", "n_mamba_heads", "num_heads"), 2)
+        small |= dict.fromkeys(("mamba_n_groups", "mamba_ngroups", "n_groups"), 1)
+        small |= dict.fromkeys(("mamba_d_head", "mamba_headdim"), inner // 2) | {"mamba_d_ssm": inner}
+        small["head_dim"] = inner // 2 if hasattr(text, "num_heads") else width
+    if given.get("attention_hidden_size"):  # Zamba-2's attention sees the words beside the states
+        small |= {"attention_hidden_size": 2 * small["hidden_size"], "attention_head_dim": 2 * width}
     text.per_layer_config = None  # else what layers have of their own cannot be asked for
     for name, value in small.items():
         before = getattr(text, name, None)
