@@ -70,6 +70,8 @@ def _mamba() -> Any:
     return MambaForCausalLM(MambaConfig(vocab_size=len(toy.tokenizer()), **size)).eval()
 
 
+_STATES: dict[str, Any] = {"mamba_n_heads": 2, "mamba_d_head": 32, "mamba_n_groups": 1, "mamba_d_state": 16}
+
 OTHERS: dict[str, tuple[Callable[[], Any], str]] = {
     "gemma-2": (_of("Gemma2", head_dim=8), "softcap"),
     "gpt-oss": (_of("GptOss", head_dim=8, **_EXPERTS), "s_aux"),
@@ -83,6 +85,11 @@ OTHERS: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "phi-3 with longrope": (_of("Phi3", **_LONG), "longrope"),
     "mamba": (_mamba, "mamba"),
+    "granite-4": (
+        _of("GraniteMoeHybrid", layer_types=["mamba", "attention"], num_local_experts=0, **_STATES),
+        "granite",
+    ),
+    "bamba": (_of("Bamba", attn_layer_indices=[1], **_STATES), "bamba"),
 }
 
 
