@@ -19,7 +19,7 @@ from ipr import envs
 Install = Callable[..., None]
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(autouse=True)
 def _mlflow_closed() -> Iterator[None]:
     """MLflow keeps each database of a process open, with some 2 MB, and tests make many. The limit that `sql` sets
     SQLite is one for the whole process."""
