@@ -574,7 +574,8 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = add("bench", bench)
     sub.add_argument("env", help="alfworld, sql or webshop: flows/configs/bench/ENV.yaml")
-    sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for all methods that have a use for it")
+    text = "for all methods that have a use for it; METHOD:KEY=VALUE for one"
+    sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=text)
     text = "of these instead of the plan's: also those under `more`, e.g. rloo,ppo,ipr-without-step"
     sub.add_argument("--methods", type=_listed(str), metavar="NAME,...", help=text)
     sub.add_argument("--seeds", type=_from(1), default=3, metavar="N", help="the preset's seed and the next ones")

@@ -29,6 +29,8 @@ def test_a_plan_gives_all_methods_one_sft_agent(env: str) -> None:
     assert {m.algorithm.name for m in plan.methods.values()} == {"sft", "rft", "eto", "ipr", "best"}
     assert plan.methods["ipr"].train.beta == 0.3, "an override is for the methods that have a use for it"
     assert plan.methods["best"].train.beta == config.PreferenceConfig().beta
+    one = bench.plan(env, PRESETS, [], ["algorithm.explore_tasks=9", "best:algorithm.explore_tasks=7"])
+    assert [one.methods[name].algorithm.explore_tasks for name in ("best", "rft", "ipr")] == [7, 9, 9]
     more = bench.plan(env, PRESETS, ["ipr", "sft+"], [])
     assert list(more.methods) == ["ipr", "sft+"]
 
@@ -38,6 +40,10 @@ def test_bad_plans_are_told_in_one_line() -> None:
         bench.plan("alfwrld", PRESETS, [], [])
     with pytest.raises(IprError, match="no method 'rlo'; did you mean 'rloo'"):
         bench.plan("alfworld", PRESETS, ["rlo"], [])
+    with pytest.raises(IprError, match=r"bst:train\.epochs=2: method 'bst' is not played; did you mean 'best'"):
+        bench.plan("alfworld", PRESETS, [], ["bst:train.epochs=2"])
+    with pytest.raises(IprError, match="differ in 'sft'"):
+        bench.plan("alfworld", PRESETS, [], ["rft:sft.epochs=2"])
 
 
 def test_best_is_compared_with_every_method() -> None:

@@ -48,9 +48,10 @@ class Plan:
 
 
 def plan(env: str, presets: Path, names: Sequence[str], overrides: Sequence[str]) -> Plan:
-    """The plan of `presets`/bench/ENV.yaml: its `methods`, or those named (of `more` too), with overrides for all.
+    """The plan of `presets`/bench/ENV.yaml: its `methods`, or those named (of `more` too), with overrides.
 
-    An override that a method has no use for is left out for it. Raises IprError naming the file, method or key.
+    "KEY=VALUE" is for all methods that have a use for it, "METHOD:KEY=VALUE" for one. Raises IprError naming the file,
+    method or key.
     """
     path = presets / "bench" / f"{env}.yaml"
     if not path.is_file():
@@ -60,12 +61,21 @@ def plan(env: str, presets: Path, names: Sequence[str], overrides: Sequence[str]
     for name in names:
         if name not in known:
             raise IprError(f"{path.name} has no method '{name}'; {suggestion(name, known)}")
+    chosen = names or list(tree["methods"])
+    own: dict[str, list[str]] = {name: [] for name in chosen}
+    for override in overrides:
+        name, colon, rest = override.partition(":")
+        if colon and "=" not in name:
+            if name not in own:
+                raise IprError(f"{override}: method '{name}' is not played; {suggestion(name, own)}")
+            own[name].append(rest)
     methods: dict[str, RunConfig] = {}
-    for name in names or tree["methods"]:
+    for name in chosen:
         given = [f"{key}={value}" for key, value in (tree["keys"] | known[name]).items()]
         method = load(tree["preset"], given, presets).algorithm.name
-        wanted = [o for o in overrides if not algorithms.ignores(method, o.partition("=")[0])]
-        methods[name] = load(tree["preset"], [*given, *wanted], presets)
+        keys = ((o, o.partition("=")[0]) for o in overrides)
+        wanted = [o for o, key in keys if ":" not in key and not algorithms.ignores(method, key)]
+        methods[name] = load(tree["preset"], [*given, *wanted, *own[name]], presets)
     first, *others = methods.values()
     for other in others:
         if (key := _other_sft(first, other)) is not None:
