@@ -186,17 +186,17 @@ def test_only_what_the_page_shows_can_be_clicked() -> None:
     assert act(shop, results, "search", "  ") is None
 
 
-def test_options_stay_until_a_new_search() -> None:
+def test_every_page_of_results_forgets_the_options() -> None:
     shop = shelf()
     item = walk(shop, "search shoes", "click b0shoe0003", "click red", "click 9", "click blue")
     assert item.chosen == (("color", "blue"), ("size", "9"))
-    other = act(shop, act(shop, item, "click", "< prev") or START, "click", "b0shoe0004")
-    assert other is not None
-    assert other.chosen == item.chosen
-    for verb, argument in (("search", "shoes"), ("click", "back to search")):
+    assert walk(shop, "search shoes", "click b0shoe0003", "click red", "click features", "click < prev").chosen
+    for verb, argument in (("search", "shoes"), ("click", "back to search"), ("click", "< prev")):
         after = act(shop, item, verb, argument)
         assert after is not None
         assert after.chosen == ()
+    again = walk(shop, "search shoes", "click b0shoe0003", "click red", "click < prev", "click b0shoe0003")
+    assert again == walk(shop, "search shoes", "click b0shoe0003")
 
 
 def test_search_works_on_every_page_but_the_last() -> None:
@@ -212,11 +212,12 @@ def test_search_works_on_every_page_but_the_last() -> None:
 
 
 def test_a_value_shared_by_two_options_means_the_last() -> None:
-    product = replace(SHOE, options=(("width", ("9", "buy now")), ("size", ("8", "9"))))
+    product = replace(SHOE, options=(("width", ("9", "buy now", "features")), ("size", ("8", "9"))))
     shop = Shelf([product], {"x": [0]})
     item = walk(shop, "search x", "click b0shoe0001", "click 9")
     assert item.chosen == (("size", "9"),)
-    assert walk(shop, "search x", "click b0shoe0001", "click buy now").chosen == (("width", "buy now"),)
+    assert walk(shop, "search x", "click b0shoe0001", "click buy now").page == "done", "a button is a button"
+    assert walk(shop, "search x", "click b0shoe0001", "click features").page == "sub"
 
 
 def test_the_receipt_names_options_and_reward() -> None:
@@ -226,3 +227,11 @@ def test_the_receipt_names_options_and_reward() -> None:
     assert page.startswith("Thank you for shopping with us! [SEP] Your code: [SEP] None [SEP] (Paste")
     assert 'asin [SEP] B0SHOE0003 [SEP] options [SEP] {"color": "red"} [SEP] attrs' in page
     assert page.endswith("Your score (min 0.0, max 1.0) [SEP] 0.6666666666666666 [SEP] Reward Details [SEP] None")
+
+
+def test_the_receipt_writes_options_as_the_original_does() -> None:
+    product = replace(SHOE, options=(("size", ("8 men's", "5<6")), ("color", ("red & blue",))))
+    shop = Shelf([product], {"x": [0]})
+    done = walk(shop, "search x", "click b0shoe0001", "click 8 men's", "click red & blue", "click buy now")
+    shown = r'options [SEP] {"color": "red \u0026 blue", "size": "8 men\u0027s"} [SEP] attrs'
+    assert shown in text(shop, GOAL, done, 1.0)

@@ -23,15 +23,15 @@ def page_score(catalogue: Catalogue, goal: Goal, state: State) -> float:
             return 0.0
         case "results":
             listed = (catalogue.product(row) for row in on_page(catalogue, state))
-            return max((best_score(product, goal, dict(state.chosen)) for product in listed), default=0.0)
+            return max((best_score(product, goal) for product in listed), default=0.0)
         case "done":
             return score(catalogue.product(state.row), goal, dict(state.chosen)).reward
-    return best_score(catalogue.product(state.row), goal, dict(state.chosen))
+    return best_score(catalogue.product(state.row), goal)
 
 
-def best_score(product: Product, goal: Goal, chosen: dict[str, str]) -> float:
-    """The best reward over the product's options; options chosen before, of other names, stay."""
-    reached = {_matched(goal, [v for name, v in chosen.items() if name not in dict(product.options)])}
+def best_score(product: Product, goal: Goal) -> float:
+    """The best reward over the product's options."""
+    reached = {0}
     for _, values in product.options:
         masks = {0, *(_matched(goal, [value]) for value in values)}
         reached = {one | other for one in reached for other in masks}

@@ -1,9 +1,9 @@
 """The shop's pages as text, and what a search or a click does. Pure functions of catalogue, goal and state.
 
 Decided here: a page is its visible pieces of text joined by " [SEP] ", as in the official text mode, letter by letter;
-a click that names no button of the page leads nowhere. Kept from the original: the chosen options are not marked; an
-option that was chosen stays chosen until a new search or "Back to Search", even on another product's page; a value that
-reads like a button, or that two options share, means the last one on the page; "Next >" never ends. Left out: images.
+a click that names no button of the page leads nowhere. Kept from the original (`web_agent_text_env.py`): the chosen
+options are not marked, and every page of results forgets them; a value that reads like a button is the button, and one
+that two options share means the last on the page; "Next >" never ends. Left out: images.
 """
 
 from __future__ import annotations
@@ -76,13 +76,12 @@ def buttons(catalogue: Catalogue, state: State, attributes: bool = False) -> dic
     elif state.page == "sub":
         found[PREV.lower()] = state._replace(page="item", sub="")
     else:
-        found[PREV.lower()] = state._replace(page="results", row=-1)
-        for name in _sub_pages(attributes):
-            found[name.lower()] = state._replace(page="sub", sub=name)
-        found[BUY.lower()] = state._replace(page="done")
         for name, values in catalogue.product(state.row).options:
             for value in values:
                 found[value] = state._replace(chosen=tuple({**dict(state.chosen), name: value}.items()))
+        found |= {BACK.lower(): START, PREV.lower(): state._replace(page="results", row=-1, chosen=())}
+        found |= {name.lower(): state._replace(page="sub", sub=name) for name in _sub_pages(attributes)}
+        found[BUY.lower()] = state._replace(page="done")
     return found
 
 
@@ -137,9 +136,13 @@ _RECEIPT = (
 """The confirmation page's fixed words, in groups; the misspelling is the original's."""
 
 
+_ESCAPED = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&'"}
+
+
 def _receipt(product: Product, state: State, reward: float) -> str:
     thanks, bought, details, target, result, end = _RECEIPT
-    options = json.dumps(dict(state.chosen))
+    # As Jinja's tojson in the original's template writes it.
+    options = json.dumps(dict(state.chosen), sort_keys=True).translate(_ESCAPED)
     return _join(*thanks, *bought, product.asin, "options", options, *details, *target, *result, str(reward), *end)
 
 
