@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import hashlib
 import json
@@ -272,6 +273,22 @@ def test_a_stop_by_opcodes_is_the_same_every_time(town: Path) -> None:
             None, f"{ERROR}Query execution was interrupted, maximum statement execution time exceeded", "error"
         )
     }
+
+
+def test_a_column_of_long_texts_is_read_and_one_that_cannot_be_is_told(tmp_path: Path) -> None:
+    """More than SQLite may hold at a time, and more than it may hold of one value."""
+    file = tmp_path / "notes.sqlite"
+    with contextlib.closing(sqlite3.connect(file)) as made, made:
+        made.execute("CREATE TABLE note (id INTEGER PRIMARY KEY, body TEXT, scan TEXT)")
+        made.executemany("INSERT INTO note VALUES (?, ?, ?)", ((k, f"{k:09}" * 10_000, "") for k in range(900)))
+        made.execute("UPDATE note SET scan = ? WHERE id = 7", ("x" * 200_000,))
+    database = opened(file)
+    assert database.run("SELECT substr(body, 1, 9) FROM note WHERE id = 12").rows == (("000000012",),)
+    assert database.run("SELECT scan FROM note WHERE id = 1").text == (
+        f"{ERROR}A column or table of such size cannot be answered here exactly as MySQL does; write the statement"
+        " without it"
+    )
+    assert database.run("SELECT COUNT(*) FROM note").rows == ((900,),)
 
 
 def test_connections_do_not_cross_a_fork(town: Path) -> None:

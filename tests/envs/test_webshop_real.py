@@ -249,7 +249,7 @@ def test_the_contract_holds(tmp_path: Path, cache: Path) -> None:
         report = checker.check(spec, spec.task_ids("train")[:12])
         assert report["problems"] == []
         assert report["expert_wins"] >= 8
-        assert spec.version.startswith("real-1-")
+        assert spec.version.startswith("real-2-")
         assert spec.task_type(spec.task_ids("train")[0]) in {
             "fashion",
             "beauty",

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from ipr.envs.sql import collation, dialect
-from ipr.envs.sql.errors import MySqlError
+from ipr.envs.sql.errors import MySqlError, NotExactError
 from ipr.envs.sql.filesort import Sorting, arranged
 from ipr.envs.sql.folds import AGGREGATES, WINDOWED
 from ipr.envs.sql.functions import ALLOWED, FUNCTIONS, MAX_LENGTH
@@ -278,10 +278,15 @@ class Database:
         self._connection.text_factory = lambda raw: raw.decode(errors="replace")
         try:
             return self._connection.execute(sql).fetchall()
-        except sqlite3.DatabaseError as error:
-            raise IprError(f"{self._source.where or self.name}: {error}; fetch the file again") from error
+        except (sqlite3.DatabaseError, MemoryError) as error:
+            self._refuse_broken(str(error), error)
+            raise NotExactError("A column or table of such size") from error
         finally:
             self._connection.text_factory = str
+
+    def _refuse_broken(self, said: str, error: Exception) -> None:
+        if "image is malformed" in said or "not a database" in said or "disk I/O" in said:
+            raise IprError(f"{self._source.where or self.name}: {said}; fetch the file again") from error
 
     def run(self, statement: str, lenient: bool = False) -> Result:
         """Runs one statement of the agent, or remembers what it gave: the database never changes.
@@ -354,8 +359,7 @@ class Database:
             return None, 0, str(error)
         except sqlite3.DatabaseError as error:
             said = self._watch.said or str(error)
-            if "image is malformed" in said or "not a database" in said or "disk I/O" in said:
-                raise IprError(f"{self._source.where or self.name}: {said}; fetch the file again") from error
+            self._refuse_broken(said, error)
             if self._watch.asked > _PLANNING:
                 said = "The statement is too complicated"
             elif "not authorized" in said and self._watch.late():

@@ -283,7 +283,8 @@ class Schema:
     def _looker(
         self, lower: str, column: Column, stored: str, types: Mapping[str, str]
     ) -> Callable[[], tuple[str, Kind, Letters]]:
-        sql = f"SELECT DISTINCT {column.sql} FROM {_quoted(self.stored[lower])}"
+        # The different values are found here: of long ones SQLite's memory would not hold them all.
+        sql = f"SELECT {column.sql} FROM {_quoted(self.stored[lower])}"
         kind = column.kind
 
         def look() -> tuple[str, Kind, Letters]:
@@ -292,13 +293,13 @@ class Schema:
                 test = f"typeof({column.sql}) IN ({wrong})"
                 if not self._ask(f"SELECT 1 FROM {_quoted(self.stored[lower])} WHERE {test} LIMIT 1"):
                     return "{}", kind, None
-                values = [v for (v,) in self._ask(sql) if v is not None]
+                values = [v for v in dict.fromkeys(v for (v,) in self._ask(sql)) if v is not None]
                 if all(isinstance(v, (int, float)) for v in values):
                     return "to_integer({})", kind, None
                 if lower in self.described and all(isinstance(v, (int, float, str)) for v in values):
                     return "num({})", kind, None
                 return "CAST({} AS TEXT)", Kind("str"), _letters(list(map(str, values)))
-            values = [v for (v,) in self._ask(sql) if v is not None]
+            values = [v for v in dict.fromkeys(v for (v,) in self._ask(sql)) if v is not None]
             if kind.temporal:
                 return _dated(kind, values)
             if kind.name == "bin":
