@@ -121,6 +121,13 @@ def test_tasks_of_every_split_are_found(file: Callable[..., Path]) -> None:
     assert imports.load("conversations", path, "alfworld") == (given, [])
 
 
+def test_a_split_with_one_game_hides_no_other(file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    for split in ("dev", "seen"):
+        monkeypatch.setitem(games.SIZES, split, 1)
+    given = experts("alfworld", 2, "unseen")
+    assert imports.load("conversations", file([published(t) for t in given]), "alfworld") == (given, [])
+
+
 def test_an_agent_that_goes_back_to_the_search_page(file: Callable[..., Path]) -> None:
     """There the shop says again what it said first."""
     task_id, spec = get("webshop").task_ids("train")[0], get("webshop")
@@ -465,6 +472,7 @@ def test_recorded_price_limits_are_adopted(
     config = EnvConfig(name="webshop", data=str(data), experts=str(saved))
     assert experts_of.environment(config).task_ids("train") == sorted(ids)
     experts_of.check(config)
+    assert not set(experts_of.without_expert(config, ids)) & {i.partition("@")[0] for i in ids}
     assert imports.load("parquet", saved, "webshop", data) == (played, [])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -69,6 +70,17 @@ def test_what_is_broken_or_half_stays_behind_and_is_named(official: Path, tmp_pa
     assert any(str(broken) in m and "not JSON" in m for m in found["messages"])
     assert any("valid_seen: 1 tasks without game.tw-pddl" in m for m in found["messages"])
     assert not (tmp_path / "out/valid_seen").exists()
+
+
+def test_a_goal_in_other_words_has_no_expert_and_is_named(official: Path, tmp_path: Path) -> None:
+    task_id = get("alfworld", official).task_ids("train")[0]
+    game = official / task_id / "game.tw-pddl"
+    game.write_text(re.sub("Your task is to: ", "Your task is to: kindly ", game.read_text()))
+    found = pack(official, tmp_path / "out")
+    assert found["experts"] == found["games"]["train"] - 1
+    assert any(m.startswith(f"{task_id}: the expert knows no task of the form 'kindly ") for m in found["messages"])
+    with pytest.raises(IprError, match=r"the expert knows no task of the form 'kindly .*env\.experts"):
+        get("alfworld", official).expert(task_id)
 
 
 def test_transcripts_are_played(official: Path, tmp_path: Path) -> None:

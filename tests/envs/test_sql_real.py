@@ -107,6 +107,17 @@ def test_iprs_files_are_the_splits(tmp_path: Path) -> None:
     others = [i for split in ("train", "dev", "seen") for i in folder.task_ids(split)]
     assert sorted(others) == [f"ic_spider_train/{k:05d}" for k in range(60)]
     assert len(folder.task_ids("train")) > 40
+    (tmp_path / "train_indices.json").write_text("[3, 1, 3, 59]")
+    with pytest.raises(IprError, match=r"train_indices\.json is one of a pair, and test_indices\.json lacks"):
+        Folder(tmp_path)
+    (tmp_path / "test_indices.json").write_text("[0, 2]")
+    few = Folder(tmp_path)
+    assert few.task_ids("unseen") == ["ic_spider_test/00000", "ic_spider_test/00002"]
+    assert few.all_ids()[2:] == [f"ic_spider_train/{k:05d}" for k in (1, 3, 59)]
+    assert few.deciding() != folder.deciding()
+    (tmp_path / "test_indices.json").write_text("[10]")
+    with pytest.raises(IprError, match=r"test_indices\.json names question 10 and the data has 10: the two do not"):
+        Folder(tmp_path)
     (tmp_path / "ic_spider_test.json").unlink()
     with pytest.raises(IprError, match=r"ic_spider_train\.json is one of a pair, and ic_spider_test\.json lacks"):
         Folder(tmp_path)

@@ -216,9 +216,10 @@ def test_spacy_is_taken_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     there = {"spacy", "en_core_web_sm"}
     monkeypatch.setattr(nouns, "find_spec", lambda name: name if name in there else None)
     monkeypatch.setitem(sys.modules, "spacy", SimpleNamespace(load=load))
+    monkeypatch.setattr(nouns.metadata, "version", {"spacy": "3.4.1", "en_core_web_sm": "3.4.0"}.__getitem__)
     nouns.default.cache_clear()
     tagger = nouns.default()
-    assert nouns.name(tagger) == "spacy:en_core_web_sm"
+    assert nouns.name(tagger) == "spacy:en_core_web_sm:3.4.0:3.4.1", "an upgrade may tag otherwise"
     assert loaded == []
     assert tagger("Norvik red shoes") == tagger("Norvik red shoes") == ["norvik", "shoes"]
     assert loaded == ["en_core_web_sm"]

@@ -424,6 +424,16 @@ def test_broken_products_are_one_line(tmp_path: Path, cache: Path, broken: str) 
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("field", ["name", "product_category", "full_description", "small_description"])
+def test_a_field_that_is_no_text_is_told_before_the_shop_opens(tmp_path: Path, cache: Path, field: str) -> None:
+    data = lay(tmp_path / "data")
+    rows = json.loads((data / "items_shuffle.json").read_text())
+    rows[1][field] = [7]
+    (data / "items_shuffle.json").write_text(json.dumps(rows))
+    with pytest.raises(IprError, match=r"items_shuffle\.json: product 1 .*7\]? is no text"):
+        Folder(data).catalogue()
+
+
 @pytest.mark.parametrize("broken", ["", "{", '{"B0": {}', "[1, 2]", '{"B0": 3}'])
 @pytest.mark.parametrize("name", ["items_ins_v2.json", "items_human_ins.json"])
 def test_broken_instructions_are_one_line(tmp_path: Path, cache: Path, name: str, broken: str) -> None:

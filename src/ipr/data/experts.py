@@ -52,7 +52,8 @@ def environment(config: EnvConfig) -> EnvSpec:
 def without_expert(config: EnvConfig, known: Collection[str]) -> list[str]:
     """The train problems that no expert in `known` has shown, whatever file the experts are of."""
     ids = envs.get(config.name, config.data, config.max_steps, config.shots, config.server).task_ids("train")
-    return [task_id for task_id in ids if task_id not in known]
+    shown = {*known, *(task_id.partition("@")[0] for task_id in known)}  # "TASK@WHAT": see `EnvSpec.adopted`
+    return [task_id for task_id in ids if task_id not in shown]
 
 
 def new_problems(config: RunConfig, others: Sequence[str], iteration: int) -> list[str]:

@@ -316,7 +316,8 @@ class _Player:
     def play(self, record: Record) -> Trajectory | Difference:
         """On the first task that gives it back; else the difference from the likeliest."""
         nearest, found = -1, Difference(record.name, "", 0, "a message that begins a task", self._none(record))
-        for index in self._indices(record):
+        own = next((i for name in record.ids if (i := self._named(name))), None)
+        for index in self._indices(own):
             places = self._places(record.messages, index)
             for text in reversed(places):  # an example's text comes before that of the record's own task
                 for place in places[text]:
@@ -327,10 +328,9 @@ class _Player:
                             return played
                         if (rank := places[text][0] * 10_000 + played.turn) > nearest:
                             nearest, found = rank, played
-            if not places and len(index) == 1:
+            if own is not None and not places:
                 said = next((m.content for m in record.messages if m.role == "user"), "no message of the environment")
-                ((task_id, *_),) = index.values()
-                return Difference(record.name, task_id, 0, said, self._env.reset(task_id))
+                return Difference(record.name, own, 0, said, self._env.reset(own))
         return found
 
     def _none(self, record: Record) -> str:
@@ -365,9 +365,8 @@ class _Player:
         lines = text.splitlines()
         return (self._key("\n".join(lines[k:])) for k in range(len(lines)))
 
-    def _indices(self, record: Record) -> Iterator[dict[str, list[str]]]:
+    def _indices(self, own: str | None) -> Iterator[dict[str, list[str]]]:
         """What is said first -> the tasks that begin so: of the record's own task, else of one split after another."""
-        own = next((i for name in record.ids if (i := self._named(name))), None)
         if own is not None:
             yield {self._key(self._env.reset(own)): [own]}
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from ipr import store
 from ipr.types import IprError
 
 
@@ -16,3 +17,17 @@ def both(files: Iterable[Path]) -> bool:
         lacking = next(file for file in files if file not in there)
         raise IprError(f"{there[0]} is one of a pair, and {lacking.name} lacks; fetch it too, or move the other away")
     return bool(there)
+
+
+def numbers(file: Path, count: int, what: str, fix: str) -> list[int]:
+    """The tasks that an index file names of `count`, in its order, each once. `what` they are and the `fix` are said
+    where it names others."""
+    try:
+        found = list(dict.fromkeys(store.read_json(file)))
+        if not all(type(k) is int and k >= 0 for k in found):
+            raise ValueError("not a list of numbers")
+    except (OSError, ValueError, TypeError) as error:
+        raise IprError(f"{file}: no index file ({error}); fetch it again, or remove it") from None
+    if found and max(found) >= count:
+        raise IprError(f"{file} names {what} {max(found)} and the data has {count}: {fix}")
+    return found

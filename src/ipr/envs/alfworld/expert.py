@@ -15,7 +15,7 @@ from itertools import pairwise
 from ipr.envs.alfworld.engine import NOTHING, Game
 from ipr.envs.alfworld.rooms import OPENABLE, PLACES
 from ipr.envs.react import compose
-from ipr.types import Step, Trajectory
+from ipr.types import IprError, Step, Trajectory
 
 MAX_STEPS = 20
 """Within so many steps the expert wins every generated game."""
@@ -258,4 +258,4 @@ def _understand(task: str) -> tuple[str | None, str, str | None, str | None, int
             parts = found.groupdict()
             verb = found[1] if found[1] in ("clean", "heat", "cool", "hot") else None
             return "heat" if verb == "hot" else verb, parts["o"], parts.get("r"), parts.get("light"), count
-    raise ValueError(f"a task of an unknown form: {task}")
+    raise IprError(f"the expert knows no task of the form '{task}'; give experts of your own (env.experts)")

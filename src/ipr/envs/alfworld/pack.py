@@ -58,9 +58,17 @@ def pack(folder: Path, out: Path) -> dict[str, Any]:
         games = found["train"] + found["dev"] if split == "train" else found[split]
         if games != official:
             messages.append(f"{DIRECTORIES[split]}: {games} games, the official data has {official}")
-    experts = [expert.play(source.game(task_id), task_id, EXPERT_STEPS) for task_id in ids["train"]]
-    messages += [f"{t.task_id}: not won by the expert in {EXPERT_STEPS} steps" for t in experts if not t.reward]
-    experts = [t for t in experts if t.reward]
+    experts = []
+    for task_id in ids["train"]:
+        try:
+            played = expert.play(source.game(task_id), task_id, EXPERT_STEPS)
+        except IprError as error:  # a goal in somebody's own words
+            messages.append(f"{task_id}: {error}")
+            continue
+        if played.reward:
+            experts.append(played)
+        else:
+            messages.append(f"{task_id}: not won by the expert in {EXPERT_STEPS} steps")
     recorded = _transcripts(folder, messages)
 
     def write(aside: Path) -> None:

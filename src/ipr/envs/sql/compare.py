@@ -72,7 +72,11 @@ def _read(file: Path) -> Iterator[tuple[str, str]]:
     except (OSError, ValueError) as error:
         raise IprError(f"{file}: {error}; give rows with db and statement, as JSON or a line each") from error
     for place, row in enumerate(rows):
-        database, statement = (next((row[k] for k in keys if k in row), None) for keys in (_DATABASE, _STATEMENT))
-        if not isinstance(database, str) or not isinstance(statement, str):
+        database, statement = (
+            # Spider's "sql" is the parsed query.
+            next((row[k] for k in keys if isinstance(row, dict) and isinstance(row.get(k), str)), None)
+            for keys in (_DATABASE, _STATEMENT)
+        )
+        if database is None or statement is None:
             raise IprError(f"{file}: row {place} has no db and statement; correct or remove it")
         yield database, statement

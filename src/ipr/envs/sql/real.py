@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ipr import identity, store
-from ipr.envs.published import both
+from ipr.envs.published import both, numbers
 from ipr.envs.sql import engine
 from ipr.envs.sql.dialect import hardness
 from ipr.envs.sql.engine import Database, Row, Session, Shared, Source, database, open_file
@@ -30,6 +30,8 @@ OTHERS = ("ic_spider_dev.json", "dev.json")
 """Question files, InterCode's first; one of them is read."""
 PUBLISHED = ("ic_spider_train.json", "ic_spider_test.json")
 """IPR's own question files, which are its splits."""
+INDICES = ("train_indices.json", "test_indices.json")
+"""Which questions of these it plays."""
 _FIX = "give Spider's folder, with database/<db>/<db>.sqlite and ic_spider_dev.json or dev.json"
 
 
@@ -50,6 +52,13 @@ class Folder:
         if databases and not (folder / "database").is_dir():
             raise IprError(f"{folder / 'database'}: no such folder; {_FIX}")
         self._files = {Path(name).stem: self._read(folder / name) for name in files}
+        self._played: dict[str, list[int]] = {}
+        self._indices: dict[str, Path] = {}
+        if files == list(PUBLISHED) and both(folder / name for name in INDICES):
+            self._indices = {name: folder / name for name in INDICES}
+            fix = "the two do not belong together; fetch both again, or remove it"
+            for (stem, items), file in zip(self._files.items(), self._indices.values(), strict=True):
+                self._played[stem] = numbers(file, len(items), "question", fix)
         self._split = self._splits()
 
     def _read(self, file: Path) -> list[dict[str, Any]]:
@@ -66,7 +75,8 @@ class Folder:
         ranked = sorted(names, key=lambda name: derive_seed("sql", "unseen", name))
         unseen = set() if whole else set(ranked[: max(1, len(names) // 4)] if len(names) > 1 else ())
         for stem, items in self._files.items():
-            for place, item in enumerate(items):
+            for place in self._played.get(stem, range(len(items))):
+                item = items[place]
                 name, gold = _hashed(item, "db", "db_id"), _hashed(item, "gold", "query")
                 if stem in whole or name in unseen:
                     split = "unseen"
@@ -117,9 +127,13 @@ class Folder:
     def deciding(self) -> dict[str, Any]:
         return {"data": identity.contents(self.files()), **engine.deciding()}
 
+    def questions(self) -> dict[str, Path]:
+        """What is read of the folder itself, by name."""
+        return {f"{stem}.json": self.folder / f"{stem}.json" for stem in self._files} | self._indices
+
     def files(self) -> dict[str, Path]:
         """What is read, by name: the question files, the databases that are asked and what describes them."""
-        found = {f"{stem}.json": self.folder / f"{stem}.json" for stem in self._files}
+        found = self.questions()
         for name in self.databases():
             folder = self.folder / "database" / name
             for file in (f"{name}.sqlite", f"{name}.sqlite-wal", "schema.json"):

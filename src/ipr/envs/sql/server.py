@@ -217,9 +217,8 @@ class ServedFolder(Folder):
 
     def deciding(self) -> dict[str, Any]:
         """The questions, and which server has the databases: what is in them cannot be told cheaply."""
-        questions = {f"{stem}.json": self.folder / f"{stem}.json" for stem in self._files}
         limits = {"rows": MAX_ROWS, "seconds": MAX_SECONDS, "shown": engine.SHOWN, "mode": MODE}
-        told = {"data": identity.contents(questions), "server": f"{self._at.host}:{self._at.port}"}
+        told = {"data": identity.contents(self.questions()), "server": f"{self._at.host}:{self._at.port}"}
         return told | {f"limits.{name}": value for name, value in limits.items()}
 
     def session(self, question: Question) -> Session:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import cache, cached_property
+from importlib import metadata
 from importlib.util import find_spec
 from typing import Any
 
@@ -68,11 +69,19 @@ def default() -> Tagger:
     return rule if model is None else Spacy(model)
 
 
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # a folder on the path
+        return ""
+
+
 class Spacy:
     """Words that spaCy tags as nouns or proper nouns."""
 
     def __init__(self, model: str) -> None:
-        self.name = f"spacy:{model}"
+        # Its tags decide rewards, and change with either.
+        self.name = ":".join(("spacy", model, _version(model), _version("spacy")))
         self._model = model
 
     @cached_property

@@ -31,9 +31,9 @@ from typing import Any
 
 import numpy as np
 
-from ipr import identity, store
+from ipr import identity
 from ipr.envs.checker import Difference, differences
-from ipr.envs.published import both
+from ipr.envs.published import both, numbers
 from ipr.envs.webshop import nouns
 from ipr.envs.webshop.catalogue import BUILDER, Catalogue, Lines, Writer, on_disk
 from ipr.envs.webshop.expert import play, reader
@@ -107,7 +107,7 @@ class Folder:
         test, dev = min(TEST, len(order) // 4), min(DEV, len(order) // 4)
         found: dict[str, list[int]] = {"train": [*range(test + dev, len(order))], "dev": [], "test": [*range(test)]}
         if published := self._published:
-            found |= {split: _numbers(file, len(order)) for split, file in self._named.items()}
+            found |= {s: numbers(file, len(order), "goal", _WHOLE) for s, file in self._named.items()}
         taken = {*found["train"], *found["test"]}
         found["dev"] = (
             [k for k in range(test, len(order)) if k not in taken][:dev] if published else [*range(test, test + dev)]
@@ -235,20 +235,10 @@ def files(folder: Path) -> list[Path]:
     return [products[0], attributes[0], *([human] if human.is_file() else [])]
 
 
-def _numbers(file: Path, goals: int) -> list[int]:
-    """The goals that an index file names, in its order, each once."""
-    try:
-        found = list(dict.fromkeys(store.read_json(file)))
-        if not all(type(k) is int and k >= 0 for k in found):
-            raise ValueError("not a list of numbers")
-    except (OSError, ValueError, TypeError) as error:
-        raise IprError(f"{file}: no index file ({error}); fetch it again, or remove it") from None
-    if found and max(found) >= goals:
-        raise IprError(
-            f"{file} names goal {max(found)} and the data has {goals}: it belongs to all products with their human"
-            " instructions (items_shuffle.json, items_ins_v2.json, items_human_ins.json); fetch them, or remove it"
-        )
-    return found
+_WHOLE = (
+    "it belongs to all products with their human instructions (items_shuffle.json, items_ins_v2.json,"
+    " items_human_ins.json); fetch them, or remove it"
+)
 
 
 def _products(found: list[Path], tagger: nouns.Tagger, aside: Path) -> Iterator[Product]:
@@ -318,6 +308,11 @@ def _human(file: Path, asin: str, entries: list[dict[str, Any]]) -> Iterator[Ins
 def _product(record: dict[str, Any], attributes: list[str] | None, tagger: nouns.Tagger) -> Product:
     """A record of the products' file as a product."""
     title, bullets = record["name"], record["small_description"]
+    bullets = [b for b in (bullets if isinstance(bullets, list) else [bullets]) if b is not None]
+    described = record["full_description"] or ""
+    for text in (title, record["category"], record["product_category"], described, *bullets):
+        if not isinstance(text, str):
+            raise TypeError(f"{text!r:.40} is no text")
     prices = [float(n) for n in map(_number, (record.get("pricing") or "").split("$")[1:]) if n][:2] or [UNKNOWN_PRICE]
     price = prices[0]
     if len(prices) == 2:
@@ -328,8 +323,8 @@ def _product(record: dict[str, Any], attributes: list[str] | None, tagger: nouns
         query=record["query"].lower().strip(),
         category=record["category"],
         product_category=record["product_category"],
-        description=record["full_description"] or "",
-        bullets=tuple(b for b in (bullets if isinstance(bullets, list) else [bullets]) if b is not None),
+        description=described,
+        bullets=tuple(bullets),
         attributes=tuple(attributes or ()),
         options=tuple(
             (name.lower(), tuple(v["value"].strip().replace("/", " | ").lower() for v in values))
