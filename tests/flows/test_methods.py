@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from flows.cli import main
 from ipr import config as configs
@@ -18,7 +19,7 @@ from ipr.runs.report import table
 from ipr.runs.run import Run
 from ipr.runs.summary import summarise
 from ipr.training import trainer
-from ipr.types import Demonstration, StepReward, Trajectory
+from ipr.types import Demonstration, IprError, StepReward, Trajectory
 from tests import doors
 from tests.conftest import Install
 from tests.training import tiny
@@ -75,6 +76,32 @@ def test_an_agent_is_the_mean_of_all_before_it(begun, monkeypatch: pytest.Monkey
         assert torch.allclose(mean, (start + one) / 2, atol=1e-6)
         assert torch.allclose(last, (start + one + two) / 3, atol=1e-6)
     assert any(not torch.allclose(a, b, atol=1e-4) for a, b in zip(sft, second, strict=True))
+
+
+def test_a_training_whose_model_was_not_saved_goes_on_from_its_checkpoint(
+    begun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run: Run = begun("train.checkpoint_every=1", "train.epochs=3")
+    for task in ITERATION[: ITERATION.index("train")]:
+        assert main([task, "--dir", str(run.folder), "--iteration", "1"]) == 0
+    saved, made, left = models.save_model, [], run.stage(1) / "checkpoint"
+
+    def full(model: Any, *rest: Any) -> None:
+        made.append(model.state_dict())
+        raise IprError("no space left")
+
+    monkeypatch.setattr(models, "save_model", full)
+    assert main(["train", "--dir", str(run.folder), "--iteration", "1"]) == 2
+    assert trainer.checkpoint(left)
+    monkeypatch.setattr(models, "save_model", saved)
+    steps: list[None] = []
+    with register_optimizer_step_pre_hook(lambda *_: steps.append(None)):
+        assert main(["train", "--dir", str(run.folder), "--iteration", "1"]) == 0
+    updates = store.read_json(run.stage(1) / "train.json")["updates"]
+    assert len(steps) <= 2 < updates  # torch makes the optimizer's state by a step of its own
+    again = models.load_model(str(run.model(1)), run.config.model).state_dict()
+    assert all(torch.equal(again[name], value) for name, value in made[0].items())
+    assert not left.exists()
 
 
 def test_step_ppo_with_a_reward_model_and_best_of_n(begun, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ split "pretrain", which no run trains or evaluates on.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from importlib import import_module
@@ -168,10 +169,11 @@ def _read(
         config,
         max_length=recipe.max_length,
         seed=recipe.seed,
-        out=out,
+        out=out / "checkpoint",
         progress=progress(f"base {out.name}", "updates"),
     ).facts()
     store.replace(done, lambda path: torch.save({"weights": model.state_dict(), "facts": facts}, path))
+    shutil.rmtree(out / "checkpoint", ignore_errors=True)
     return facts
 
 

@@ -196,7 +196,7 @@ class Run:
     def drop_begun(self) -> None:
         """Remove what stages that are not finished have begun: it was made of what was there then."""
         for stage in (p for p in self.folder.iterdir() if p.is_dir()):
-            for name in ("shards", "checkpoint"):
+            for name in ("shards", "checkpoint", "reward_checkpoint"):
                 shutil.rmtree(stage / name, ignore_errors=True)
             (stage / "reference.json").unlink(missing_ok=True)
 

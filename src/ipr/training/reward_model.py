@@ -54,7 +54,8 @@ class RewardModel:
         """Fit it, and say how good it is: actions "fitted" and "held_out"; of the latter "spearman" (None where one
         side does not vary), "mse", and "variance" (what the mse is measured by).
 
-        `out` holds the checkpoint. Raises IprError where there is nothing to fit to.
+        `out` holds the last checkpoint; the caller, who saves the model, removes it. Raises IprError where there is
+        nothing to fit to.
         """
         known = [r for r in rewards if r.source in ("monte_carlo", "outcome")]
         fitted = [r for r in known if not _held_out(r.prefix, seed)]

@@ -102,10 +102,10 @@ def train(
 
     `reference` is what `reference_logps` gave for these pairs, where the loss needs it. Rows that the loss does not
     take under this config are left out. `model` is trained in place (its parameters that require gradients). `out`
-    holds the checkpoint while it lasts: the same call goes on from there; `start` names what the model is, so that
-    another one's checkpoint is refused. Below 1 `share` is how far the weights go at last from where they were towards
-    what was trained. Raises IprError where nothing fits max_length, the checkpoint is of another training, or the loss
-    is no longer finite.
+    holds the last checkpoint, from which the same call goes on; the caller, who saves the model, removes it. `start`
+    names what the model is, so that another one's checkpoint is refused. Below 1 `share` is how far the weights go at
+    last from where they were towards what was trained. Raises IprError where nothing fits max_length, the checkpoint is
+    of another training, or the loss is no longer finite.
     """
     processes.spread(model)
     before = [(p, p.detach().clone()) for p in model.parameters() if p.requires_grad] if share < 1 else []
@@ -316,9 +316,6 @@ def run_updates(
     model.eval()
     model.zero_grad(set_to_none=True)
     result.final = _means(result.history[-in_epoch:])
-    state.wait_for_everyone()
-    if state.is_main_process:
-        saved.drop()
     return result
 
 
@@ -468,9 +465,6 @@ class _Checkpoint:
         set_optimizer_state_dict(self._model, self._optimizers, content["optimizers"])
         self._result.history, self._result.seconds = facts["history"], facts["seconds"]
         return facts["done"]
-
-    def drop(self) -> None:
-        _remove(checkpoint(self.out))
 
     def _content(self) -> dict[str, Any]:
         """The tensors themselves: what is loaded into it, is loaded into them."""
