@@ -6,7 +6,7 @@ from ipr import models
 from ipr.algorithms import Training
 from ipr.algorithms.rft import demonstration
 from ipr.runs.run import Run
-from tasks.common import experts, stage_task
+from tasks.common import experts, stage_task, wait_for_all
 from tasks.train import fit
 
 TRAINING = Training(loss="sft", start="base", section="sft")
@@ -20,9 +20,12 @@ def sft(run_dir: str, iteration: int = 0) -> str:
     def work() -> dict:
         base = run.base
         if run.config.sft.epochs == 0:
-            config = run.config.model
-            models.save_model(models.load_model(base, config), models.load_tokenizer(base, config.date), run.model(0))
-            models.share_weights(run.model(0), models.resolve(base))
+            if run.keeper:
+                config = run.config.model
+                model = models.load_model(base, config, training=config.lora.rank > 0)  # a new adapter changes nothing
+                models.save_model(model, models.load_tokenizer(base, config.date), run.model(0))
+                models.share_weights(run.model(0), models.resolve(base))
+            wait_for_all(run)
             return {"updates": 0}
         return fit(run, iteration, TRAINING, [demonstration(expert) for expert in experts(run)])
 

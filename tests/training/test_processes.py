@@ -15,8 +15,10 @@ from accelerate.utils import patch_environment
 from safetensors.torch import load_file
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from ipr.config import LoraConfig, ModelConfig, TrainConfig
+from ipr import models
+from ipr.config import LoraConfig, ModelConfig, TrainConfig, load
 from ipr.models import load_model, processes, save_model
+from ipr.runs.run import Run
 from ipr.training.trainer import checkpoint, reference_logps, train
 from tests.training import test_reward_model, tiny
 from tests.training.ranks import launch
@@ -149,6 +151,34 @@ def test_a_reward_model_is_that_of_one_process(tmp_path: Path) -> None:
         assert of_rank == pytest.approx(figures, rel=1e-3)
         assert values == pytest.approx(read, rel=1e-3)
     check(*(load_file(tmp_path / name / "model.safetensors") for name in ("alone", "two")), near=1e-4)
+
+
+def without_sft(folder: Path) -> int:
+    """How often this process saved the SFT agent."""
+    from tasks.sft import sft
+
+    saved, calls = models.save_model, []
+
+    def save(*given: Any) -> Path:
+        calls.append(given)
+        return saved(*given)
+
+    models.save_model = save
+    sft.fn(str(folder))
+    return len(calls)
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_base_that_is_the_sft_agent_is_written_by_one(rank: int, tmp_path: Path) -> None:
+    chat = tiny.make_chat()
+    base = save_model(tiny.make_model(chat), chat.tokenizer, tmp_path / "base")
+    keys = [f"model.path={base}", "sft.epochs=0", f"model.lora.rank={rank}", "model.device=cpu"]
+    run = Run.open(tmp_path / "run", load(None, keys))
+    assert launch(2, tmp_path, without_sft, run.folder) == [1, 0]
+    ids = torch.tensor([[5, 6, 7, 8]])
+    one, other = (load_model(path, run.config.model)(ids).logits for path in (base, run.model(0)))
+    assert torch.equal(one, other)
+    assert models.adapter(run.model(0)) == ((str(base), 2) if rank else None)
 
 
 def prefer(out: Path, dies: int | None = None) -> tuple[int, list[dict[str, float]], dict[str, torch.Tensor]]:
