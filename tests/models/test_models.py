@@ -334,6 +334,7 @@ def test_adapter_is_saved_and_loaded_exactly(chat, base, sft_folder):
         "path": str(base.resolve()),
         "revision": None,
         "hash": identity.weights(base),
+        "beside": os.path.relpath(base.resolve(), sft_folder),
     }
     model = models.load_model(sft_folder, LORA)
     assert not torch.allclose(logits(model), logits(models.load_model(base, FULL)), atol=1e-2)
@@ -397,6 +398,38 @@ def test_the_reference_of_an_adapter_is_base_and_sft_adapter(chat, sft_folder, t
     trained = models.save_model(policy, chat.tokenizer, tmp_path / "iteration-1")
     assert torch.equal(logits(models.load_model(trained, LORA)), logits(policy))
     assert json.loads((trained / "base.json").read_text()) == json.loads((sft_folder / "base.json").read_text())
+
+
+def test_an_adapter_and_its_base_in_a_run_whose_folder_is_moved(chat, tmp_path):
+    """As `run.store` brings it to another machine, where the champion's copy is the base."""
+    made, moved = tmp_path / "here" / "run", tmp_path / "there" / "else" / "run"
+    models.save_model(tiny.make_model(chat), chat.tokenizer, made / "base" / "model")
+    adapted = models.load_model(made / "base" / "model", LORA, training=True)
+    before = models.model_hash(models.save_model(adapted, chat.tokenizer, made / "sft" / "model"))
+    shutil.copytree(made, moved)
+    shutil.rmtree(made)
+    models.check_model(moved / "sft" / "model")
+    assert models.adapter(moved / "sft" / "model") == (str(moved / "base" / "model"), 4)
+    goes_on = models.load_model(moved / "sft" / "model", LORA, training=True)
+    after = models.save_model(goes_on, chat.tokenizer, moved / "iteration-1" / "model")
+    assert models.model_hash(after) == models.model_hash(moved / "sft" / "model") == before
+    assert json.loads((after / "adapter_config.json").read_text())["base_model_name_or_path"] == str(
+        moved / "base" / "model"
+    )
+    models.save_model(tiny.make_model(chat, 9), chat.tokenizer, moved / "base" / "model")
+    with pytest.raises(IprError, match=r"its base .*there/else/run/base/model has changed"):
+        models.load_model(moved / "sft" / "model", LORA)
+
+
+def test_an_adapter_of_others_is_another_agent_on_another_base(chat, copy, tmp_path):
+    folder = models.save_model(models.load_model(copy, LORA, training=True), chat.tokenizer, tmp_path / "adapter")
+    (folder / "base.json").unlink()
+    before = models.model_hash(folder)
+    copy.rename(tmp_path / "elsewhere")
+    edit(folder / "adapter_config.json", base_model_name_or_path=str(tmp_path / "elsewhere"))
+    assert models.model_hash(folder) == before
+    models.save_model(tiny.make_model(chat, 9), chat.tokenizer, tmp_path / "elsewhere")
+    assert models.model_hash(folder) != before
 
 
 def test_an_adapter_on_a_changed_or_missing_base_is_refused(chat, copy, tmp_path):

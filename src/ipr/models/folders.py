@@ -152,7 +152,8 @@ def model_hash(path: str | Path) -> str:
     if not (folder / "adapter_config.json").exists():
         return identity.model(folder)
     base = base_of(folder)
-    return identity.model(folder, base["hash"] or str(base["path"]), Path(resolve(base["path"])))
+    content = base["hash"] or hash_of_base(base["path"]) or base["path"]
+    return identity.model(folder, content, Path(resolve(base["path"])))
 
 
 def adapter_config(folder: Path) -> dict[str, Any]:
@@ -168,10 +169,16 @@ def adapter_config(folder: Path) -> dict[str, Any]:
 
 
 def base_of(folder: Path) -> dict[str, Any]:
-    """Base of an adapter: {"path", "revision", "hash"}; no hash where it is on the hub or the folder is not ours."""
+    """Base of an adapter: {"path", "revision", "hash"}; no hash where it is on the hub or the folder is not ours.
+
+    Where the path is missing it is that beside the adapter (base.json): a run's folder may be anywhere.
+    """
     config = adapter_config(folder)
     noted = _object(folder / "base.json") if (folder / "base.json").exists() else {}
     path = str(config.get("base_model_name_or_path") or "./no-base-named")
+    beside = folder / str(noted.get("beside", "no-base-beside"))
+    if Path(path).is_absolute() and not Path(path).is_dir() and beside.is_dir():
+        path = str(beside.resolve())
     try:
         base = resolve(path)
     except IprError:

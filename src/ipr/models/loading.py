@@ -119,7 +119,9 @@ def load_model(path: str | Path, config: ModelConfig, *, training: bool = False)
         check_adapter(folder)
         base = intact_base_of(folder)
         model = _with_saved_adapter(_load_full(resolve(base["path"]), dtype, base["revision"]), folder, rank > 0)
-        if rank and rank != (saved := model.peft_config["default"].r):  # type: ignore[union-attr]
+        adapter = model.peft_config["default"]
+        adapter.base_model_name_or_path = base["path"]  # where it lies now
+        if rank and rank != (saved := adapter.r):
             raise IprError(f"adapter {folder} has rank {saved}, model.lora.rank is {rank}; make them equal")
         if training and not rank:
             model = model.merge_and_unload().requires_grad_(True)
@@ -212,7 +214,10 @@ def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> 
         if hasattr(model, "peft_config"):
             (aside / "README.md").unlink(missing_ok=True)
             base = base_of(aside)
-            store.write_json(aside / "base.json", base | {"hash": hash_of_base(base["path"])})
+            noted, home = base | {"hash": hash_of_base(base["path"])}, Path(folder).resolve()
+            if Path(base["path"]).is_relative_to(home.parent.parent):  # both lie in a run's folder, which may be moved
+                noted["beside"] = os.path.relpath(base["path"], home)
+            store.write_json(aside / "base.json", noted)
         tokenizer.save_pretrained(aside)
         for file in aside.rglob("*"):  # chat templates beside the default one have a folder
             if file.is_file():
