@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,11 @@ import torch
 
 from ipr.config import LoraConfig, ModelConfig, TrainConfig
 from ipr.models import load_model, save_model
+from ipr.training.batches import Example
 from ipr.training.reward_model import RewardModel, agreement
 from ipr.types import IprError, Prefix, Step, StepReward
 from tests.training import tiny
+from tests.training.test_sharing import make
 
 FIRSTS = {str(i): f"You see a mug {i}." for i in range(40)}
 FIT = TrainConfig(learning_rate=1e-2, batch_size=8, warmup=0, epochs=6)
@@ -72,6 +75,44 @@ def test_it_orders_actions_of_problems_that_it_was_not_fitted_to_and_comes_back_
     (tmp_path / "model.safetensors").write_bytes(b"broken")
     with pytest.raises(IprError, match="no reward model of this agent"):
         again.load(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_small_updates_are_not_lost_on_a_base_in_bfloat16(precision: str, tmp_path: Path) -> None:
+    chat = tiny.make_chat()
+    config = ModelConfig(device="cpu", dtype="bfloat16", lora=LoraConfig(rank=4))
+    save_model(tiny.make_model(chat), chat.tokenizer, tmp_path / "agent")
+    fit = FIT.model_copy(update={"learning_rate": 1e-4, "epochs": 1, "mixed_precision": precision})
+
+    def fresh() -> RewardModel:
+        model = load_model(tmp_path / "agent", config, training=True)
+        return RewardModel(model, chat, lambda _: tiny.PROMPT, FIRSTS, fit, 512)
+
+    model = fresh()
+    model.fit(rewards(), 3, tmp_path / "out")
+    assert 0 < abs(model._model.get_output_embeddings().bias.item() - 0.5) < 2e-3
+    read = model.read([prefix(31, True, 2)])
+    (value,) = read.values()
+    assert value != torch.tensor(value).bfloat16().item()
+    model.save(tmp_path / "model.safetensors")
+    again = fresh()
+    again.load(tmp_path / "model.safetensors")
+    assert again.read([prefix(31, True, 2)]) == read
+
+
+def test_rows_that_cannot_share_do_not_though_a_new_head_finds_all_alike(tmp_path, monkeypatch) -> None:
+    chat = tiny.make_chat()
+    model = made(make("Phimoe", chat, num_local_experts=4, sliding_window=9), chat)
+    values, asked = model._values, []
+
+    def watch(examples: Sequence[Example], share: bool) -> torch.Tensor:
+        asked.append(share)
+        return values(examples, share)
+
+    monkeypatch.setattr(model, "_values", watch)
+    model.fit(rewards()[:24], 3, tmp_path)
+    model.read([prefix(1, True, 2)])
+    assert not any(asked)
 
 
 def test_what_the_agent_has_not_seen_of_the_answer_does_not_count_and_what_does_not_fit_is_worth_nothing() -> None:

@@ -22,7 +22,7 @@ from ipr.config import TrainConfig
 from ipr.models import processes
 from ipr.tokens import ChatTokens
 from ipr.training.batches import Example, Row, collate
-from ipr.training.sharing import shared_rows
+from ipr.training.sharing import shared_rows, shares
 from ipr.training.trainer import Told, logits, run_updates, scored
 from ipr.types import IprError, Prefix, Progress, StepReward, derive_seed, messages
 
@@ -40,8 +40,9 @@ class RewardModel:
         max_length: int,
     ):
         """`model` is loaded for training. `firsts`: problem -> first observation; `config`: how it is fitted."""
+        self._share = shares(model)  # asked now: without a weight in the output layer all attention is alike
         words = model.get_output_embeddings().weight
-        head = nn.Linear(words.shape[1], 1, device=words.device, dtype=words.dtype)
+        head = _Head(words.shape[1], 1, device=words.device)
         nn.init.zeros_(head.weight)
         nn.init.constant_(head.bias, 0.5)
         model.set_output_embeddings(head)
@@ -66,7 +67,7 @@ class RewardModel:
                 " algorithm.rewards=monte_carlo"
             )
         processes.spread(self._model)
-        with shared_rows(self._model) as share:
+        with shared_rows(self._model, self._share) as share:
 
             def objective(micro: list[Example], batch: list[Example]) -> tuple[Tensor, dict[str, Tensor]]:
                 targets = torch.tensor([e.reference[0] for e in micro], device=processes.place(self._model))
@@ -99,7 +100,7 @@ class RewardModel:
         def values(micro: list[Example], share: bool) -> list[float]:
             return self._values(micro, share).tolist()
 
-        found = scored(self._model, examples, values, self._config, self._max_length)
+        found = scored(self._model, examples, values, self._config, self._max_length, share=self._share)
         return {prefix: found.get(i, 0.0) for i, prefix in enumerate(once)}
 
     def save(self, path: Path) -> None:
@@ -140,6 +141,14 @@ class RewardModel:
         """[n] float32"""
         batch = collate([e.rows[0] for e in examples], share, processes.place(self._model))
         return logits(self._model, batch)[:, 0].float()
+
+
+class _Head(nn.Linear):
+    """In float32, whatever the model is in: of a bias of 0.5 in bfloat16 an update of 1e-4 is lost."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        with torch.autocast(input.device.type, enabled=False):
+            return super().forward(input.float())
 
 
 def agreement(pairs: Sequence[tuple[float, float]]) -> dict[str, float | None]:

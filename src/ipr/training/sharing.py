@@ -114,12 +114,13 @@ def _first(path: list[tuple[int, int]], n: int) -> list[tuple[int, int]]:
 
 
 @contextmanager
-def shared_rows(model: Any) -> Iterator[bool]:
+def shared_rows(model: Any, share: bool | None = None) -> Iterator[bool]:
     """Within it, where it gives true, `run` is how the model is called, and its gradients are taken.
 
+    `share`: whether the model `shares`, where that is known.
     (A model that recomputes its activations attends in the backward pass as well.)
     """
-    share = shares(model)
+    share = shares(model) if share is None else share
     with plugged_in(own_config(model), "ipr_tree") if share else nullcontext():
         yield share
 

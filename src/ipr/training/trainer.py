@@ -172,10 +172,12 @@ def scored(
     config: TrainConfig,
     max_length: int,
     progress: Progress | None = None,
+    share: bool | None = None,
 ) -> dict[int, Any]:
     """What `score(examples of a pass, whether they share)` gives each example, by index; without gradients.
 
-    Those longer than the limit are left out. Passes are dealt out to the processes, which all get everything.
+    `share` as in `shared_rows`. Those longer than the limit are left out. Passes are dealt out to the processes, which
+    all get everything.
     """
     processes.spread(model)
     limit = _limit(model, max_length)
@@ -183,12 +185,12 @@ def scored(
     found: dict[int, Any] = {}
     state = processes.here(processes.place(model))
     model.eval()
-    with torch.no_grad(), plug.fast_products(), shared_rows(model) as share, _precision(model, config):
-        plan = micro_batches(examples, kept, config.micro_batch_tokens, share)
+    with torch.no_grad(), plug.fast_products(), shared_rows(model, share) as shared, _precision(model, config):
+        plan = micro_batches(examples, kept, config.micro_batch_tokens, shared)
         for done in range(0, len(plan), state.num_processes):
             # As many passes in each process: one that is left over is the last one again.
             indices = plan[min(done + state.process_index, len(plan) - 1)]
-            found |= zip(indices, score([examples[i] for i in indices], share), strict=True)
+            found |= zip(indices, score([examples[i] for i in indices], shared), strict=True)
             if progress and state.is_main_process:
                 progress(min(done + state.num_processes, len(plan)), len(plan))
     if state.num_processes > 1:
