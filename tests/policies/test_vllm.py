@@ -275,6 +275,18 @@ def test_the_run_starts_a_server_and_keeps_it_while_adapters_change(
     assert again.generate(turns(), GREEDY) == here(folders["sft"]).generate(turns(), GREEDY)
 
 
+def test_the_server_is_on_the_gpu_that_the_device_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    def seen(number: int | None) -> str | None:
+        return vllm_server._environment(["/opt/vllm"], "key", True, number).get("CUDA_VISIBLE_DEVICES")
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert (seen(None), seen(1)) == (None, "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-7e")
+    assert (seen(None), seen(0), seen(1)) == ("4,GPU-7e", "4", "GPU-7e")
+    with pytest.raises(IprError, match=r"model\.device=cuda:2, but CUDA_VISIBLE_DEVICES=4,GPU-7e names 2 GPUs"):
+        seen(2)
+
+
 def test_the_server_of_a_killed_run_ends_with_it(tmp_path: Path) -> None:
     server = executable(tmp_path / "vllm", ANSWERS.format(python=sys.executable, mark=str(tmp_path / "pid")))
     code = (

@@ -154,7 +154,8 @@ def _process(need: _Need) -> VllmProcess:
     """A server for what is needed: the one that runs, or a new one in its place."""
     config = need.config
     slots = config.rollout.slots
-    key = (models.model_hash(need.base), need.rank, need.max_length, config.model.dtype, slots, config.rollout.vllm)
+    place, wanted = models.device_named(config.model), (config.model.dtype, slots, config.rollout.vllm)
+    key = (models.model_hash(need.base), need.rank, need.max_length, place, *wanted)
     if not _kept or _kept[0][0] != key or _kept[0][1].ended():
         while _kept:
             _kept.pop()[1].stop()
@@ -166,7 +167,7 @@ def _process(need: _Need) -> VllmProcess:
             # does not use offset", 0.32). And nothing is compiled, which takes longer there than it saves.
             most = max(need.max_length, _BATCHED)
             flags += ["--enforce-eager", "--no-enable-chunked-prefill", "--max-num-batched-tokens", str(most)]
-        _kept.append((key, VllmProcess(executable, flags, sleeps=gpu)))
+        _kept.append((key, VllmProcess(executable, flags, sleeps=gpu, gpu=place.index)))
     return _kept[0][1]
 
 

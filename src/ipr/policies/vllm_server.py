@@ -43,8 +43,9 @@ _NO_SLEEP = "Sleep mode is not supported"
 class VllmProcess:
     """A server that runs; raises IprError where it does not start."""
 
-    def __init__(self, executable: Sequence[str], flags: Sequence[str], *, sleeps: bool):
-        """`executable` as `find` has it; `flags` of `vllm serve`, but host and port. It `sleeps` on a GPU."""
+    def __init__(self, executable: Sequence[str], flags: Sequence[str], *, sleeps: bool, gpu: int | None = None):
+        """`executable` as `find` has it; `flags` of `vllm serve`, but host and port. It `sleeps` on a GPU: on that of
+        this number, where one is given."""
         self.key = secrets.token_hex(16)
         self._sleeps, self._awake, self._failed = sleeps, True, False
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -60,7 +61,7 @@ class VllmProcess:
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=_environment(executable, self.key, sleeps),
+                env=_environment(executable, self.key, sleeps, gpu),
             )
         atexit.register(self.stop)
         try:
@@ -167,9 +168,15 @@ def cause(lines: Sequence[str]) -> str:
     return next((line.strip()[:400] for line in reversed(lines) if line.strip()), "it said nothing")
 
 
-def _environment(executable: Sequence[str], key: str, sleeps: bool) -> dict[str, str]:
+def _environment(executable: Sequence[str], key: str, sleeps: bool, gpu: int | None = None) -> dict[str, str]:
     """Of this process, but for what would lead Python to our packages."""
     found = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
     found["PATH"] = f"{Path(executable[0]).parent}{os.pathsep}{found.get('PATH', os.defpath)}"
     found |= {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", "VLLM_API_KEY": key, "VLLM_NO_USAGE_STATS": "1"}
+    if gpu is not None:  # counted among those that this process sees, as torch does
+        seen = found.get("CUDA_VISIBLE_DEVICES")
+        names = seen.split(",") if seen else []
+        if names and gpu >= len(names):
+            raise IprError(f"model.device=cuda:{gpu}, but CUDA_VISIBLE_DEVICES={seen} names {len(names)} GPUs")
+        found["CUDA_VISIBLE_DEVICES"] = names[gpu] if names else str(gpu)
     return found | ({"VLLM_SERVER_DEV_MODE": "1"} if sleeps else {})  # it has the routes to sleep and to wake up
