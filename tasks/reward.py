@@ -18,6 +18,9 @@ from ipr.training.reward_model import RewardModel
 from ipr.types import Prefix, Sampling, StepReward, Trajectory, derive_seed
 from tasks.common import SCORER, experts, play, stage_task
 
+SMALLER = "lower sft.micro_batch_tokens"
+"""What makes a pass of the reward model take less memory."""
+
 
 @stage_task("reward")
 def reward(run_dir: str, iteration: int) -> str:
@@ -70,9 +73,10 @@ def fit(run: Run, rewards: Sequence[StepReward], firsts: Mapping[str, str]) -> d
     """Fit the run's step reward model; how good it is."""
     out = run.stage(1) / "reward_checkpoint"
     fitted = _of_scorer(run, firsts)
-    found = timed("training")(fitted.fit)(
-        rewards, derive_seed(run.config.seed, "reward model"), out, progress("reward model", "updates")
-    )
+    with models.enough_memory(SMALLER):
+        found = timed("training")(fitted.fit)(
+            rewards, derive_seed(run.config.seed, "reward model"), out, progress("reward model", "updates")
+        )
     fitted.save(reward_model_file(run))
     shutil.rmtree(out, ignore_errors=True)
     return found
@@ -95,7 +99,8 @@ def _of_scorer(run: Run, firsts: Mapping[str, str]) -> RewardModel:
 
 def read(model: RewardModel, prefixes: Sequence[Prefix], known: Mapping[Prefix, float]) -> dict[Prefix, StepReward]:
     """Step rewards by the model; where an action ended its episode, the outcome."""
-    values = model.read([p for p in prefixes if p not in known])
+    with models.enough_memory(SMALLER):
+        values = model.read([p for p in prefixes if p not in known])
     return {
         p: StepReward(p, known[p], 0, (), 0, "outcome") if p in known else StepReward(p, values[p], 0, (), 0, "model")
         for p in prefixes

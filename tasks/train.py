@@ -52,10 +52,13 @@ def fit(
     start = run.base if how.start == "base" else str(run.model(iteration - 1))
     tokenizer = models.load_tokenizer(start, run.config.model.date)
     chat = ChatTokens(tokenizer)
-    reference = _reference(run, iteration, chat, rows, config) if losses.get(how.loss).reference else None
+    fix = f"lower {how.section}.micro_batch_tokens"
+    with models.enough_memory(fix):
+        reference = _reference(run, iteration, chat, rows, config) if losses.get(how.loss).reference else None
     model = models.load_model(start, run.config.model, training=True)
     tracker = Tracker(run.folder, run.config.track, project_root())
-    with live.curve(tracker, "train", iteration) if run.keeper else nullcontext() as log_update:
+    shown = live.curve(tracker, "train", iteration) if run.keeper else nullcontext()
+    with models.enough_memory(fix), shown as log_update:
         result = timed("training")(trainer.train)(
             model,
             chat,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from flows.cli import main
 from ipr import config as configs
-from ipr import models, store
+from ipr import models, rollout, store
 from ipr.apps.plan import plan
 from ipr.runs import ITERATION
 from ipr.runs.report import table
@@ -102,6 +103,30 @@ def test_a_training_whose_model_was_not_saved_goes_on_from_its_checkpoint(
     again = models.load_model(str(run.model(1)), run.config.model).state_dict()
     assert all(torch.equal(again[name], value) for name, value in made[0].items())
     assert not left.exists()
+
+
+def test_what_a_stage_lacks_memory_for_is_told_with_the_key_to_lower(
+    begun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run: Run = begun()
+
+    def refused(where: Any, name: str, error: Exception, task: str) -> str:
+        with monkeypatch.context() as patched:
+            patched.setattr(where, name, mock.Mock(side_effect=error))
+            assert main([task, "--dir", str(run.folder), "--iteration", "1"]) == 2
+        return capsys.readouterr().err
+
+    cuda = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB.")
+    cpu = RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
+    said = refused(rollout, "play", cuda, "explore")
+    assert "out of memory (CUDA out of memory" in said
+    assert "lower rollout.slots or rollout.workers" in said
+    for task in ITERATION[: ITERATION.index("train")]:
+        assert main([task, "--dir", str(run.folder), "--iteration", "1"]) == 0
+    assert "lower train.micro_batch_tokens" in refused(trainer, "reference_logps", cpu, "train")
+    assert "lower train.micro_batch_tokens" in refused(trainer, "train", cuda, "train")
+    with pytest.raises(RuntimeError, match="something else"):
+        refused(trainer, "train", RuntimeError("something else"), "train")
 
 
 def test_step_ppo_with_a_reward_model_and_best_of_n(begun, capsys: pytest.CaptureFixture[str]) -> None:

@@ -107,7 +107,9 @@ def play(
         check()
     label = f"{policy.name} {spec.name} {split}"
     try:
-        fresh = rollout.play(spec, policy, left, sampling, slots=slots, progress=progress(label, "episodes"), keep=keep)
+        with models.enough_memory("lower rollout.slots"):
+            shown = progress(label, "episodes")
+            fresh = rollout.play(spec, policy, left, sampling, slots=slots, progress=shown, keep=keep)
     finally:
         note()
     played |= {t.task_id: t for t in fresh}

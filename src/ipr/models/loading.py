@@ -12,7 +12,8 @@ from __future__ import annotations
 import gc
 import os
 import re
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from ipr.models.folders import (
     check_config,
     check_tokenizer,
     check_weights,
+    first_line,
     hash_of_base,
     intact_base_of,
     one_line,
@@ -196,6 +198,19 @@ def free_gpu() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+@contextmanager
+def enough_memory(fix: str) -> Iterator[None]:
+    """What ends within it for want of memory, of a GPU or of the CPU, becomes an IprError that names `fix`."""
+    import torch
+
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+            raise
+        raise IprError(f"out of memory ({first_line(error)}); {fix}") from None
 
 
 def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Path:

@@ -94,11 +94,12 @@ def play(
         finished = _here(player, shards, more, progress)
         shown = None  # shown as it goes on
     done = 0
-    for place, trajectories in finished:
-        done += len(trajectories)
-        if shown:
-            shown(done, max(done, total))
-        yield place, trajectories
+    with models.enough_memory("lower rollout.slots or rollout.workers"):
+        for place, trajectories in finished:
+            done += len(trajectories)
+            if shown:
+                shown(done, max(done, total))
+            yield place, trajectories
 
 
 @contextmanager
