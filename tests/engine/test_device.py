@@ -86,3 +86,14 @@ def test_slots_are_sized_to_the_memory(monkeypatch: pytest.MonkeyPatch, caplog: 
     engine = make(model, slots=8)
     assert engine.slots == 3
     assert generate(engine, asked, 1.0) == generate(whole, asked, 1.0)
+
+
+@pytest.mark.parametrize(("share", "held", "room"), [(1.0, 10, 70), (0.5, 10, 40), (0.5, 49, 1)])
+def test_what_is_free_of_a_gpu_is_of_the_part_that_a_process_may_take(
+    share: float, held: int, room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 100 bytes others hold 20, and torch has 10 in reserve."""
+    told = {"memory_allocated": held, "memory_reserved": held + 10, "mem_get_info": (80 - held - 10, 100)}
+    for name, value in (told | {"get_per_process_memory_fraction": share}).items():
+        monkeypatch.setattr(torch.cuda, name, lambda _, value=value: value)
+    assert kv.free(torch.device("cuda", 0)) == room

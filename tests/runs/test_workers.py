@@ -106,6 +106,20 @@ def test_each_worker_has_a_gpu_of_its_own(model: Path, client: Any, monkeypatch:
     assert sorted(seen.values()) == ["3", "GPU-5"]
 
 
+def test_workers_that_share_a_gpu_take_a_part_of_it_each(model: Path, client: Any) -> None:
+    def begin() -> None:
+        mock.patch.object(torch.cuda, "set_per_process_memory_fraction").start()
+        mock.patch.object(models, "device", return_value=torch.device("cuda", 0)).start()
+
+    client.run(begin)
+    try:
+        played(workers.Player(str(model), "agent", TWO, 1.0), shards(4))
+        said = client.run(lambda: torch.cuda.set_per_process_memory_fraction.call_args.args)  # type: ignore[attr-defined]
+        assert list(said.values()) == [(0.5, torch.device("cuda", 0))] * 2
+    finally:
+        client.run(mock.patch.stopall)
+
+
 def test_a_stage_that_is_played_leaves_the_gpu(model: Path, client: Any) -> None:
     """What plays is told to rest; a GPU's model goes (here CUDA is said to be in use), a CPU's stays."""
     player = workers.Player(str(model), "agent", TWO, 1.0)

@@ -27,11 +27,16 @@ _DRAWN = 40
 
 
 def free(device: torch.device) -> int | None:
-    """Bytes of the device that may be taken; None on a CPU, where memory costs nothing until it is written."""
+    """Bytes of the device that may be taken; None on a CPU, where memory costs nothing until it is written.
+
+    Of a GPU that processes share, of this one's part (`torch.cuda.set_per_process_memory_fraction`).
+    """
     if device.type != "cuda":
         return None
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch's, for whoever asks
-    return torch.cuda.mem_get_info(device)[0] + unused
+    there, whole = torch.cuda.mem_get_info(device)
+    held = torch.cuda.memory_allocated(device)
+    unused = torch.cuda.memory_reserved(device) - held  # torch's, for whoever asks
+    return min(there + unused, int(whole * torch.cuda.get_per_process_memory_fraction(device)) - held)
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib.metadata import version
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -292,6 +293,7 @@ def _work(
     with _one:
         torch.set_num_threads(1)
         _keep_memory()
+        _share_gpu(player.config, len(gpus))
         moment = profiling.now()
         if not _kept or _kept[0] != (player, wanted):
             _kept.clear()
@@ -313,6 +315,15 @@ def _rest() -> None:
             models.free_gpu()
     finally:
         _one.release()
+
+
+def _share_gpu(config: RunConfig, gpus: int) -> None:
+    """Take a GPU's part, where there are more workers than GPUs: each would take all that the others have not yet."""
+    import torch
+
+    each = 1 if config.rollout.scheduler else ceil(config.rollout.workers / max(1, gpus))
+    if each > 1 and (place := models.device(config.model)).type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(1 / each, place)
 
 
 def _keep_memory() -> None:
