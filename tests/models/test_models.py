@@ -490,7 +490,21 @@ def test_modules_that_are_there_can_be_adapted(base, targets):
     models.check_model(base, ModelConfig(device="cpu", lora=LoraConfig(rank=4, targets=targets)))
 
 
-def test_another_rank_is_refused(sft_folder):
-    config = ModelConfig(device="cpu", lora=LoraConfig(rank=8))
-    with pytest.raises(IprError, match=r"rank 4, model\.lora\.rank is 8"):
-        models.load_model(sft_folder, config, training=True)
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("rank", 8, r"rank 4, model\.lora\.rank is 8"),
+        ("alpha", 32, r"alpha 16, model\.lora\.alpha is 32"),
+        ("dropout", 0.1, r"dropout 0\.0, model\.lora\.dropout is 0\.1"),
+    ],
+)
+def test_an_adapter_is_trained_as_it_is(sft_folder, key, value, says):
+    config = ModelConfig(device="cpu", lora=LoraConfig(rank=4).model_copy(update={key: value}))
+    for refuse in (
+        lambda: models.load_model(sft_folder, config, training=True),
+        lambda: models.check_model(sft_folder, config),
+    ):
+        with pytest.raises(IprError, match=says):
+            refuse()
+    models.check_model(sft_folder)
+    models.load_model(sft_folder, config)

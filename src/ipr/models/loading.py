@@ -58,8 +58,11 @@ def check_model(path: str | Path, config: ModelConfig | None = None) -> None:
         raise IprError(
             f"model {path}: its tokenizer has {len(chat.tokenizer)} tokens, its config {size}; one is foreign"
         )
-    if config and config.lora.rank and not is_adapter:
-        with_adapter(model, config)
+    if config and config.lora.rank:
+        if is_adapter:
+            _check_same(model, name, config)
+        else:
+            with_adapter(model, config)
 
 
 def _outline(name: str) -> Any:
@@ -121,10 +124,9 @@ def load_model(path: str | Path, config: ModelConfig, *, training: bool = False)
         check_adapter(folder)
         base = intact_base_of(folder)
         model = _with_saved_adapter(_load_full(resolve(base["path"]), dtype, base["revision"]), folder, rank > 0)
-        adapter = model.peft_config["default"]
-        adapter.base_model_name_or_path = base["path"]  # where it lies now
-        if rank and rank != (saved := adapter.r):
-            raise IprError(f"adapter {folder} has rank {saved}, model.lora.rank is {rank}; make them equal")
+        model.peft_config["default"].base_model_name_or_path = base["path"]  # where it lies now
+        if rank:
+            _check_same(model, name, config)
         if training and not rank:
             model = model.merge_and_unload().requires_grad_(True)
     if training and config.freeze_embeddings:
@@ -327,6 +329,15 @@ def _with_saved_adapter(model: Any, folder: Path, trainable: bool = False) -> An
         if keys:
             raise IprError(f"adapter {folder} {told.format(len(keys))} its base (e.g. {min(keys)}); {fix}")
     return found
+
+
+def _check_same(model: Any, folder: str, config: ModelConfig) -> None:
+    """Raises IprError where the model's adapter, read from `folder`, is not as `config.lora` has it: it goes on as it
+    is."""
+    adapter = model.peft_config["default"]
+    for key, name in (("rank", "r"), ("alpha", "lora_alpha"), ("dropout", "lora_dropout")):
+        if (saved := getattr(adapter, name)) != (asked := getattr(config.lora, key)):
+            raise IprError(f"adapter {folder} has {key} {saved}, model.lora.{key} is {asked}; make them equal")
 
 
 def _new_adapter(model: Any, path: str | Path, config: ModelConfig) -> Any:
