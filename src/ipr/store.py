@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from safetensors import SafetensorError
 
 from ipr.profiling import timed
 from ipr.types import Demonstration, IprError, Message, PreferencePair, Prefix, Step, StepReward, Trajectory
@@ -86,12 +87,17 @@ def replace(path: Path, write: Callable[[Path], Any]) -> Path:
         with open(aside, "rb") as file:
             os.fsync(file.fileno())
         os.replace(aside, path)
-    except OSError as error:
-        raise IprError(f"cannot write {path}: {error.strerror or error}; free space or choose another folder") from None
+    except (OSError, SafetensorError) as error:
+        raise _unwritten(path, error) from None
     finally:
         with contextlib.suppress(OSError):  # it is renamed, or could not be made at all
             aside.unlink()
     return path
+
+
+def _unwritten(path: Path, error: Exception) -> IprError:
+    told = getattr(error, "strerror", None) or error
+    return IprError(f"cannot write {path}: {told}; free space or choose another folder")
 
 
 @timed("io")
@@ -104,8 +110,8 @@ def replace_folder(path: Path, write: Callable[[Path], Any]) -> Path:
         write(aside)
         shutil.rmtree(path, ignore_errors=True)
         os.replace(aside, path)
-    except OSError as error:
-        raise IprError(f"cannot write {path}: {error.strerror or error}; free space or choose another folder") from None
+    except (OSError, SafetensorError) as error:
+        raise _unwritten(path, error) from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return path

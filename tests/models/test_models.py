@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
 import shutil
 import time
 from pathlib import Path
@@ -303,6 +304,19 @@ def test_a_device_that_is_not_there_is_refused(name, says):
         pytest.skip("there is a GPU")
     with pytest.raises(IprError, match=says):
         models.device(ModelConfig(device=name))
+
+
+def test_a_full_disk_is_said_in_one_line_and_leaves_nothing(chat, tmp_path):
+    """Weights are written by safetensors, whose error is its own: as for a file that may not be larger."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 13, hard))
+    try:
+        with pytest.raises(IprError, match=r"cannot write .*model: .*File too large.*; free space") as error:
+            models.save_model(tiny.make_model(chat), chat.tokenizer, tmp_path / "model")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(error.value)
+    assert [*tmp_path.iterdir()] == []
 
 
 # LoRA ------------------------------------------------------------------------------------------------------------
