@@ -40,12 +40,13 @@ SCORER = 0
 
 
 def stage_task(
-    name: str, retries: int = 1, timeout: float = 24 * 3600, needed: bool = True
+    name: str, retries: int = 1, timeout: float | None = None, needed: bool = True
 ) -> Callable[[Callable], Any]:
     """A Prefect task of the house: named after its stage, retried unless the input is bad, never cached.
 
     Files are the resume point (see `ipr.runs.run`), so Prefect's own result cache stays off. One that is not `needed`
-    only tells of the run: its failure is a warning, and it returns None.
+    only tells of the run: its failure is a warning, and it returns None. `timeout` in seconds is for those: what a run
+    needs takes as long as it takes.
     """
     from prefect.cache_policies import NO_CACHE
 
