@@ -23,9 +23,10 @@ import ipr
 from ipr import config as configs
 from ipr import models, policies
 from ipr.apps.serve_command import adapter
-from ipr.config import LoraConfig, ModelConfig, RunConfig
+from ipr.config import EndpointConfig, LoraConfig, ModelConfig, RunConfig
 from ipr.policies import local, vllm, vllm_server
 from ipr.policies.chat import ChatPolicy
+from ipr.policies.openai import Server
 from ipr.rollout import play
 from ipr.types import IprError, Job, Message, Prefix, Sampling, Trajectory, Turn
 from tests import toy
@@ -307,6 +308,24 @@ def test_the_server_of_a_killed_run_ends_with_it(tmp_path: Path) -> None:
         return
     except psutil.TimeoutExpired:
         assert psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, "the server lives"
+
+
+def test_the_runs_own_server_is_asked_past_a_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setattr(vllm_server, "_PATIENCE", 30)
+    server = executable(tmp_path / "vllm", ANSWERS.format(python=sys.executable, mark=str(tmp_path / "pid")))
+    vllm_server.VllmProcess([server], [], sleeps=False).stop()
+
+    def listed(url: str, key: str | None) -> list[str]:
+        asked = Server(url, EndpointConfig(retries=0), "rollout.vllm", "", key)
+        return [model.id for model in asked.client.models.list()]
+
+    with scripted(lambda *_: (200, {}, {})) as url:
+        assert listed(url, "our own") == ["m"]
+        with pytest.raises(openai.APIConnectionError):  # an endpoint of somebody else may lie behind the proxy
+            listed(url, None)
 
 
 PREFIX = "(EngineCore pid=7) ERROR 11-30 08:26:24 [core.py:9] "

@@ -60,8 +60,8 @@ class Usage:
 class Server:
     """An OpenAI-compatible server at `url`, as far as /v1; what it answers with instead of an answer, as IprErrors.
 
-    `option` is what the user names it by, `hint` what may help where it refuses a request; a `key` of its own replaces
-    that of the environment.
+    `option` is what the user names it by, `hint` what may help where it refuses a request; a `key` is that of a server
+    that this process has started: it replaces that of the environment, whose proxies are not asked, too.
     """
 
     def __init__(self, url: str, settings: EndpointConfig, option: str, hint: str, key: str | None = None):
@@ -70,7 +70,11 @@ class Server:
         self._key = key or os.environ.get("OPENAI_API_KEY", "")
         # A server of one's own wants no key, the client library wants one.
         self.client = openai.OpenAI(
-            base_url=self.url, api_key=self._key or "none", timeout=settings.timeout, max_retries=settings.retries
+            base_url=self.url,
+            api_key=self._key or "none",
+            timeout=settings.timeout,
+            max_retries=settings.retries,
+            http_client=openai.DefaultHttpxClient(trust_env=False) if key else None,
         )
 
     def refused(self, error: openai.OpenAIError) -> IprError:

@@ -38,6 +38,8 @@ _DYING = 10.0
 _SAID = re.compile(r"^(?:.*\] )?((?:[\w.]+(?:Error|Exception)|[\w ]+: error): .*)$")
 """A line that tells what is wrong: the end of a traceback, with vLLM's prefix or without, or of argparse."""
 _NO_SLEEP = "Sleep mode is not supported"
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Past the environment's proxies, which know nothing of this machine's own ports."""
 
 
 class VllmProcess:
@@ -131,7 +133,7 @@ class VllmProcess:
     def _ask(self, what: str, method: str = "GET", *, timeout: float) -> Any:
         headers = {"Authorization": f"Bearer {self.key}"}
         asked = urllib.request.Request(f"{self.url}/{what}", headers=headers, method=method)
-        return urllib.request.urlopen(asked, timeout=timeout)
+        return _DIRECT.open(asked, timeout=timeout)
 
     def stop(self) -> None:
         """End it; it may have ended."""
