@@ -170,6 +170,21 @@ def test_a_server_without_token_ids_is_one_line(
         policies.load("m", "m", settings(url)).generate(turns(), GREEDY)
 
 
+def test_a_server_that_limits_answers_is_one_line_and_no_full_context(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m").symlink_to(folders["b"])  # what the server lists
+    choice = {"index": 0, "text": "a", "finish_reason": "length", "logprobs": None, "token_ids": [5] * 7}
+    body = {"id": "1", "object": "text_completion", "created": 1, "model": "m", "choices": [choice]}
+    said = r"\(length\) after 7 of the 12 tokens asked for; .* --generation-config vllm .*rollout\.max_new_tokens"
+    with scripted(lambda *_: (200, {}, body)) as url:
+        policy = policies.load("m", "m", settings(url))
+        with pytest.raises(IprError, match=said):
+            policy.generate(turns(), GREEDY)
+        assert {one.finish for one in policy.generate(turns(), Sampling(0.0, 7))} == {"length"}
+
+
 def test_an_adapter_that_cannot_be_loaded_is_one_line(folders: dict[str, Path], url: str, tmp_path: Path) -> None:
     client = openai.OpenAI(base_url=url, api_key="none", max_retries=0)
 

@@ -136,6 +136,7 @@ class _Need:
         """What `vllm serve` is given."""
         length = str(self.max_length)
         found = [self.base, "--max-model-len", length, "--dtype", self.config.model.dtype, "--enable-prefix-caching"]
+        found += ["--generation-config", "vllm"]  # a model's own may limit answers, and all else is said with each
         if self.rank:
             found += ["--enable-lora", "--max-loras", "2", "--max-lora-rank", str(self.max_rank())]
         return found
@@ -290,6 +291,13 @@ class _Server:
         ids = ((choice and choice.model_extra) or {}).get("token_ids")
         if choice is None or ids is None:
             raise IprError(f"{self.url} returns no token ids; {_HINT}")
+        if choice.finish_reason != "stop" and len(ids) < request.max_new_tokens:
+            # Taken for a full context, it would end the episode without a word.
+            raise IprError(
+                f"{self.url} ended an answer ({choice.finish_reason}) after {len(ids)} of the {request.max_new_tokens}"
+                " tokens asked for; start it with --generation-config vllm and no limit of its own, or lower"
+                " rollout.max_new_tokens"
+            )
         return Generated(tuple(ids), "stop" if choice.finish_reason == "stop" else "length")
 
 
