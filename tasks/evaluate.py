@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ipr import credit, store
 from ipr.data.experts import environment
-from ipr.evaluate import average_step_reward, metrics
+from ipr.evaluate import average_step_reward, games, metrics
 from ipr.runs.run import Run
 from ipr.types import StepReward, Trajectory
 from tasks.common import SCORER, eval_file, heldout, play, stage_task, whole_episodes
@@ -16,7 +16,7 @@ from tasks.common import SCORER, eval_file, heldout, play, stage_task, whole_epi
 def evaluate(run_dir: str, iteration: int) -> str:
     """Write `<stage>/eval/<split>.parquet` and the figures `<stage>/evaluate.json`; returns the latter's path."""
     run = Run(run_dir)
-    config = run.config.eval
+    config, success = run.config.eval, run.config.algorithm.success
 
     def work() -> dict:
         spec = environment(run.config.env)
@@ -28,11 +28,12 @@ def evaluate(run_dir: str, iteration: int) -> str:
         for split, ids in splits.items():
             episodes = [next(played) for _ in ids]
             store.save(eval_file(run, iteration, split), episodes, Trajectory)
-            facts[split] = metrics(episodes, task_type=spec.task_type, resamples=config.bootstrap)
+            facts[split] = metrics(episodes, task_type=spec.task_type, success_at=success, resamples=config.bootstrap)
             tests |= {t.task_id: t for t in episodes} if split != "dev" else {}
         whole = list(tests.values())
-        facts["test"] = metrics(whole, task_type=spec.task_type, resamples=config.bootstrap)
-        facts["test"]["step_reward"] = _step_reward(run, iteration, whole[: config.step_reward_games])
+        facts["test"] = metrics(whole, task_type=spec.task_type, success_at=success, resamples=config.bootstrap)
+        few = [tests[i] for i in games(list(tests), "step rewards", config.step_reward_games)]
+        facts["test"]["step_reward"] = _step_reward(run, iteration, few)
         return facts
 
     run.once(iteration, "evaluate", work)

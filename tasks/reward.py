@@ -53,6 +53,7 @@ def reward(run_dir: str, iteration: int) -> str:
             curtail_at=settings.tau if settings.curtail and not wanted.values else None,
             error=settings.error,
             cache=outcomes(run),
+            lowest=environment(run.config.env).lowest,
         )
         store.save(target, rewards.values(), StepReward)
         saved = {reason: 2 * settings.samples * n for reason, n in wanted.saved.items()}

@@ -96,7 +96,7 @@ class Trajectory:
     first_observation: str
     steps: tuple[Step, ...]
     reward: float
-    """r_o(u, e_n), the outcome reward, in [0, 1] (InterCodeSQL's can be slightly below 0)."""
+    """r_o(u, e_n), the outcome reward, in [0, 1] (InterCodeSQL's in [-1, 1])."""
     ending: Ending
     policy: str = ""
     """Who played: "expert", or the agent's name (e.g. "iteration-2")."""
@@ -239,6 +239,8 @@ class EnvSpec:
     """The expert's trajectory for a task id: with thoughts, from what the expert has seen only."""
     task_type: Callable[[str], str]
     """The kind of problem, for tables (e.g. "pick_and_place_simple")."""
+    lowest: float = 0.0
+    """The lowest reward that an episode can have; the highest is 1."""
     oracle: Callable[[Environment], float] | None = None
     """A ground-truth value of the environment's present state, higher is better; None where there is none."""
     version: str = "1"

@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import lru_cache
 from itertools import product
 from math import comb
@@ -16,9 +17,10 @@ from typing import Any
 
 import pytest
 
-from ipr import algorithms, config, credit, identity
-from ipr.algorithms.pairs import difference
+from ipr import algorithms, config, credit, envs, identity
+from ipr.algorithms.pairs import above, difference
 from ipr.config import AlgorithmConfig
+from ipr.credit.draws import sample_jobs
 from ipr.envs import react
 from ipr.policies.scripted import ScriptedPolicy
 from ipr.rollout import play
@@ -255,3 +257,26 @@ def test_savings_that_do_not_go_together_are_refused() -> None:
             config.load(None, overrides)
     cached = config.load(None, ["algorithm.cache=outcomes.sqlite"])
     assert identity.deciding(cached) == identity.deciding(config.load(None))
+
+
+def test_outcomes_below_zero_keep_a_comparison_open() -> None:
+    """InterCodeSQL's rows in the reverse order earn -1: three samples ahead may still fall back."""
+    earned = {P: (1.0, 1.0, 1.0, -1.0, -1.0), Q: (0.0, 0.0, 0.0, 1.0, 1.0)}
+    told = {j: r for p, rs in earned.items() for j, r in zip(sample_jobs(p, 1, range(5)), rs, strict=True)}
+
+    def run(jobs: list[Job], more: Any = None) -> list[Trajectory]:
+        return [replace(t, reward=told[j]) for t, j in zip(coins({P: 1, Q: 1})(jobs), jobs, strict=True)]
+
+    shared: dict[str, Any] = {"samples": 5, "seed": 1, "known": {}, "contrasts": [algorithms.Contrast(P, Q)]}
+    for lowest, played in ((-1.0, 10), (0.0, 6)):
+        found, counts = credit.estimate([P, Q], run, **shared, curtail_at=0.1, lowest=lowest)
+        assert counts["played"] == played
+        assert above(found[P].mean - found[Q].mean, 0.1) == (lowest == 0.0)
+    assert envs.get("sql").lowest == -1.0
+
+
+def test_a_difference_that_is_tau_is_not_above_it() -> None:
+    """Means of N outcomes differ from a decimal number by their rounding."""
+    assert 4 / 5 - 3 / 5 > 0.2
+    assert not above(4 / 5 - 3 / 5, 0.2)
+    assert above(4 / 5 - 3 / 5, 0.19)

@@ -44,6 +44,9 @@ def test_bad_plans_are_told_in_one_line() -> None:
         bench.plan("alfworld", PRESETS, [], ["bst:train.epochs=2"])
     with pytest.raises(IprError, match="differ in 'sft'"):
         bench.plan("alfworld", PRESETS, [], ["rft:sft.epochs=2"])
+    with pytest.raises(IprError, match="differ in 'rollout'"):
+        bench.plan("alfworld", PRESETS, [], ["ipr:rollout.max_new_tokens=160"])
+    assert bench.plan("webshop", PRESETS, [], ["rft:algorithm.success=0.9"]).methods["rft"].algorithm.success == 0.9
 
 
 def test_best_is_compared_with_every_method() -> None:

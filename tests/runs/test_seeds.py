@@ -57,6 +57,13 @@ def test_a_seed_that_is_not_finished_is_left_out_and_told(groups: Path) -> None:
         seeds.Seeds(groups / "more")
 
 
+def test_a_run_that_another_process_is_beginning_is_no_difference(groups: Path) -> None:
+    lay(seeds.member(groups / "begun", 0), **SMALL)
+    begun = lay(seeds.member(groups / "begun", 1), seed=1, **SMALL)
+    begun.note(complete=False, identity=None)
+    assert seeds.Seeds(groups / "begun").unfinished == ["begun-1"]
+
+
 def test_what_is_no_group_is_refused(groups: Path, tmp_path: Path) -> None:
     with pytest.raises(IprError, match=r"good is a folder of runs; name one of them, e.g. .*good-0"):
         ipr.open(groups / "good")

@@ -32,7 +32,7 @@ OF_PAIRS = ("beta", "outcome_dpo", "step_dpo", "sft", "sft_on")
 """Knobs of the training that only losses on pairs read."""
 OF_IMITATION = ("observation_weight", "temperature")
 """Those that only the loss `sft` reads."""
-_EXPLORING = ("draws", "explore_temperature")
+_EXPLORING = ("draws", "explore_temperature", "success")
 """Knobs that exploring reads for every method, also where a method reads them itself."""
 Scores = Literal[False, True, "turns"]
 """Step rewards: none, of two actions an episode (the expert's and the agent's), or of the state at every turn."""

@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from ipr.algorithms import OF_IMITATION, Contrast, Examples, Training, Wanted
-from ipr.algorithms.pairs import difference, has_action, outcome_pairs, pair, same_action, together, winner_by_outcome
+from ipr.algorithms.pairs import (
+    above,
+    difference,
+    has_action,
+    outcome_pairs,
+    pair,
+    same_action,
+    together,
+    winner_by_outcome,
+)
 from ipr.types import Prefix, StepReward, Trajectory
 
 
@@ -70,7 +79,7 @@ class IPR:
                 ahead, behind = rewards[expert.prefix(t + 1)], rewards[agent.prefix(t + 1)]
                 if winner == "agent":
                     ahead, behind = behind, ahead
-                if difference(ahead, behind, self.confidence) > self.tau:
+                if above(difference(ahead, behind, self.confidence), self.tau):
                     found.pairs.append(pair("step", expert, agent, t, ahead.mean - behind.mean, winner))
                 else:
                     found.drop("step: no step-reward margin")

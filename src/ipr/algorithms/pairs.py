@@ -50,6 +50,11 @@ def difference(ahead: StepReward, behind: StepReward, confidence: float) -> floa
     return a - b - NormalDist().inv_cdf(confidence) * (spread_a + spread_b) ** 0.5
 
 
+def above(gap: float, tau: float) -> bool:
+    """gap > tau, where means of outcomes that are equal but for rounding (4/5 - 3/5 and 0.2) are equal."""
+    return gap > tau + 1e-9
+
+
 def _rate(reward: StepReward) -> tuple[float, float]:
     """Estimate and variance; where the action ended the episode its outcome is known."""
     if not reward.n:

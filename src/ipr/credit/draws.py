@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import comb, lgamma
 from math import exp as e_to
 from statistics import fmean
 
 from ipr.algorithms import Contrast
+from ipr.algorithms.pairs import above
 from ipr.types import Job, Prefix, derive_seed
 
 
@@ -30,6 +31,8 @@ class Rule:
     """Samples stop where it is decided whether a difference is above it; None draws all N of every prefix."""
     error: float = 0.0
     """They stop too where the decision of all N differs with at most this probability."""
+    lowest: float = 0.0
+    """The lowest outcome that there is; the highest is 1."""
 
 
 class Draws:
@@ -91,15 +94,15 @@ class Draws:
 
     def _next(self, group: _Group) -> list[Job]:
         """All that was wanted is there: what is wanted now."""
-        n, tau, error = self._rule.samples, self._rule.tau, self._rule.error
-        while tau is not None:
+        n, rule = self._rule.samples, self._rule
+        while rule.tau is not None:
             values = {p: self.samples(p) for p in group.prefixes}
             values |= {
                 p: [self._settled[p]] * n for c in group.contrasts for p in (c.ahead, c.behind) if p not in values
             }
             more: dict[Prefix, int] = {}
             for c in group.contrasts:
-                missing = _missing(values[c.ahead], values[c.behind], n, tau, error)
+                missing = _missing(values[c.ahead], values[c.behind], rule)
                 more |= {p: max(missing, more.get(p, 0)) for p in (c.ahead, c.behind) if p in self.counts}
             grown = {p: min(self.counts[p] + k, n) for p, k in more.items()}
             if all(self.counts[p] == count for p, count in grown.items()):
@@ -134,33 +137,36 @@ def _connected(prefixes: Iterable[Prefix], contrasts: Sequence[Contrast]) -> lis
     return list({id(group): group for group in of.values()}.values())
 
 
-def _missing(ahead: Sequence[float], behind: Sequence[float], n: int, tau: float, error: float) -> int:
+def _missing(ahead: Sequence[float], behind: Sequence[float], rule: Rule) -> int:
     """How many further samples of each of the two to draw together; 0 where the contrast is decided.
 
     The least number that may decide it, as nothing is lost by drawing these at once; with `error` one.
     """
-    if _decided(ahead, behind, n, tau, error):
+    if _decided(ahead, behind, rule):
         return 0
+    n, exact = rule.samples, replace(rule, error=0.0)
 
     def may(k: int) -> bool:
         i, j = min(k, n - len(ahead)), min(k, n - len(behind))
-        best, worst = ([*ahead, *[1.0] * i], [*behind, *[0.0] * j]), ([*ahead, *[0.0] * i], [*behind, *[1.0] * j])
-        return any(_decided(a, b, n, tau, 0) for a, b in (best, worst))
+        low = rule.lowest
+        best, worst = ([*ahead, *[1.0] * i], [*behind, *[low] * j]), ([*ahead, *[low] * i], [*behind, *[1.0] * j])
+        return any(_decided(a, b, exact) for a, b in (best, worst))
 
-    return 1 if error else next(k for k in range(1, n + 1) if may(k))
+    return 1 if rule.error else next(k for k in range(1, n + 1) if may(k))
 
 
-def _decided(ahead: Sequence[float], behind: Sequence[float], n: int, tau: float, error: float) -> bool:
-    """Whether the outcomes not yet drawn, each in [0, 1], can no longer change if the difference of means is above tau.
+def _decided(ahead: Sequence[float], behind: Sequence[float], rule: Rule) -> bool:
+    """Whether the outcomes not yet drawn, each in [lowest, 1], can no longer change if the difference of means is above
+    tau.
 
     A mean of the outcomes drawn so far lies between these bounds too, so it decides like the mean of all N. With
     `error`, whether they are improbable to change what the means so far decide.
     """
-    low = (sum(ahead) - sum(behind) - (n - len(behind))) / n
-    high = (sum(ahead) + (n - len(ahead)) - sum(behind)) / n
-    if low > tau or high <= tau:
+    n, tau, now = rule.samples, rule.tau or 0.0, sum(ahead) - sum(behind)
+    i, j = n - len(ahead), n - len(behind)
+    if above((now + rule.lowest * i - j) / n, tau) or not above((now + i - rule.lowest * j) / n, tau):
         return True
-    return bool(error and ahead and behind) and _doubt(ahead, behind, n, tau) <= error
+    return bool(rule.error and ahead and behind) and _doubt(ahead, behind, n, tau) <= rule.error
 
 
 def _doubt(ahead: Sequence[float], behind: Sequence[float], n: int, tau: float) -> float:
@@ -170,12 +176,12 @@ def _doubt(ahead: Sequence[float], behind: Sequence[float], n: int, tau: float) 
     beta-binomial. Then, over uniform rates, stopping where this is at most epsilon errs at most that often (it is a
     martingale); for a given pair of rates near the threshold it may err more often, elsewhere it errs less.
     """
-    now = fmean(ahead) - fmean(behind) > tau
+    now = above(fmean(ahead) - fmean(behind), tau)
     return sum(
         p * q
         for i, p in enumerate(_to_come(ahead, n))
         for j, q in enumerate(_to_come(behind, n))
-        if ((sum(ahead) + i - sum(behind) - j) / n > tau) != now
+        if above((sum(ahead) + i - sum(behind) - j) / n, tau) != now
     )
 
 

@@ -35,14 +35,15 @@ def estimate(
     curtail_at: float | None = None,
     error: float = 0.0,
     cache: Outcomes | None = None,
+    lowest: float = 0.0,
 ) -> tuple[dict[Prefix, StepReward], Counter[str]]:
     """The step reward of every prefix's last action; rollouts "played", "cached", "reused", "outcome", "curtailed".
 
     `play` plays jobs with the scorer, and may play what its second argument asks for with them. `known` are outcomes of
     finished episodes, `reuse` earlier estimates, `cache` outcomes of rollouts that any run has played.
     `curtail_at` = tau, where every prefix is part of a contrast, stops the samples of a contrast when no remaining
-    outcome in [0, 1] can change whether the difference of the two means is above tau: the decisions are those of N.
-    With `error` it stops, too, when they differ with at most this probability (see `_doubt`).
+    outcome in [`lowest`, 1] can change whether the difference of the two means is above tau: the decisions are those
+    of N. With `error` it stops, too, when they differ with at most this probability (see `_doubt`).
     """
     reuse = {p: r for p, r in (reuse or {}).items() if r.source in ("monte_carlo", "outcome") and r.n in (0, samples)}
     wanted = dict.fromkeys(prefixes)
@@ -58,7 +59,7 @@ def estimate(
     left = [p for p in wanted if p not in done]
     cached = cache.find([job for p in left for job in sample_jobs(p, seed, range(samples))]) if cache and left else {}
     settled = {p: r.mean for p, r in done.items()}
-    draws = Draws(left, contrasts, settled, Rule(samples, seed, curtail_at, error), cached)
+    draws = Draws(left, contrasts, settled, Rule(samples, seed, curtail_at, error, lowest), cached)
     while jobs := draws.wanted():
         played = {t.job: t.reward for t in play(jobs, None if curtail_at is None else draws)}
         assert played.keys() >= set(jobs)

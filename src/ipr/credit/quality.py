@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ipr.algorithms.pairs import has_action, same_action, together, winner_by_outcome
+from ipr.algorithms.pairs import above, has_action, same_action, together, winner_by_outcome
 from ipr.config import AlgorithmConfig
 from ipr.types import Prefix, StepReward, Trajectory
 
@@ -129,7 +129,7 @@ def _built(candidate: Candidate, n: int | None, tau: float, curtailed_at: float 
     ahead, behind = (_means(reward, n, tau == curtailed_at) for reward in (candidate.ahead, candidate.behind))
     if ahead is None or behind is None:
         return None
-    return sum(p * q for a, p in ahead.items() for b, q in behind.items() if a - b > tau)
+    return sum(p * q for a, p in ahead.items() for b, q in behind.items() if above(a - b, tau))
 
 
 def _means(reward: StepReward, n: int, decided: bool) -> dict[float, float] | None:

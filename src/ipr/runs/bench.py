@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from ipr import algorithms, evaluate, models, store
+from ipr import algorithms, evaluate, identity, models, store
 from ipr.config import RunConfig, load, read_yaml
 from ipr.runs import plots, report
 from ipr.runs.run import Run, stage_name
@@ -79,7 +79,7 @@ def plan(env: str, presets: Path, names: Sequence[str], overrides: Sequence[str]
     first, *others = methods.values()
     for other in others:
         if (key := _other_sft(first, other)) is not None:
-            raise IprError(f"{path}: the methods differ in '{key}', which the SFT agent depends on; make it equal")
+            raise IprError(f"{path}: the methods differ in '{key}', which is the SFT agent's, too; make it equal")
     return Plan(env, tree["preset"], methods)
 
 
@@ -93,9 +93,10 @@ def adopt(run: Run, source: Path) -> None:
     if run.record(0, "evaluate") is not None:
         return
     finished = Run(source)
+    # First, as the stages' records say that it is there.
+    store.replace(run.folder / "experts.parquet", lambda path: path.hardlink_to(finished.folder / "experts.parquet"))
     for k in (-1, 0):
         store.replace_folder(run.stage(k), lambda aside, k=k: models.copy_files(finished.stage(k), aside))
-    store.replace(run.folder / "experts.parquet", lambda path: path.hardlink_to(finished.folder / "experts.parquet"))
     run.note(sft_of=finished.name, scorer=finished.manifest["scorer"])
 
 
@@ -138,7 +139,7 @@ def summary(folder: Path, names: Sequence[str], samples: int) -> tuple[dict[str,
             "best_of": _figure(tops[name], resamples),
             "steps": _steps(greedy[SFT], greedy[name], success),
             "step_reward": _step_reward(group, stage),
-            "invalid": fmean(t.invalid / max(1, len(t.steps)) for by in greedy[name].values() for t in by),
+            "invalid": _invalid([t for by in greedy[name].values() for t in by]),
             "cost": None if stage == SFT else _cost(group),
         }
         for name, (group, stage) in sides.items()
@@ -310,6 +311,11 @@ def _steps(
     return [fmean(x) for x in zip(*both, strict=True)] if both else None
 
 
+def _invalid(played: Sequence[Trajectory]) -> float:
+    """The share of all actions, as `evaluate.metrics` has it."""
+    return sum(t.invalid for t in played) / max(1, sum(len(t.steps) for t in played))
+
+
 def _step_reward(group: Seeds, stage: str) -> float | None:
     records = (run.record(group.iteration(run, stage), "evaluate") or {} for run in group.runs.values())
     found = [record["test"]["step_reward"] for record in records]
@@ -331,8 +337,12 @@ def _cost(group: Seeds) -> dict[str, float]:
 
 
 def _other_sft(a: RunConfig, b: RunConfig) -> str | None:
-    """A section of the config that the SFT stage depends on and in which the two differ."""
-    return next((s for s in ("seed", "env", "model", "sft", "eval") if getattr(a, s) != getattr(b, s)), None)
+    """A section of the config that the SFT stage or how agents play depends on, and in which the two differ."""
+    for section in ("seed", "env", "model", "sft", "eval"):
+        if getattr(a, section) != getattr(b, section):
+            return section
+    rules = ({k: v for k, v in identity.deciding(c).items() if k.startswith("rollout.")} for c in (a, b))
+    return "rollout" if next(rules) != next(rules) else None
 
 
 _PAGE = """<!doctype html>

@@ -48,10 +48,12 @@ class Seeds:
         if not is_group(self.folder):
             raise IprError(f"{folder} is no folder of runs; start one: ipr run quick --seeds 3 --dir {folder}")
         found = [Run(path.parent) for path in sorted(self.folder.glob("*/config.yaml"))]
-        for run in found[1:]:
-            if changed := identity.differences(*(_deciding(r) for r in (found[0], run))):
+        # What decides a run that another process has just begun is not all written down yet.
+        told = [run for run in found if run.manifest.get("identity") or run.manifest.get("complete")]
+        for run in told[1:]:
+            if changed := identity.differences(*(_deciding(r) for r in (told[0], run))):
                 raise IprError(
-                    f"{folder}: {found[0].name} and {run.name} differ in more than the seed ({'; '.join(changed)});"
+                    f"{folder}: {told[0].name} and {run.name} differ in more than the seed ({'; '.join(changed)});"
                     " put them into folders of their own"
                 )
         if len({run.config.seed for run in found}) < len(found):

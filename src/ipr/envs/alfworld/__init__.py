@@ -53,7 +53,7 @@ def spec(data: Path | None = None, max_steps: int | None = None) -> EnvSpec:
         expert=play_expert,
         task_type=source.task_type,
         oracle=oracle,
-        version="generated-2" if data is None else "real-2",
+        version="generated-2" if data is None else "real-3",
         reword=worded,
         **more,
     )

@@ -52,7 +52,9 @@ class Folder:
             ids = [i for i in ids if i in self._listed]
         if top != "train":
             return ids
-        return [i for i in ids if (derive_seed("alfworld", "dev", i) % 20 == 0) == (split == "dev")]
+        ids = [i for i in ids if (derive_seed("alfworld", "dev", i) % 20 == 0) == (split == "dev")]
+        # Paths begin with the kind of the task, and a run takes the first: these are of all kinds.
+        return sorted(ids, key=lambda i: derive_seed("alfworld", "order", i)) if split == "train" else ids
 
     @cached_property
     def _listed(self) -> frozenset[str]:

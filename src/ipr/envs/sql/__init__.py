@@ -48,6 +48,7 @@ def spec(data: Path | None = None, max_steps: int | None = None, server: str | N
         max_steps=limit,
         expert=play_expert,
         task_type=source.task_type,
+        lowest=-1.0,  # all rows in the reverse order
         oracle=oracle,
         version=("generated-6" if data is None else "real-5") + ("-server" if server else ""),
         deciding=source.deciding,
