@@ -138,6 +138,58 @@ def test_another_run_and_another_machine_are_refused(tmp_path: Path, monkeypatch
         pass
 
 
+def test_a_file_that_takes_longer_than_the_lease_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirror, "LEASE", 0.8)
+    url, upload = str(tmp_path / "store"), bucket._Folder.upload
+    run = begin(tmp_path / "run", url)
+    store.write_text(run.folder / "sft/model/large", "weights")
+
+    def slow(self: bucket._Folder, key: str, path: Path) -> None:
+        time.sleep(2.5 if path.name == "large" else 0)
+        upload(self, key, path)
+
+    monkeypatch.setattr(bucket._Folder, "upload", slow)
+    place = bucket.at(f"{url}/run")
+    with mirror.kept(run.folder, url):
+        time.sleep(1.7)
+        assert mirror._held(place), "the lease is renewed meanwhile"
+    assert place.read("lease.json") is None
+    index = mirror._index(place)
+    assert index
+    assert "sft/model/large" in index["files"]
+
+
+def test_who_has_lost_the_lease_writes_and_deletes_nothing(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(mirror, "LEASE", 0.5)
+    one, two = tmp_path / "one" / "run", tmp_path / "two" / "run"
+    run = begin(one, url)
+    store.write_text(one / "sft/checkpoint/updates-000050/facts.json", "{}")
+    place = bucket.at(f"{url}/run")
+    first = mirror._Mirror(one, place)  # without its threads: it stands still
+    first.take()
+    first.send()
+    time.sleep(0.6)
+    assert mirror.bring(two, url)
+    with mirror.kept(two, url):
+        store.write_json(two / "sft/experts.json", {})
+    before = place.read("index.json"), place.keys("files/")
+    run.drop_begun()
+    store.write_json(one / "sft/other.json", {})
+    for _ in range(2):
+        first.send(last=True)
+        first.leave()
+    assert (place.read("index.json"), place.keys("files/")) == before
+    assert "another machine has taken this run over" in caplog.text
+    # The other one is at it again, and is at it still when the first one leaves.
+    second = mirror._Mirror(two, place)
+    second.take()
+    late = mirror._Mirror(one, place)
+    late.leave()
+    assert json.loads((place.read("lease.json") or (b"{}", ""))[0])["id"] == second.lease["id"]
+
+
 def test_a_broken_file_never_takes_its_place(tmp_path: Path) -> None:
     url = str(tmp_path / "store")
     run = begin(tmp_path / "run", url)

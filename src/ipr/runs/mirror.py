@@ -6,12 +6,14 @@
 
 Decided here: a thread looks at the folder every few seconds and sends what is new. What exists in a run's folder is
 complete (`ipr.store`) and a stage's record is written last, so the records are listed before all else: a record in the
-index never lacks its files. A store that is down is tried again; training never waits for it.
+index never lacks its files. A store that is down is tried again; training never waits for it. Another thread renews the
+lease, however long a file takes; the index is written and contents are deleted only by who holds it.
 Left out on purpose: sharing. One machine is at a run at a time; a lease that is no longer renewed runs out.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -50,14 +52,19 @@ def kept(folder: Path, url: str | None) -> Iterator[None]:
         return
     mirror = _Mirror(folder, _place(url, folder.resolve().name))
     mirror.take()
-    thread = threading.Thread(target=mirror.watch, name="ipr-store", daemon=True)
-    thread.start()
+    watching = threading.Thread(target=mirror.watch, name="ipr-store", daemon=True)
+    holding = threading.Thread(target=mirror.hold, name="ipr-store-lease", daemon=True)
+    watching.start()
+    holding.start()
     try:
         yield
     finally:
         mirror.ending.set()
-        thread.join()
+        watching.join()
         mirror.send(last=True)
+        mirror.sent_all.set()
+        holding.join()
+        mirror.leave()
 
 
 def bring(folder: Path, url: str | None, keys: str | None = None) -> bool:
@@ -113,14 +120,14 @@ def wait_for(place: bucket.Bucket) -> None:
 class _Mirror:
     def __init__(self, folder: Path, place: bucket.Bucket):
         self.folder, self.place = folder, place
-        self.ending = threading.Event()
+        self.ending, self.sent_all = threading.Event(), threading.Event()
         self.lease = {"id": uuid.uuid4().hex, "host": platform.node(), "pid": os.getpid()}
         self.known: dict[str, tuple[tuple[int, int], str]] = {}
         """Path -> (time and size when it was hashed, SHA-256)."""
         self.stored: set[str] | None = None
         """What the store has; None where that is not known yet."""
         self.sent: dict[str, Any] = {}
-        self.lost = self.failed = False
+        self.held = self.lost = self.failed = False
 
     def take(self) -> None:
         """Be the one who is at the run."""
@@ -138,19 +145,27 @@ class _Mirror:
             self._fails(error)
 
     def watch(self) -> None:
-        last = time.monotonic()
         while not self.ending.wait(EVERY):
-            self.send(renew=time.monotonic() - last > LEASE / 4)
-            if time.monotonic() - last > LEASE / 4:
-                last = time.monotonic()
+            self.send()
 
-    def send(self, renew: bool = False, last: bool = False) -> None:
+    def hold(self) -> None:
+        while not self.lost and not self.sent_all.wait(LEASE / 4):
+            try:
+                self._renew()
+            except Exception as error:  # as in `send`
+                self._fails(error)
+
+    def leave(self) -> None:
+        """The next machine need not wait. Never raises."""
+        with contextlib.suppress(Exception):  # then the lease runs out
+            self._renew()
+            self.place.delete(["lease.json"])
+
+    def send(self, last: bool = False) -> None:
         """What is new goes to the store, the index last. Never raises."""
         if self.lost:
             return
         try:
-            if renew:
-                self._renew()
             files = self._files()
             if files != self.sent:
                 if self.stored is None:
@@ -171,13 +186,17 @@ class _Mirror:
                 manifest = store.read_json(self.folder / "manifest.json")
                 about = {key: manifest[key] for key in ABOUT if key in manifest}
                 index = {"about": about, "files": files}
-                self.place.write("index.json", (json.dumps(index, indent=1) + "\n").encode())
+                # Read before the lease is renewed: of what another machine writes after that, nothing is replaced.
+                found = self.place.read("index.json")
+                self._renew()
+                content = (json.dumps(index, indent=1) + "\n").encode()
+                self.place.write("index.json", content, found[1] if found else bucket.FREE)
                 self.sent = files
-                idle = self.stored - {entry["sha256"] for entry in files.values()}
-                self.place.delete([f"files/{sha256}" for sha256 in sorted(idle)])
-                self.stored -= idle
-            if last:
-                self.place.delete(["lease.json"])
+                for sha256 in sorted(self.stored - {entry["sha256"] for entry in files.values()}):
+                    if self.lost:
+                        return
+                    self.place.delete([f"files/{sha256}"])
+                    self.stored.discard(sha256)
             if self.failed:
                 self.failed = False
                 log.info("%s has everything again", self.place.url)
@@ -226,21 +245,23 @@ class _Mirror:
         return False
 
     def _renew(self) -> None:
+        """Raises IprError where another machine has, or has had, the lease since."""
         held = self.place.read("lease.json")
-        if held is not None:
-            other = json.loads(held[0])
-            if other["id"] != self.lease["id"] and _fresh(other):
-                self.lost = True
-                raise IprError(f"{other['host']} has taken this run over; what is finished here is not sent any more")
+        other = json.loads(held[0]) if held else {"id": None, "host": "another machine"}
+        if other["id"] != self.lease["id"] and (self.lost or self.held or (held and _fresh(other))):
+            self.lost = True
+            raise IprError(f"{other['host']} has taken this run over; what is finished here is not sent any more")
         was = held[1] if held else bucket.FREE
         try:
             self.place.write("lease.json", json.dumps(self.lease | {"time": time.time()}).encode(), was)
+            self.held = True
         except bucket.Changed:
             self._renew()
 
     def _fails(self, error: Exception) -> None:
         if not self.failed:
-            log.warning("run.store: %s; the run goes on, and it is tried again", " ".join(str(error).split())[:300])
+            again = "" if self.lost else ", and it is tried again"
+            log.warning("run.store: %s; the run goes on%s", " ".join(str(error).split())[:300], again)
         self.failed = True
 
 
