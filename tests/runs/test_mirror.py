@@ -48,7 +48,8 @@ def begin(folder: Path, url: str, **more: str) -> Run:
 
 def files(folder: Path) -> dict[str, bytes]:
     found = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    found.pop(".lock", None)
+    for own in (".lock", ".store"):
+        found.pop(own, None)
     return found
 
 
@@ -188,6 +189,33 @@ def test_who_has_lost_the_lease_writes_and_deletes_nothing(
     late = mirror._Mirror(one, place)
     late.leave()
     assert json.loads((place.read("lease.json") or (b"{}", ""))[0])["id"] == second.lease["id"]
+
+
+def test_what_another_machine_played_since_the_last_record_is_brought_back(url: str, tmp_path: Path) -> None:
+    one, two = tmp_path / "one" / "run", tmp_path / "two" / "run"
+    begin(one, url)
+    store.write_text(one / "sft/checkpoint/updates-000050/facts.json", "50")
+    store.write_text(one / "sft/curve", "50")
+    with mirror.kept(one, url):
+        pass
+    store.write_text(one / "sft/curve", "50 51")  # killed before it was sent
+    store.write_text(one / "sft/checkpoint/updates-000051/facts.json", "51")
+    assert not mirror.bring(one, url), "nobody else was at it: what is here is newer"
+    assert mirror.bring(two, url)
+    with mirror.kept(two, url):
+        store.write_text(two / "sft/shards/a.parquet", "shard")
+        store.write_text(two / "sft/checkpoint/updates-000100/facts.json", "100")
+        store.write_text(two / "sft/curve", "50 100")
+    assert mirror.bring(one, url)
+    assert files(two).items() <= files(one).items()
+    assert not mirror.bring(one, url)
+    store.write_json(one / "sft/experts.json", {})
+    with mirror.kept(one, url):
+        pass
+    (two / "sft/experts.json").write_text("{}")
+    store.write_json(two / "sft/train.json", {})
+    (two / "sft/curve").unlink()
+    assert not mirror.bring(two, url), "it has a record that the store lacks"
 
 
 def test_a_broken_file_never_takes_its_place(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ Left out on purpose: sharing. One machine is at a run at a time; a lease that is
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -37,6 +38,8 @@ EVERY = 5.0
 """Seconds between two looks at the folder."""
 LEASE = 60.0
 """Seconds after which a machine that no longer says that it is at the run is taken to be gone."""
+MARK = ".store"
+"""In the run's folder: which index it was last sent as or made from, so that another machine's is known as such."""
 ABOUT = ("preset", "complete", "created", "keys")
 """What the index tells of the manifest."""
 
@@ -70,23 +73,26 @@ def kept(folder: Path, url: str | None) -> Iterator[None]:
 def bring(folder: Path, url: str | None, keys: str | None = None) -> bool:
     """Make the run's folder what the store has of it, where that is further; whether it was.
 
-    `keys` is `identity.of_config` of the run's. Raises IprError where the store is down, another machine is at the run,
-    or it is a run of another config. Every file
-    is verified before it takes its place; the records come last, so that this can be interrupted, too.
+    It is further by a record, or by what another machine has made since the last one (`_is_further`). `keys` is
+    `identity.of_config` of the run's. Raises IprError where the store is down, another machine is at the run, or it is
+    a run of another config. Every file is verified before it takes its place; the records come last, so that this can
+    be interrupted, too.
     """
     if url is None:
         return False
     place = _place(url, folder.resolve().name)
     found = _index(place)
-    if not found or all((folder / path).exists() for path in found["files"] if _is_record(path)):
+    if not found or not _is_further(found, folder):
         return False
     if keys not in (None, found["about"].get("keys")):
         raise Taken(f"{place.url} holds a run with another config; use another --dir, or another run.store")
     wait_for(place)
+    found = _index(place) or found
     for path in sorted(found["files"], key=lambda path: (_is_record(path), path == "config.yaml", path)):
         sha256 = found["files"][path]["sha256"]
-        if not (folder / path).is_file() or bucket.sha256_of(folder / path) != sha256:
+        if not _is_there(folder / path, sha256):
             bucket.fetch(place, f"files/{sha256}", folder / path, sha256)
+    store.write_text(folder / MARK, _mark(found))
     return True
 
 
@@ -191,6 +197,7 @@ class _Mirror:
                 self._renew()
                 content = (json.dumps(index, indent=1) + "\n").encode()
                 self.place.write("index.json", content, found[1] if found else bucket.FREE)
+                store.write_text(self.folder / MARK, _mark(index))
                 self.sent = files
                 for sha256 in sorted(self.stored - {entry["sha256"] for entry in files.values()}):
                     if self.lost:
@@ -211,7 +218,7 @@ class _Mirror:
 
     def _files(self) -> dict[str, dict[str, Any]]:
         """Path -> SHA-256 and size of what is finished. Records first: see above."""
-        everything = [*self._walk(records=True), *self._walk(records=False)]
+        everything = [*_walk(self.folder, records=True), *_walk(self.folder, records=False)]
         found: dict[str, dict[str, Any]] = {}
         for path in everything:
             name = path.relative_to(self.folder).as_posix()
@@ -224,13 +231,6 @@ class _Mirror:
                 continue
             found[name] = {"sha256": self.known[name][1], "size": stamp[1]}
         return dict(sorted(found.items()))
-
-    def _walk(self, records: bool) -> list[Path]:
-        # Not by `rglob`, which fails where a folder goes meanwhile.
-        every = (Path(inside, name) for inside, _, names in os.walk(self.folder) for name in names)
-        found = (p for p in every if p.is_file())
-        names = ((p, p.relative_to(self.folder).as_posix()) for p in found)
-        return [p for p, name in names if _is_record(name) == records and not _unfinished(name)]
 
     def _is_still(self, path: str, sha256: str) -> bool:
         """Whether the file was uploaded as it was hashed."""
@@ -298,10 +298,38 @@ def _fresh(lease: dict[str, Any]) -> bool:
     return time.time() - lease["time"] < LEASE
 
 
+def _is_further(index: dict[str, Any], folder: Path) -> bool:
+    """Whether the index has a record that the folder lacks; or is another machine's, with other files, and without a
+    record that the folder has."""
+    if not all((folder / path).exists() for path in index["files"] if _is_record(path)):
+        return True
+    if (folder / MARK).exists() and (folder / MARK).read_text() == _mark(index):
+        return False  # what differs is newer here
+    if any(p.relative_to(folder).as_posix() not in index["files"] for p in _walk(folder, records=True)):
+        return False
+    return not all(_is_there(folder / path, entry["sha256"]) for path, entry in index["files"].items())
+
+
+def _mark(index: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
+
+
+def _is_there(file: Path, sha256: str) -> bool:
+    return file.is_file() and bucket.sha256_of(file) == sha256
+
+
+def _walk(folder: Path, records: bool) -> list[Path]:
+    # Not by `rglob`, which fails where a folder goes meanwhile.
+    every = (Path(inside, name) for inside, _, names in os.walk(folder) for name in names)
+    found = (p for p in every if p.is_file())
+    names = ((p, p.relative_to(folder).as_posix()) for p in found)
+    return [p for p, name in names if _is_record(name) == records and not _unfinished(name)]
+
+
 def _is_record(path: str) -> bool:
     """What says that something is done: a task's record, and the manifest."""
     return path.endswith(".json") and "/model/" not in path and path.count("/") < 2
 
 
 def _unfinished(path: str) -> bool:
-    return path == ".lock" or any(part.endswith(".part") for part in path.split("/"))
+    return path in (".lock", MARK) or any(part.endswith(".part") for part in path.split("/"))
