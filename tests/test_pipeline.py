@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import os
 import re
@@ -120,6 +121,23 @@ def test_the_committed_remote_holds_what_data_dvc_names() -> None:
         pytest.skip("no git checkout")
     committed = set(done.stdout.split())
     assert committed == files, "after `ipr data publish`: git rm --cached the old files, git add -f the new ones"
+
+
+def test_the_image_holds_all_that_is_committed() -> None:
+    """Else git finds files missing in it, and every run there is noted as one of changed code."""
+    done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip("no git checkout")
+    patterns = [p for p in (ROOT / ".dockerignore").read_text().splitlines() if p and not p.startswith("#")]
+
+    def left_out(path: Path) -> bool:
+        """As Docker decides it: by the last pattern that the file or a folder of it matches."""
+        names = [place.as_posix() for place in (path, *path.parents)]
+        last = next((p for p in reversed(patterns) if fnmatch.filter(names, p.removeprefix("!"))), "!")
+        return not last.startswith("!")
+
+    assert [name for name in done.stdout.splitlines() if left_out(Path(name))] == [], "name it in .dockerignore with !"
+    assert left_out(Path(".dvc-remote/files/md5/00/other"))
 
 
 @pytest.fixture(scope="module")
