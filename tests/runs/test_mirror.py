@@ -48,7 +48,7 @@ def begin(folder: Path, url: str, **more: str) -> Run:
 
 def files(folder: Path) -> dict[str, bytes]:
     found = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    for own in (".lock", ".store"):
+    for own in (".lock", mirror.MARK):
         found.pop(own, None)
     return found
 
@@ -140,19 +140,19 @@ def test_another_run_and_another_machine_are_refused(tmp_path: Path, monkeypatch
 
 
 def test_a_file_that_takes_longer_than_the_lease_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mirror, "LEASE", 0.8)
+    monkeypatch.setattr(mirror, "LEASE", 1.5)
     url, upload = str(tmp_path / "store"), bucket._Folder.upload
     run = begin(tmp_path / "run", url)
     store.write_text(run.folder / "sft/model/large", "weights")
 
     def slow(self: bucket._Folder, key: str, path: Path) -> None:
-        time.sleep(2.5 if path.name == "large" else 0)
+        time.sleep(3.5 if path.name == "large" else 0)
         upload(self, key, path)
 
     monkeypatch.setattr(bucket._Folder, "upload", slow)
     place = bucket.at(f"{url}/run")
     with mirror.kept(run.folder, url):
-        time.sleep(1.7)
+        time.sleep(2.5)
         assert mirror._held(place), "the lease is renewed meanwhile"
     assert place.read("lease.json") is None
     index = mirror._index(place)
@@ -184,6 +184,7 @@ def test_who_has_lost_the_lease_writes_and_deletes_nothing(
     assert (place.read("index.json"), place.keys("files/")) == before
     assert "another machine has taken this run over" in caplog.text
     # The other one is at it again, and is at it still when the first one leaves.
+    monkeypatch.setattr(mirror, "LEASE", 60)
     second = mirror._Mirror(two, place)
     second.take()
     late = mirror._Mirror(one, place)
