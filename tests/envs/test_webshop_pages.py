@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from dataclasses import replace
 from itertools import pairwise
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from ipr.envs.webshop.goods import SEPARATOR, Goal, Product
-from ipr.envs.webshop.pages import START, State, act, buttons, text
+from ipr.envs.webshop.pages import START, State, act, buttons, parse, text
 
 FIXTURE = Path(__file__).parents[2] / "../shared/fixtures/webshop_text_transcripts.json"
 
@@ -110,8 +111,7 @@ def test_the_recorded_observations_are_equal(episodes: list[dict[str, Any]]) -> 
         shop, goal = recorded(episode)
         state, reward = START, 0.0
         for turn in episode["trace"]:
-            found = re.fullmatch(r"(search|click)\[(.+)\]", turn["action"] or "")
-            state = (found and act(shop, state, found[1], found[2])) or state
+            state = act(shop, state, *parse(turn["action"] or "")) or state
             if turn.get("done"):
                 reward = turn["reward"]
             assert text(shop, goal, state, reward) == turn["obs"], turn["action"]
@@ -122,6 +122,30 @@ def test_the_recorded_observations_are_equal(episodes: list[dict[str, Any]]) -> 
 
 
 # The rules -----------------------------------------------------------------------------------------------------------
+
+
+def test_actions_are_parted_as_in_the_original() -> None:
+    """Its pattern is tried on texts of few signs, and a long one of brackets takes no time."""
+    rng, pattern = random.Random(3), re.compile(r"(.+)\[(.+)\]")
+    for _ in range(20_000):
+        command = "".join(rng.choices("a[] \n", k=rng.randint(0, 9)))
+        found = pattern.match(command)
+        assert parse(command) == (found.groups() if found else ("", "")), command
+    assert parse("click[black [2 pack]]")[0] == "click[black "
+    assert parse("[" * 200_000) == ("", "")
+
+
+def test_blanks_with_a_line_break_are_not_shown() -> None:
+    for description, shown in (
+        ("\n\n", ""),
+        (" \r\n\t", ""),
+        ("\r", " [SEP] "),
+        (" ", " [SEP] "),
+        ("\xa0\n", " [SEP] "),
+    ):
+        shop = Shelf([replace(SHOE, description=description)], {"x": [0]})
+        page = text(shop, GOAL, walk(shop, "search x", "click b0shoe0001", "click description"))
+        assert page.endswith(f"< Prev{shown}"), description
 
 
 def test_the_start_page() -> None:
@@ -183,7 +207,8 @@ def test_only_what_the_page_shows_can_be_clicked() -> None:
     assert act(shop, results, "click", "buy now") is None
     assert act(shop, results, "click", "red") is None
     assert act(shop, results, "press", "next >") is None
-    assert act(shop, results, "search", "  ") is None
+    assert act(shop, results, "search", "") is None
+    assert act(shop, results, "search", "  ") == State("results", "  ")  # only nothing is refused
 
 
 def test_every_page_of_results_forgets_the_options() -> None:

@@ -87,9 +87,13 @@ def test_step_limit() -> None:
     ("action", "works"),
     [
         ("search[Running Shoes]", True),
-        ("search[shoes] and then click[Buy Now]", True),  # what follows the bracket is not read ...
+        ("search[shoes] and that is all", True),  # what follows the bracket is not read ...
+        ("search[shoes] and then click[Buy Now]", False),  # ... unless it has brackets: the last one parts
+        ("search[red shoes] search[blue]", False),
+        ("search[black [2 pack]]", False),
+        ("search[shoes []", True),
         ("search[]", False),
-        ("search[ ]", False),
+        ("search[ ]", True),  # nothing is found
         ("search shoes", False),
         ("search[shoes", False),
         ("Search[shoes]", False),

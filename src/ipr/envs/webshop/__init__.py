@@ -49,6 +49,6 @@ def spec(data: Path | None = None, max_steps: int | None = None) -> EnvSpec:
         expert=play_expert,
         task_type=source.task_type,
         oracle=oracle,
-        version=f"real-2-{source.key}" if isinstance(source, Folder) else "generated-2",
+        version=f"real-3-{source.key}" if isinstance(source, Folder) else "generated-3",
         **more,
     )

@@ -20,7 +20,7 @@ from functools import partial
 from ipr.envs.react import compose
 from ipr.envs.webshop.analysis import terms, words
 from ipr.envs.webshop.goods import Goal
-from ipr.envs.webshop.pages import SEP, START, Catalogue, act, text
+from ipr.envs.webshop.pages import SEP, START, Catalogue, act, parse, text
 from ipr.envs.webshop.reward import score
 from ipr.types import Step, Trajectory, derive_seed
 
@@ -43,13 +43,12 @@ class Listed:
     @property
     def dearest(self) -> float:
         """The highest price that the tag allows, in dollars."""
-        return max(map(float, re.findall(r"[\d.]+", self.tag)), default=0.0)
+        return max(map(float, re.findall(r"\d+(?:\.\d+)?", self.tag)), default=0.0)
 
 
 def listed(page: str) -> list[Listed]:
-    """The products of a results page."""
-    pieces = page.split(SEP)
-    rest = pieces[pieces.index("Next >") + 1 :]
+    """The products of a results page; of another page none."""
+    rest = page.partition(f"{SEP}Next >{SEP}")[2].split(SEP)
     return [Listed(*piece) for piece in zip(rest[::3], rest[1::3], rest[2::3], strict=False)]
 
 
@@ -187,7 +186,7 @@ def _and(words: Iterable[str]) -> str:
 
 # Real instructions ---------------------------------------------------------------------------------------------------
 
-_LIMIT = re.compile(r", and price lower than ([\d.]+) dollars$")
+_LIMIT = re.compile(r", and price lower than (\d+(?:\.\d+)?) dollars$")
 _CHATTER = """
     i im i'm i'd am are would like love want need looking look searching search seeking shopping find get buy me my you
     can could please help some something also should must have has which one ones
@@ -223,9 +222,11 @@ def reader(instruction: str, most: int = MAX_STEPS) -> Script:
     thought = f"{best.asin} is {best.title}. Of the instruction it is {_and(said)}." if said else f"It is {best.title}."
     if limit and best.dearest <= float(limit[1]):
         thought += f" {best.tag} is lower than {limit[1]} dollars."
-    page = yield thought, f"click[{best.asin}]"
+    opened = yield thought, f"click[{best.asin}]"
+    if opened == page:  # a product without a title: its listing is read wrongly
+        return
     chosen: list[str] = []
-    for value in _values(wanted, page)[: most - 3]:
+    for value in _values(wanted, opened)[: most - 3]:
         yield f"The instruction is for {_and(_shared(wanted, value))}, and {value} is on this page.", f"click[{value}]"
         chosen.append(value)
     yield f"{f'It is {_and(chosen)}. ' if chosen else ''}The price is {best.tag}. Buy it now.", "click[Buy Now]"
@@ -255,6 +256,8 @@ def _values(wanted: list[str], page: str) -> list[str]:
         if _NAME_WORDS.issuperset(piece.split()):
             best.append((0.0, 0, ""))
             continue
+        if parse(f"click[{piece}]")[1] != piece:  # no click reaches it
+            continue
         own = terms(piece)
         has = sum(any(term in terms(word) for word in wanted) for term in own)
         best[-1] = max(best[-1], (has / max(len(own), 1), has, piece), key=lambda found: found[:2])
@@ -281,8 +284,7 @@ def play(
             thought, command = next(acting) if page is None else acting.send(page)
         except StopIteration:
             break
-        verb, _, argument = command[:-1].partition("[")
-        after = act(catalogue, state, verb, argument)
+        after = act(catalogue, state, *parse(command))
         state, invalid = after or state, invalid + (after is None)
         if state.page == "done":
             reward = score(catalogue.product(state.row), goal, dict(state.chosen)).reward

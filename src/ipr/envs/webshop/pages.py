@@ -52,13 +52,22 @@ START = State()
 # Acting --------------------------------------------------------------------------------------------------------------
 
 
+def parse(command: str) -> tuple[str, str]:
+    """Verb and argument of `verb[argument]`, empty where it is none. As in the original the last "[" that has an
+    argument parts them: what it makes of `click[black [2 pack]]` is no click."""
+    line = command.partition("\n")[0]
+    end = line.rfind("]")
+    start = line.rfind("[", 0, max(end - 1, 0))
+    return (line[:start], line[start + 1 : end]) if start > 0 else ("", "")
+
+
 def act(catalogue: Catalogue, state: State, verb: str, argument: str, attributes: bool = False) -> State | None:
     """The state after `verb[argument]`, None where nothing happens. The argument is taken in lower case."""
     argument = argument.lower()
     if state.page == "done":
         return None
     if verb == "search":
-        return State("results", argument) if argument.strip() else None
+        return State("results", argument) if argument else None
     return buttons(catalogue, state, attributes).get(argument) if verb == "click" else None
 
 
@@ -146,6 +155,11 @@ def _receipt(product: Product, state: State, reward: float) -> str:
     return _join(*thanks, *bought, product.asin, "options", options, *details, *target, *result, str(reward), *end)
 
 
+_BLANKS = " \n\t\f\r"
+"""What BeautifulSoup takes for blanks."""
+
+
 def _join(*pieces: str) -> str:
-    """A text node that is nothing or a mere line break is not shown; the others are stripped."""
-    return SEP.join(piece.strip() for piece in pieces if piece not in ("", "\n"))
+    """A text node that is nothing, or blanks with a line break (which BeautifulSoup makes a mere line break), is not
+    shown; the others are stripped."""
+    return SEP.join(piece.strip() for piece in pieces if piece.strip(_BLANKS) or (piece and "\n" not in piece))

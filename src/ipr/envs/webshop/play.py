@@ -15,7 +15,7 @@ from ipr.envs.react import compose
 from ipr.envs.webshop import generate
 from ipr.envs.webshop.expert import Customer, Listed, Script, choosing, listed
 from ipr.envs.webshop.goods import Goal
-from ipr.envs.webshop.pages import SEP, START, State, act, text
+from ipr.envs.webshop.pages import SEP, START, State, act, parse, text
 from ipr.envs.webshop.wares import kinds
 from ipr.types import Message, Step, Trajectory, derive_seed
 
@@ -70,8 +70,7 @@ def wander(task_id: str, seed: int, steps: int) -> Trajectory:
     acting = _stroll(goal, rng)
     thought, command = next(acting)
     while True:
-        verb, _, argument = command[:-1].partition("[")
-        state = act(shop, state, verb, argument) or state
+        state = act(shop, state, *parse(command)) or state
         page = text(shop, goal, state)
         played.append(Step(compose(thought, command), page))
         if len(played) >= steps or state.page == "done":

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import Protocol
 
 from ipr.envs.react import action_of
 from ipr.envs.webshop.catalogue import Catalogue
 from ipr.envs.webshop.goods import Goal
 from ipr.envs.webshop.oracle import page_score
-from ipr.envs.webshop.pages import START, State, act, buttons, text
+from ipr.envs.webshop.pages import START, State, act, buttons, parse, text
 from ipr.envs.webshop.reward import score
 from ipr.types import IprError, Outcome
 
@@ -28,8 +27,6 @@ class Goals(Protocol):
 
 Snapshot = tuple[str, State]
 """Task id, state."""
-
-_ACTION = re.compile(r"(search|click)\[(.+)\]")
 
 
 class Shop:
@@ -57,8 +54,7 @@ class Shop:
             raise IprError("webshop: reset(task_id) comes before the first step")
         after = None
         if not self.over():
-            found = _ACTION.match(command)
-            after = found and act(self._catalogue, self._state, found[1], found[2], self._attributes)
+            after = act(self._catalogue, self._state, *parse(command), self._attributes)
             self._state = after or self._state
         reward = self._reward() if self.over() else 0.0
         page = text(self._catalogue, self._goal, self._state, reward, self._attributes)
