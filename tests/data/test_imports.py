@@ -467,6 +467,11 @@ def test_recorded_price_limits_are_adopted(
     assert ids[1:] == [f"{given[1].task_id}@990.00", f"{given[2].task_id}@10.00"]
     assert "price lower than 990.00 dollars" in played[1].first_observation
     assert played[1].reward >= given[1].reward > played[2].reward  # the third one's product is too dear now
+    for odd in ("40.0.0", "1000000.00", "999999.999"):  # no limit of the original's: left out, with its reason
+        path = file([published(given[0]), priced(given[1], f"price lower than {odd} dollars")])
+        kept, (left,) = imports.load("conversations", path, "webshop", data)
+        assert kept == [given[0]]
+        assert (left.record, left.expected) == ("row 2", "a message that begins a task")
     # A run trains on them: they are of the train split, and play as they were.
     saved = store.save(tmp_path / "experts.parquet", played, Trajectory)
     config = EnvConfig(name="webshop", data=str(data), experts=str(saved))

@@ -113,6 +113,13 @@ def test_a_product_as_it_is_read() -> None:
         assert real._product({**made, "pricing": none}, ["x"], str.split).price_tag == "$100.0"
 
 
+def test_options_of_one_name_in_lower_case_are_one() -> None:
+    """As in the original, which keeps them in a dict: the first's place, the last's values."""
+    given = {"Size": [{"value": "S"}, {"value": "M"}], "Color": [{"value": "Red"}], "SIZE": [{"value": "L"}]}
+    product = real._product(record(0, customization_options=given), None, str.split)
+    assert product.options == (("size", ("l",)), ("color", ("red",)))
+
+
 def test_what_is_searched() -> None:
     product = real._product(record(0, small_description=["First", "Second"]), None, str.split)
     words = document(product)
@@ -249,7 +256,7 @@ def test_the_contract_holds(tmp_path: Path, cache: Path) -> None:
         report = checker.check(spec, spec.task_ids("train")[:12])
         assert report["problems"] == []
         assert report["expert_wins"] >= 8
-        assert spec.version.startswith("real-2-")
+        assert spec.version.startswith("real-3-")
         assert spec.task_type(spec.task_ids("train")[0]) in {
             "fashion",
             "beauty",
@@ -273,6 +280,38 @@ def test_the_expert_says_only_what_it_was_shown(tmp_path: Path, cache: Path) -> 
                 seen |= set(terms(step.observation))
         assert sum(t.reward > 0.7 for t in played) > 0.8 * len(played)
         assert all(t.ending == "terminated" and not t.invalid for t in played)
+
+
+@pytest.mark.parametrize("said", ["i am looking for something.", "", "."])
+def test_an_instruction_without_content_words_is_not_bought(said: str, tmp_path: Path, cache: Path) -> None:
+    """Nor is a listing without a title, which cannot be read."""
+    data = lay(tmp_path / "data", records=[record(n, pricing="$2,500.00") for n in NUMBERS])
+    told = {products()[n].asin: [human(n, instruction=said)] for n in NUMBERS}
+    (data / "items_human_ins.json").write_text(json.dumps(told))
+    report = check_data(data, most=5)
+    assert (report["goals"], report["not_bought"], report["differences"]) == (5, 5, [])
+    spec = envs.get("webshop", data)
+    assert checker.check(spec, spec.task_ids("train")[:2])["problems"] == []
+
+
+def test_the_expert_survives_titles_of_nothing_and_prices_of_dots(tmp_path: Path, cache: Path) -> None:
+    names = {0: "", 1: "5 in . shoes", 2: "\n"}
+    records = [record(n, name=names.get(k % 4, products()[n].title)) for k, n in enumerate(NUMBERS)]
+    report = check_data(lay(tmp_path / "data", records=records))
+    assert (report["goals"], report["differences"]) == (40, [])
+
+
+def test_values_that_no_click_reaches_are_not_chosen(tmp_path: Path, cache: Path) -> None:
+    """The original parts an action at its last bracket."""
+    packs = {"Size": [{"value": "[2 pack]"}, {"value": "2 pack large"}]}
+    data = lay(tmp_path / "data", records=[record(n, customization_options=packs) for n in NUMBERS])
+    told = {products()[n].asin: [human(n, instruction=f"{wish(n)}, 2 pack")] for n in NUMBERS}
+    (data / "items_human_ins.json").write_text(json.dumps(told))
+    folder = Folder(data)
+    for task_id in folder.task_ids("train")[:20]:
+        played = folder.expert(task_id, 10)
+        assert (played.ending, played.invalid) == ("terminated", 0)
+        assert [s.action.partition("Action: ")[2] for s in played.steps][2:-1] == ["click[2 pack large]"]
 
 
 def test_check_data(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -449,6 +488,17 @@ def test_a_human_entry_without_a_field_is_named(tmp_path: Path, cache: Path) -> 
     (data / "items_human_ins.json").write_text(json.dumps({"B012345678": [{"instruction_attributes": ["x"]}]}))
     with pytest.raises(IprError, match=r"items_human_ins\.json: B012345678 .*no 'instruction'"):
         Folder(data).catalogue()
+
+
+@pytest.mark.parametrize("given", [None, {"color": "red"}, "red", [["color", "red"]]])
+@pytest.mark.parametrize("kind", ["options", "attributes"])
+def test_a_human_entry_of_another_form_is_named(tmp_path: Path, cache: Path, kind: str, given: Any) -> None:
+    data, field = lay(tmp_path / "data"), f"instruction_{kind}"
+    told = {products()[0].asin: [human(0, **{field: given or (None if kind == "options" else [7])})]}
+    (data / "items_human_ins.json").write_text(json.dumps(told))
+    with pytest.raises(IprError, match=rf"items_human_ins\.json: \w+ is not .*'{field}' is no list of texts") as raised:
+        Folder(data).catalogue()
+    assert "\n" not in str(raised.value)
 
 
 def test_members_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ from ipr.envs.webshop.goods import Product
 from ipr.envs.webshop.pages import MOST_RESULTS
 from ipr.types import IprError
 
-BUILDER = 3
+BUILDER = 4
 """Changes whenever the same products would give other files."""
 
 

@@ -174,7 +174,9 @@ class Folder:
 
 
 _SAID = re.compile(
-    r"(Instruction: \[SEP\] (?:(?! \[SEP\]).)*), and price lower than ([\d.]+) dollars(?= \[SEP\])", re.DOTALL
+    r"(Instruction: \[SEP\] (?:(?! \[SEP\]).)*), and price lower than ([0-9]{1,6}(?:\.[0-9]{1,2})?) dollars"
+    r"(?= \[SEP\])",
+    re.DOTALL,
 )
 
 
@@ -299,10 +301,18 @@ def _human(file: Path, asin: str, entries: list[dict[str, Any]]) -> Iterator[Ins
     for entry in entries:
         try:
             if entry["instruction_attributes"]:
-                yield entry["instruction"].strip("."), entry["instruction_attributes"], entry["instruction_options"]
+                said = entry["instruction"].strip(".")
+                yield said, _texts(entry, "instruction_attributes"), _texts(entry, "instruction_options")
         except (KeyError, TypeError, AttributeError) as error:
             why = f"no {error}" if isinstance(error, KeyError) else str(error)
             raise IprError(f"{file}: {asin} is not of the published form ({why}); fetch the file anew") from None
+
+
+def _texts(entry: dict[str, Any], key: str) -> list[str]:
+    value = entry[key]
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise TypeError(f"'{key}' is no list of texts")
+    return value
 
 
 def _product(record: dict[str, Any], attributes: list[str] | None, tagger: nouns.Tagger) -> Product:
@@ -317,6 +327,11 @@ def _product(record: dict[str, Any], attributes: list[str] | None, tagger: nouns
     price = prices[0]
     if len(prices) == 2:
         price = random.Random(derive_seed("webshop", "price", record["asin"])).uniform(*prices)
+    options = {  # names that are the same in lower case are one option: the first's place, the last's values
+        name.lower(): tuple(v["value"].strip().replace("/", " | ").lower() for v in values)
+        for name, values in (record.get("customization_options") or {}).items()
+        if values is not None
+    }
     return Product(
         asin=record["asin"],
         title=title,
@@ -326,11 +341,7 @@ def _product(record: dict[str, Any], attributes: list[str] | None, tagger: nouns
         description=described,
         bullets=tuple(bullets),
         attributes=tuple(attributes or ()),
-        options=tuple(
-            (name.lower(), tuple(v["value"].strip().replace("/", " | ").lower() for v in values))
-            for name, values in (record.get("customization_options") or {}).items()
-            if values is not None
-        ),
+        options=tuple(options.items()),
         price_tag=" to ".join(f"${price}" for price in prices),
         price=price,
         nouns=tuple(tagger(title)),
