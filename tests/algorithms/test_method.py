@@ -11,6 +11,7 @@ import pytest
 
 import flows
 from ipr import algorithms, config, credit
+from ipr.apps import start
 from ipr.config import AlgorithmConfig
 from ipr.training import losses
 from ipr.types import IprError, Job, Message, More, Prefix, Step, StepReward, Trajectory
@@ -187,6 +188,19 @@ def test_an_unknown_method_and_a_knob_without_effect_are_refused() -> None:
     config.load(None, ["algorithm.name=best", "algorithm.draws=3", "algorithm.explore_temperature=0.7"])
     presets = Path(flows.__path__[0]) / "configs"
     assert config.load("smoke", ["algorithm.name=rft"], presets).algorithm.name == "rft"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["algorithm.name=rft", "sft.epochs=0"], r"name=rft trains with the knobs of sft, .*; set sft\.updates"),
+        (["algorithm.name=eto", "train.epochs=0"], r"name=eto trains with the knobs of train, .*; set train\.updates"),
+        (["env.name=sql", "algorithm.confidence=0.9"], r"those of env\.name=sql go down to -1; set it to 0"),
+    ],
+)
+def test_what_trains_nothing_and_a_bound_for_other_rewards_are_refused(overrides: list[str], told: str) -> None:
+    with pytest.raises(IprError, match=told):
+        start.check(config.load(None, overrides))
 
 
 @pytest.mark.parametrize("name", list(algorithms._BUILT_IN))

@@ -200,23 +200,27 @@ def test_a_file_that_is_no_cache_is_named(tmp_path: Path) -> None:
         credit.Outcomes(tmp_path / "notes.txt", "").find([Job(P)])
 
 
-@pytest.mark.parametrize(("n", "tau"), [(5, 0.3), (10, 0.1)])
-def test_sequential_test_errs_at_most_as_often_as_it_is_allowed_to(n: int, tau: float) -> None:
+@pytest.mark.parametrize(("n", "tau", "lowest"), [(5, 0.3, 0.0), (10, 0.1, 0.0), (5, 0.6, -1.0)])
+def test_sequential_test_errs_at_most_as_often_as_it_is_allowed_to(n: int, tau: float, lowest: float) -> None:
     """Over rates that are uniform, as said in `draws._doubt`; where it is worst, near the threshold, a bit more."""
     wrong, played, exact = 0, 0, 0
     trials = 300
     for trial in range(trials):
         chance = random.Random(trial)
-        rates = {P: chance.random(), Q: chance.random()}
-        run = coins(rates, trial)
-        shared: dict[str, Any] = {"samples": n, "seed": 0, "known": {}}
+        toss = coins({P: chance.random(), Q: chance.random()}, trial)
+
+        def run(jobs: list[Job], more: Any = None, toss: Any = toss) -> list[Trajectory]:
+            return [replace(t, reward=lowest + (1 - lowest) * t.reward) for t in toss(jobs)]
+
+        shared: dict[str, Any] = {"samples": n, "seed": 0, "known": {}, "lowest": lowest}
         curtailed: dict[str, Any] = shared | {"contrasts": [algorithms.Contrast(P, Q)], "curtail_at": tau}
         full, _ = credit.estimate([P, Q], run, **shared)
         short, counts = credit.estimate([P, Q], run, **curtailed, error=0.1)
         exact += credit.estimate([P, Q], run, **curtailed)[1]["played"]
         played += counts["played"]
         wrong += (full[P].mean - full[Q].mean > tau) != (short[P].mean - short[Q].mean > tau)
-    print(f"N {n}: wrong {wrong / trials:.3f}, played {played / trials:.1f}, curtailed exactly {exact / trials:.1f}")
+    shares = f"wrong {wrong / trials:.3f}, played {played / trials:.1f}, curtailed exactly {exact / trials:.1f}"
+    print(f"N {n}, from {lowest}: {shares}")
     assert 0 < wrong / trials <= 0.1
     assert played < 0.8 * exact < 0.8 * 2 * n * trials
 

@@ -13,7 +13,7 @@ from ipr import algorithms, models, policies
 from ipr.apps import memory
 from ipr.apps.chosen_model import check_room
 from ipr.apps.plan import hours, plan
-from ipr.config import RunConfig, embedded, public
+from ipr.config import RunConfig, TrainConfig, embedded, public
 from ipr.data import datasets, experts
 from ipr.runs import bucket
 from ipr.runs.project import STARTED_BY, answers
@@ -31,9 +31,14 @@ def check(config: RunConfig, *, model: bool = True) -> None:
 
     `model` false leaves out the model, which is not here.
     """
-    losses.get(algorithms.make(config.algorithm).training.loss)
+    _trains(config)
     policies.backend(config)
     spec = experts.environment(config.env)
+    if config.algorithm.confidence and spec.lowest < 0:
+        raise IprError(
+            f"algorithm.confidence bounds rewards from 0 to 1, those of env.name={config.env.name} go down to"
+            f" {spec.lowest:g}; set it to 0"
+        )
     for split in ("train", "dev", *config.eval.splits):
         if not spec.task_ids(split):
             raise experts.no_games(config.env, spec, split)
@@ -45,6 +50,18 @@ def check(config: RunConfig, *, model: bool = True) -> None:
     if path != "champion" and model:
         models.check_model(path, config.model)
         check_room(spec, "train", path, config)
+
+
+def _trains(config: RunConfig) -> None:
+    """Raises IprError where the method's loss is not known or it would train nothing."""
+    how = algorithms.make(config.algorithm).training
+    losses.get(how.loss)
+    knobs: TrainConfig = getattr(config, how.section)
+    if not (knobs.epochs or knobs.updates):
+        raise IprError(
+            f"algorithm.name={config.algorithm.name} trains with the knobs of {how.section}, and {how.section}.epochs=0"
+            f" trains nothing; set {how.section}.updates, or take another method"
+        )
 
 
 def _wordings(config: RunConfig, spec: EnvSpec) -> None:

@@ -166,27 +166,30 @@ def _decided(ahead: Sequence[float], behind: Sequence[float], rule: Rule) -> boo
     i, j = n - len(ahead), n - len(behind)
     if above((now + rule.lowest * i - j) / n, tau) or not above((now + i - rule.lowest * j) / n, tau):
         return True
-    return bool(rule.error and ahead and behind) and _doubt(ahead, behind, n, tau) <= rule.error
+    return bool(rule.error and ahead and behind) and _doubt(ahead, behind, rule) <= rule.error
 
 
-def _doubt(ahead: Sequence[float], behind: Sequence[float], n: int, tau: float) -> float:
+def _doubt(ahead: Sequence[float], behind: Sequence[float], rule: Rule) -> float:
     """The predictive probability that all N decide otherwise than the means so far.
 
-    Outcomes are taken to be 0 or 1, of rates that could be anything at first (uniform), so what is still to come is
-    beta-binomial. Then, over uniform rates, stopping where this is at most epsilon errs at most that often (it is a
-    martingale); for a given pair of rates near the threshold it may err more often, elsewhere it errs less.
+    Outcomes are taken to be the lowest or 1, of rates that could be anything at first (uniform), so what is still to
+    come is beta-binomial. Then, over uniform rates, stopping where this is at most epsilon errs at most that often (it
+    is a martingale); for a given pair of rates near the threshold it may err more often, elsewhere it errs less.
     """
-    now = above(fmean(ahead) - fmean(behind), tau)
+    n, width = rule.samples, 1 - rule.lowest
+    a, b = ([(x - rule.lowest) / width for x in drawn] for drawn in (ahead, behind))
+    tau = (rule.tau or 0.0) / width
+    now = above(fmean(a) - fmean(b), tau)
     return sum(
         p * q
-        for i, p in enumerate(_to_come(ahead, n))
-        for j, q in enumerate(_to_come(behind, n))
-        if above((sum(ahead) + i - sum(behind) - j) / n, tau) != now
+        for i, p in enumerate(_to_come(a, n))
+        for j, q in enumerate(_to_come(b, n))
+        if above((sum(a) + i - sum(b) - j) / n, tau) != now
     )
 
 
 def _to_come(drawn: Sequence[float], n: int) -> list[float]:
-    """Probability of 0, 1, ... successes among the remaining n - len(drawn), after a uniform prior."""
+    """Probability of 0, 1, ... successes among the remaining n - len(drawn), after a uniform prior; drawn in [0, 1]."""
     m, a = n - len(drawn), 1 + sum(drawn)
     b = 2 + len(drawn) - a
 
