@@ -305,6 +305,45 @@ def test_stopped_anywhere_and_restarted_ends_with_the_same_bits(chat, tmp_path, 
     assert [path.name for path in (tmp_path / "again").iterdir()] == ["updates-000008"]
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_part_that_no_pass_uses_or_only_a_later_one_is_resumed_with_the_same_bits(chat, tmp_path, optimizer):
+    """A vision tower, an expert that no token has come to yet: parameters without a gradient at first or ever."""
+    training = tiny.CONFIG.model_copy(update={"optimizer": optimizer, "weight_decay": 0.1})
+
+    def run(out: Path, killed: int | None) -> Any:
+        model = tiny.make_model(chat)
+        model.unused, model.late = torch.nn.Linear(4, 4), torch.nn.Linear(24, 24, bias=False)
+        with torch.no_grad():
+            model.unused.weight.fill_(0.5)
+            model.unused.bias.fill_(0.5)
+            model.late.weight.zero_()
+        begun = {"update": 0}
+
+        def late(_module: Any, _args: Any, hidden: Any) -> Any:
+            return hidden + model.late(hidden) if begun["update"] in (3, 6) else hidden
+
+        model.model.norm.register_forward_hook(late)
+
+        def log(update: int, _: object) -> None:
+            begun["update"] = update
+            if update == killed:
+                raise Killed
+
+        if left := checkpoint(out):
+            begun["update"] = int(left.name.rpartition("-")[2])
+        tiny.prefer(model, out, training, log=log)
+        return model
+
+    whole = run(tmp_path / "whole", None)
+    for at in (3, 5, 7):
+        with pytest.raises(Killed):
+            run(tmp_path / "again", at)
+    again = run(tmp_path / "again", None)
+    assert same(weights(whole), weights(again))
+    assert whole.late.weight.any()
+    assert (whole.unused.weight == 0.5).all()
+
+
 def test_ppo_starts_at_a_ratio_of_one_and_goes_on_from_a_checkpoint_with_the_same_ratios(chat, tmp_path):
     rows = [replace(d, weights=(0.0, 1.0, 0.0, -0.5, 0.0, 1.0)[: len(d.messages)]) for d in tiny.make_demonstrations()]
 

@@ -19,6 +19,7 @@ games instead).
 from __future__ import annotations
 
 import math
+import pickle
 import shutil
 import time
 import warnings
@@ -31,7 +32,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 
 from ipr import identity, models, store
 from ipr.config import TrainConfig
@@ -460,11 +466,20 @@ class _Checkpoint:
                 " choose another folder or delete it"
             )
         content = self._content()
+        states = content["optimizers"]["state"]  # torch makes one for every parameter, also for those no pass uses
         try:
+            kept = {key.rpartition(".")[0] for key in FileSystemReader(path).read_metadata().state_dict_metadata}
+            for name in [name for name in states if f"optimizers.state.{name}" not in kept]:
+                del states[name]
             self._by_torch(state_dict_loader.load, content, path)
-        except (CheckpointException, OSError, RuntimeError):
+        except (CheckpointException, OSError, RuntimeError, pickle.UnpicklingError, EOFError):
             raise IprError(f"{path}: not a readable checkpoint; delete it to train from the start") from None
-        set_optimizer_state_dict(self._model, self._optimizers, content["optimizers"])
+        set_optimizer_state_dict(
+            self._model, self._optimizers, content["optimizers"], options=StateDictOptions(strict=False)
+        )
+        for optimizer in self._optimizers:
+            for parameter in optimizer.state:  # as before: what has been used once is updated ever after
+                parameter.grad = torch.zeros_like(parameter)
         self._result.history, self._result.seconds = facts["history"], facts["seconds"]
         return facts["done"]
 
