@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ipr.config import LoraConfig, ModelConfig
 from ipr.models import load_model, save_model
@@ -135,3 +137,31 @@ def test_a_pass_reads_fewer_tokens_than_the_rows_have(chat, examples):
     assert len(packed.inputs.ids) < sum(len(row.ids) - 1 for row in rows) * 0.6
     for name in ("targets", "rows", "agent", "weights"):
         assert torch.equal(getattr(packed, name), getattr(padded, name))
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "width", "kept"),
+    [
+        ("cuda", torch.bfloat16, 64, [True, False]),  # flash attention takes a branch that is whole, without a mask
+        ("cuda", torch.float32, 64, [False, False]),
+        ("cuda", torch.bfloat16, 320, [False, False]),
+        ("cpu", torch.float32, 64, [True, True]),
+    ],
+)
+def test_a_gpu_gets_as_many_heads_of_keys_as_its_kernels_take(
+    device: str, dtype: torch.dtype, width: int, kept: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree, grouped = Tree([torch.tensor([1, 2, 3, 4]), torch.tensor([1, 2, 5])]), []
+
+    def attention(query: Tensor, key: Tensor, value: Tensor, enable_gqa: bool, **_: Any) -> Tensor:
+        assert key.shape == value.shape
+        assert key.shape[1] == (2 if enable_gqa else 4)
+        grouped.append(enable_gqa)
+        return query
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attention)
+    monkeypatch.setattr(Tree, "_mask", lambda *_: None)  # made by what only a GPU has
+    with FakeTensorMode():
+        query, key, value = (torch.empty(1, heads, 5, width, device=device, dtype=dtype) for heads in (4, 2, 2))
+        tree.attend(query, key, value, None, None, 0.0)
+    assert grouped == kept

@@ -77,6 +77,9 @@ class Tree:
             seen, held = torch.cat([keys[k] for k in path], 2), torch.cat([values[k] for k in path], 2)
             n, length = asked.shape[2], seen.shape[2]
             whole = n == length and (window is None or window >= length)
+            groups = asked.shape[1] // seen.shape[1]
+            if groups > 1 and asked.device.type == "cuda" and not _grouped(asked, whole):
+                seen, held, groups = seen.repeat_interleave(groups, 1), held.repeat_interleave(groups, 1), 1
             found.append(
                 F.scaled_dot_product_attention(
                     asked,
@@ -86,7 +89,7 @@ class Tree:
                     is_causal=whole,
                     dropout_p=dropout,
                     scale=scale,
-                    enable_gqa=asked.shape[1] != seen.shape[1],
+                    enable_gqa=groups > 1,
                 )
             )
         return torch.cat(found, 2)
@@ -100,6 +103,15 @@ class Tree:
             mask = torch.zeros(n, length, dtype=like.dtype, device=like.device).masked_fill_(~seen, -torch.inf)
             self._masks[n, length, window] = mask
         return self._masks[n, length, window]
+
+
+def _grouped(query: Tensor, whole: bool) -> bool:
+    """Whether a CUDA kernel that keeps no scores takes fewer heads of keys than of queries.
+
+    Flash attention is the only one, and takes no mask, no float32 and no wide heads; without one, torch keeps scores
+    [heads, n, length] in float32, several times (aten/src/ATen/native/transformers/cuda/sdp_utils.cpp, torch 2.13).
+    """
+    return whole and query.dtype in (torch.float16, torch.bfloat16) and query.shape[-1] <= 256
 
 
 def _first(path: list[tuple[int, int]], n: int) -> list[tuple[int, int]]:
