@@ -85,9 +85,9 @@ def _worth_a_retry(_task: Any, _run: Any, state: Any) -> bool:
 
 def wait_for_all(run: Run) -> None:
     """Under `accelerate launch`: until every process is here."""
-    from accelerate import PartialState
+    from ipr.models.processes import here
 
-    PartialState(cpu=models.device(run.config.model).type == "cpu").wait_for_everyone()
+    here(models.device(run.config.model)).wait_for_everyone()
 
 
 def play(

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
+import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
+from accelerate import DistributedType, PartialState
 from accelerate.utils import patch_environment
 from safetensors.torch import load_file
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -133,6 +137,43 @@ def test_three_processes_train_the_weights_of_one_and_each_keeps_its_part(tmp_pa
     for total, *parts in zip(totals, *(kept for _, kept in ranks), strict=True):
         assert sum(parts) == pytest.approx(total, rel=0.05)
         assert max(parts) < 1.2 * total / 3
+
+
+def waits(out: Path) -> bool:
+    """Whether this process, which joins as `accelerate launch` has it, is waited for."""
+    torch.distributed.destroy_process_group()
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": out.name}
+    processes.PATIENCE = timedelta(seconds=2)
+    state = processes.here(torch.device("cpu"))
+    try:
+        if state.is_main_process:
+            time.sleep(4)
+        state.wait_for_everyone()
+    except RuntimeError:
+        return False
+    return True
+
+
+def test_how_long_processes_wait_for_one_another_is_ours_to_say(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    assert False in (launch(2, tmp_path, waits, tmp_path / str(port)) or ())
+
+
+def test_gpus_are_joined_with_the_same_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, Any]] = []
+
+    def joined(**kwargs: Any) -> None:
+        given.append(kwargs)
+        raise InterruptedError
+
+    monkeypatch.setattr(torch.distributed, "init_process_group", joined)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(PartialState, "_shared_state", {})
+    monkeypatch.setattr(PartialState, "_prepare_backend", lambda *_: ("nccl", DistributedType.MULTI_GPU))
+    with patch_environment(LOCAL_RANK="0"), pytest.raises(InterruptedError):
+        processes.here(torch.device("cuda"))
+    assert given == [{"backend": "nccl", "timeout": timedelta(days=1)}]
 
 
 def fitted(out: Path) -> tuple[dict[str, float | None], dict[Any, float]]:

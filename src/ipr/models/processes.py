@@ -13,6 +13,7 @@ it keeps its part), whole layers kept from the forward to the backward pass, sev
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any, cast
 
 import torch
@@ -20,6 +21,10 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
+
+PATIENCE = timedelta(days=1)
+"""How long processes wait for one another: while the first makes experts or writes a model. NCCL's own 10 minutes are
+too short for that; one that dies is the launcher's matter."""
 
 
 def here(device: torch.device) -> Any:
@@ -29,7 +34,7 @@ def here(device: torch.device) -> Any:
     """
     from accelerate import PartialState
 
-    return PartialState(cpu=device.type == "cpu")
+    return PartialState(cpu=device.type == "cpu", timeout=PATIENCE)
 
 
 def several() -> bool:
