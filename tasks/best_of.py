@@ -49,7 +49,6 @@ def best_of(run: Run, iteration: int, n: int, temperature: float) -> dict[str, A
         values = reward_model(run, {t.task_id: t.first_observation for t in played}).read([_end(t) for t in played])
         found["model"] = figures(lambda t: values[_end(t)])
     found |= {"episodes": len(played), "tokens": spent["tokens"], "seconds": round(spent["seconds"], 1)}
-    store.save(samples_file(run, iteration, n, temperature), played, Trajectory)
     path = stage / "best_of.json"
     others = (
         [row for row in store.read_json(path) if (row["n"], row["temperature"]) != (n, temperature)]
@@ -57,6 +56,7 @@ def best_of(run: Run, iteration: int, n: int, temperature: float) -> dict[str, A
         else []
     )
     store.write_json(path, [*others, found])
+    store.save(samples_file(run, iteration, n, temperature), played, Trajectory)  # last: who finds it has the figures
     run.drop_shards(iteration)
     return found
 
@@ -66,4 +66,4 @@ def _end(trajectory: Trajectory) -> Prefix:
 
 
 def _mean(values: Sequence[float], resamples: int) -> dict[str, Any]:
-    return {"reward": fmean(values), "interval": evaluate.interval(np.array(values), resamples, 0)}
+    return {"reward": fmean(values), "interval": evaluate.of_mean(np.array(values), resamples)}

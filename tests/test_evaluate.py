@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ipr.evaluate import compare_seeds, hierarchical
+from ipr.evaluate import compare_seeds, hierarchical, of_mean, wilson
 from ipr.types import IprError, Trajectory
 
 
@@ -45,6 +45,12 @@ def test_what_two_agents_have_in_common_does_not_widen_their_difference() -> Non
 def test_one_seed_is_an_interval_over_its_games() -> None:
     low, high = hierarchical(np.array([[0.0, 1.0] * 50]))
     assert (low, high) == pytest.approx((0.4, 0.6), abs=0.02)
+
+
+def test_rewards_that_are_all_equal_are_not_certain() -> None:
+    values = np.array([[0.0, 1.0, 1.0], [0.0, 0.0, 1.0]])
+    assert of_mean(values, 200) == hierarchical(values, resamples=200)
+    assert of_mean(np.ones((2, 3)), 200) == of_mean(np.ones(3), 200) == wilson(1.0, 3)
 
 
 def test_groups_of_runs_are_compared_seed_by_seed() -> None:

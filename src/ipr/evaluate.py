@@ -33,9 +33,9 @@ def metrics(
     return {
         "games": len(trajectories),
         "reward": float(rewards.mean()),
-        "reward_interval": _of_mean(rewards, resamples, seed),
+        "reward_interval": of_mean(rewards, resamples, seed),
         "success": float(success.mean()),
-        "success_interval": _of_mean(success, resamples, seed),
+        "success_interval": of_mean(success, resamples, seed),
         "steps": fmean(len(t.steps) for t in trajectories),
         "invalid": sum(t.invalid for t in trajectories) / max(actions, 1),
         "endings": dict(sorted(Counter(t.ending for t in trajectories).items())),
@@ -203,11 +203,17 @@ def interval(values: np.ndarray, resamples: int, seed: int) -> list[float]:
     return [float(x) for x in np.quantile(means, [0.025, 0.975])]
 
 
-def _of_mean(values: np.ndarray, resamples: int, seed: int) -> list[float]:
-    """95 % interval of the mean; of values that are all equal, of which a bootstrap knows no other, Wilson's."""
-    if (values == values[0]).all():
-        return wilson(float(values[0]), len(values))
-    return interval(values, resamples, seed)
+def of_mean(values: np.ndarray, resamples: int, seed: int = 0) -> list[float]:
+    """95 % interval of the mean of values [games] or, over both, [seeds, games].
+
+    Of values that are all equal, of which a bootstrap knows no other, Wilson's of as many games.
+    """
+    first = values.flat[0]
+    if (values == first).all():
+        return wilson(float(first), values.shape[-1])
+    if values.ndim == 1:
+        return interval(values, resamples, seed)
+    return hierarchical(values, resamples=resamples, seed=seed)
 
 
 def wilson(mean: float, n: int) -> list[float]:

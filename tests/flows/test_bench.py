@@ -46,6 +46,10 @@ def test_bad_plans_are_told_in_one_line() -> None:
         bench.plan("alfworld", PRESETS, [], ["rft:sft.epochs=2"])
     with pytest.raises(IprError, match="differ in 'rollout'"):
         bench.plan("alfworld", PRESETS, [], ["ipr:rollout.max_new_tokens=160"])
+    with pytest.raises(IprError, match=r"train\.beta=0\.3: none of best, sft\+ has a use for it; leave it out"):
+        bench.plan("alfworld", PRESETS, ["best", "sft+"], ["train.epochs=2", "train.beta=0.3"])
+    with pytest.raises(IprError, match=r"unknown key 'train\.bta'; did you mean 'train\.beta'"):
+        bench.plan("alfworld", PRESETS, ["rft"], ["train.bta=0.3"])
     assert bench.plan("webshop", PRESETS, [], ["rft:algorithm.success=0.9"]).methods["rft"].algorithm.success == 0.9
 
 

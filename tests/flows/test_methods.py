@@ -129,7 +129,9 @@ def test_what_a_stage_lacks_memory_for_is_told_with_the_key_to_lower(
         refused(trainer, "train", RuntimeError("something else"), "train")
 
 
-def test_step_ppo_with_a_reward_model_and_best_of_n(begun, capsys: pytest.CaptureFixture[str]) -> None:
+def test_step_ppo_with_a_reward_model_and_best_of_n(
+    begun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = begun("algorithm.name=step-ppo", "algorithm.rewards=model", "algorithm.samples=4")
     iterate(run, 1)
     explored = store.load(run.stage(1) / "explored.parquet", Trajectory)
@@ -159,6 +161,11 @@ def test_step_ppo_with_a_reward_model_and_best_of_n(begun, capsys: pytest.Captur
         assert main(["eval", "--dir", str(run.folder), "--iteration", str(stage)]) == 0
     capsys.readouterr()
     command = ["eval", "--dir", str(run.folder), "--iteration", "1", "--best-of", "4", "--json"]
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "write_json", mock.Mock(side_effect=IprError("full")))
+        assert main(command) == 2
+    assert not (run.stage(1) / "best_of").exists(), "episodes that have no figures are not taken for done"
+    capsys.readouterr()
     assert main(command) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     played = store.load(run.stage(1) / "best_of" / "4-at-1.parquet", Trajectory)

@@ -191,6 +191,8 @@ def test_work_is_done_once_and_shards_are_not_played_again(tmp_path: Path) -> No
     run = Run.open(tmp_path / "r", configs.load("smoke", ["rollout.shard=2"], PRESETS))
     assert run.once(1, "pairs", lambda: {"step": 3})["step"] == 3
     assert run.once(1, "pairs", lambda: pytest.fail("again"))["step"] == 3
+    assert run.once(1, "train", lambda: {"seconds": 70.123})["seconds"] == 70.12, "with those before it was killed"
+    assert run.once(1, "reward", lambda: {"seconds": -1.0})["seconds"] >= 0
     played: list[Job] = []
 
     def play(shards: list[list[Job]]) -> Iterator[tuple[int, list[Trajectory]]]:

@@ -9,8 +9,10 @@ import pytest
 
 from ipr import config as configs
 from ipr import evaluate, profiling, store
+from ipr.runs import bench
 from ipr.runs import report as reports
 from ipr.runs.run import Run
+from ipr.runs.seeds import Seeds
 from ipr.runs.summary import profile, summarise
 from ipr.types import Step, Trajectory
 
@@ -44,6 +46,8 @@ def test_joined_episodes_count_as_saved(run: Run) -> None:
     assert (found["explored"], found["joined"], found["played"]) == (50, 10, 60)
     assert (found["total_played"], found["saved"]) == (40 + 60, 10 + 5 + 15 + 80)
     assert found["saved_share"] == pytest.approx(110 / 210)
+    run.note(complete=True, identity={})
+    assert bench._cost(Seeds(run.folder.parent))["episodes"] == 40 + 60
 
 
 def test_episodes_that_the_context_cut_off_are_told(run: Run) -> None:

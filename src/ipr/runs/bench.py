@@ -15,11 +15,11 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from ipr import algorithms, evaluate, identity, models, store
-from ipr.config import RunConfig, load, read_yaml
+from ipr.config import RunConfig, flat, load, read_yaml
 from ipr.runs import plots, report
 from ipr.runs.run import Run, stage_name
 from ipr.runs.seeds import REPORTED, Seeds
-from ipr.runs.summary import samples_file
+from ipr.runs.summary import rollouts, samples_file
 from ipr.types import IprError, Trajectory, suggestion
 
 if TYPE_CHECKING:
@@ -32,8 +32,9 @@ method that is compared with all others."""
 NOTE = (
     "mean reward on the test games in %, 95 % interval over seeds and games together; greedy: one episode a game;"
     " T = 1: the mean of several samples a game; best of: of these the best by its outcome (an oracle picks: an upper"
-    " bound); steps: on games that the method and SFT both solve, method / SFT; invalid: share of the actions; updates,"
-    " episodes and seconds: of the iterations of one seed, the SFT agent apart"
+    " bound); steps: on games that the method and SFT both solve, method / SFT; invalid: share of the actions; updates"
+    " (the agent's), episodes (played, not taken from others) and seconds (with a reward model's fit, without what a"
+    " killed process had played): of the iterations of one seed, the SFT agent apart"
 )
 
 
@@ -51,7 +52,7 @@ def plan(env: str, presets: Path, names: Sequence[str], overrides: Sequence[str]
     """The plan of `presets`/bench/ENV.yaml: its `methods`, or those named (of `more` too), with overrides.
 
     "KEY=VALUE" is for all methods that have a use for it, "METHOD:KEY=VALUE" for one. Raises IprError naming the file,
-    method or key.
+    method or key, also for an override that none has a use for.
     """
     path = presets / "bench" / f"{env}.yaml"
     if not path.is_file():
@@ -69,13 +70,19 @@ def plan(env: str, presets: Path, names: Sequence[str], overrides: Sequence[str]
             if name not in own:
                 raise IprError(f"{override}: method '{name}' is not played; {suggestion(name, own)}")
             own[name].append(rest)
+    keys = {o: key for o in overrides if ":" not in (key := o.partition("=")[0])}
+    idle = dict(keys)
     methods: dict[str, RunConfig] = {}
     for name in chosen:
         given = [f"{key}={value}" for key, value in (tree["keys"] | known[name]).items()]
         method = load(tree["preset"], given, presets).algorithm.name
-        keys = ((o, o.partition("=")[0]) for o in overrides)
-        wanted = [o for o, key in keys if ":" not in key and not algorithms.ignores(method, key)]
+        wanted = [o for o, key in keys.items() if not algorithms.ignores(method, key)]
         methods[name] = load(tree["preset"], [*given, *wanted, *own[name]], presets)
+        idle = {o: key for o, key in idle.items() if o not in wanted}
+    for override, key in idle.items():
+        if key not in flat(next(iter(methods.values()))):
+            load(tree["preset"], [override], presets)  # which says what it may mean
+        raise IprError(f"{override}: none of {', '.join(chosen)} has a use for it; leave it out")
     first, *others = methods.values()
     for other in others:
         if (key := _other_sft(first, other)) is not None:
@@ -283,7 +290,7 @@ def _figure(played: Mapping[int, Sequence[Trajectory]], resamples: int) -> dict[
     return {
         "games": values.shape[1],
         "reward": float(values.mean()),
-        "interval": evaluate.hierarchical(values, resamples=resamples),
+        "interval": evaluate.of_mean(values, resamples),
         "by_seed": dict(zip(sorted(played), values.mean(axis=1).tolist(), strict=True)),
     }
 
@@ -330,7 +337,7 @@ def _cost(group: Seeds) -> dict[str, float]:
         for k in range(1, run.config.algorithm.iterations + 1):
             records = {task: run.record(k, task) or {} for task in ("explore", "reward", "pairs", "train")}
             updates += records["train"].get("updates", 0)
-            episodes += records["explore"].get("episodes", 0) + records["reward"].get("rollouts", {}).get("played", 0)
+            episodes += rollouts(records["explore"], records["reward"]["rollouts"])["total_played"]
             seconds += sum(record.get("seconds", 0.0) for record in records.values())
         sums.append((updates, episodes, seconds))
     return dict(zip(("updates", "episodes", "seconds"), map(fmean, zip(*sums, strict=True)), strict=True))

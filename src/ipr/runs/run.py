@@ -146,14 +146,17 @@ class Run:
         return store.read_json(path) if path.exists() else None
 
     def once(self, iteration: int, task: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Do `work` unless its record is there; its facts and the profile of its seconds become the record."""
+        """Do `work` unless its record is there; its facts and the profile of its seconds become the record.
+
+        Facts that have "seconds", of all processes that were at it, keep them where they are more than this one's.
+        """
         done = self.record(iteration, task)
         if done is not None:
             return done
         start = profiling.now()
         facts = work()
         facts["profile"] = profiling.since(start)
-        facts["seconds"] = round(facts["profile"]["seconds"], 2)
+        facts["seconds"] = round(max(facts["profile"]["seconds"], facts.get("seconds", 0.0)), 2)
         if self.keeper:
             store.write_json(self.stage(iteration) / f"{task}.json", facts)
         return facts

@@ -10,8 +10,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ipr import evaluate, identity, store
 from ipr.config import RunConfig
 from ipr.runs import plots, report
@@ -111,7 +109,7 @@ class Seeds:
             row[split or "test"] = {
                 "games": rewards.shape[1],
                 "reward": float(rewards.mean()),
-                "reward_interval": _interval(rewards, config.eval.bootstrap),
+                "reward_interval": evaluate.of_mean(rewards, config.eval.bootstrap),
                 "success": float((rewards >= config.algorithm.success).mean()),
                 "by_seed": {seed: fmean(t.reward for t in episodes) for seed, episodes in played.items()},
             }
@@ -203,13 +201,6 @@ def write(group: Seeds) -> dict[str, Any]:
     store.write_json(group.folder / "seeds.json", summary)
     plots.written(group.folder, "seeds", plot(summary))
     return summary
-
-
-def _interval(rewards: np.ndarray, resamples: int) -> list[float]:
-    """Of rewards that are all equal, of which a bootstrap knows no other, Wilson's of one seed's games."""
-    if (rewards == rewards[0, 0]).all():
-        return evaluate.wilson(float(rewards[0, 0]), rewards.shape[1])
-    return evaluate.hierarchical(rewards, resamples=resamples)
 
 
 def _deciding(run: Run) -> dict[str, Any]:

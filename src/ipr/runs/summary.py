@@ -67,7 +67,7 @@ def _stage(run: Run, k: int) -> dict[str, Any]:
         "tests": {split: evaluation[split] for split in run.config.eval.splits},
         "test": evaluation.get("test"),
         "pairs": records["pairs"] or None,
-        "rollouts": _rollouts(explored, reward["rollouts"]) if reward else None,
+        "rollouts": rollouts(explored, reward["rollouts"]) if reward else None,
         "step_reward": reward.get("step_reward"),
         "reward_model": reward.get("reward_model"),
         "train": {key: v for key, v in records["train"].items() if key not in ("history", "profile")} or None,
@@ -106,7 +106,7 @@ def _full(run: Run, k: int) -> list[str]:
     return found
 
 
-def _rollouts(explored: dict[str, Any], scored: dict[str, int]) -> dict[str, float]:
+def rollouts(explored: dict[str, Any], scored: dict[str, int]) -> dict[str, float]:
     """Of exploring and scoring: the counts by reason, and altogether "total_played", "saved" and "saved_share"."""
     joined = explored.get("joined", 0)
     played = explored["episodes"] - joined + scored["played"]
