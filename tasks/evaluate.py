@@ -32,7 +32,10 @@ def evaluate(run_dir: str, iteration: int) -> str:
             tests |= {t.task_id: t for t in episodes} if split != "dev" else {}
         whole = list(tests.values())
         facts["test"] = metrics(whole, task_type=spec.task_type, success_at=success, resamples=config.bootstrap)
-        few = [tests[i] for i in games(list(tests), "step rewards", config.step_reward_games)]
+        wanted = (
+            config.step_reward_games if iteration >= SCORER else 0
+        )  # the base may be played before there is a scorer
+        few = [tests[i] for i in games(list(tests), "step rewards", wanted)]
         facts["test"]["step_reward"] = _step_reward(run, iteration, few)
         return facts
 
@@ -47,7 +50,7 @@ def _step_reward(run: Run, iteration: int, episodes: Sequence[Trajectory]) -> fl
         return None
     settings = run.config.algorithm
     prefixes = [e.prefix(t + 1) for e in episodes for t in range(len(e.steps))]
-    earlier = [run.stage(k) / "eval" / "step_rewards.parquet" for k in range(-1, iteration)]
+    earlier = [run.stage(k) / "eval" / "step_rewards.parquet" for k in range(SCORER, iteration)]
     rewards, _ = credit.estimate(
         prefixes,
         play(run, iteration, "step-reward", SCORER, settings.temperature),

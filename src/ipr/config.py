@@ -274,7 +274,8 @@ class EvalConfig(_Section):
     dev_games: int = Field(default=200, ge=1)
     """Problems of the dev split, by which the reported iteration is chosen."""
     step_reward_games: int = Field(default=0, ge=0)
-    """Test problems on which the average step reward (by the scorer) is estimated; 0 leaves it out."""
+    """Test problems on which the average step reward (by the scorer) of SFT and of each iteration is estimated; 0
+    leaves it out."""
     bootstrap: int = Field(default=2000, ge=100)
     """Resamples of the 95 % intervals."""
 
@@ -432,9 +433,16 @@ def load(source: str | Path | None = None, overrides: Iterable[str] = (), preset
         overridden.append(key)
     config = validate(tree, str(source or "defaults"))
     for key in overridden:
-        if algorithms.ignores(config.algorithm.name, key):
+        if ignores(config, key):
             raise IprError(f"override '{key}' has no effect with algorithm.name={config.algorithm.name}; leave it out")
     return config
+
+
+def ignores(config: RunConfig, key: str) -> bool:
+    """Whether the config's method has no use for a key. With `eval.step_reward_games` the agents of every method are
+    judged by sampled step rewards."""
+    judged = config.eval.step_reward_games and key in ("algorithm.samples", "algorithm.temperature")
+    return not judged and algorithms.ignores(config.algorithm.name, key)
 
 
 def embedded(path: str, env: str) -> str:

@@ -120,6 +120,8 @@ def test_the_command_with_a_hosted_model(
         assert f"${(asked + 1) * (7 * 10 + 3 * 20) / 1e6:.4f}" in printed
         assert "Here is an example" in heard[1][0][2]["content"]
         assert run(capsys, *more, *prices)[1] == printed
+        lenient = json.loads(run(capsys, *more, *prices, "algorithm.success=0", "--json")[1])
+        assert lenient["success"] == 1, "every reward is a success where 0 is one"
         assert len(heard) == asked + 1, "nothing is asked twice"
     assert {key for _, key in heard} == {f"Bearer {KEY}"}
     files = [file for file in out.rglob("*") if file.is_file()]

@@ -50,7 +50,15 @@ def test_bad_plans_are_told_in_one_line() -> None:
         bench.plan("alfworld", PRESETS, ["best", "sft+"], ["train.epochs=2", "train.beta=0.3"])
     with pytest.raises(IprError, match=r"unknown key 'train\.bta'; did you mean 'train\.beta'"):
         bench.plan("alfworld", PRESETS, ["rft"], ["train.bta=0.3"])
-    assert bench.plan("webshop", PRESETS, [], ["rft:algorithm.success=0.9"]).methods["rft"].algorithm.success == 0.9
+    with pytest.raises(IprError, match=r"differ in 'algorithm\.success'"):
+        bench.plan("webshop", PRESETS, [], ["best:algorithm.success=0.9"])
+    assert bench.plan("webshop", PRESETS, [], ["algorithm.success=0.9"]).methods["rft"].algorithm.success == 0.9
+    fewer = "ipr:algorithm.samples=3"
+    assert bench.plan("alfworld", PRESETS, [], [fewer]).methods["ipr"].algorithm.samples == 3
+    with pytest.raises(IprError, match=r"differ in 'algorithm\.samples'"):
+        bench.plan("alfworld", PRESETS, [], [fewer, "eval.step_reward_games=2"])
+    judged = bench.plan("alfworld", PRESETS, [], ["algorithm.samples=3", "eval.step_reward_games=2"]).methods
+    assert {method.algorithm.samples for method in judged.values()} == {3}
 
 
 def test_best_is_compared_with_every_method() -> None:

@@ -60,6 +60,21 @@ def iterate(run: Run, iteration: int) -> None:
         assert main([task, "--dir", str(run.folder), "--iteration", str(iteration)]) == 0
 
 
+def test_agents_are_judged_by_step_rewards_and_the_base_before_there_is_a_scorer_is_not(
+    beginner: Path, install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("plug-doors", {"doors": "plug_doors"}, plug_doors="from tests.doors import spec")
+    monkeypatch.setenv("IPR_ROOT", str(tmp_path))
+    few = ["eval.step_reward_games=2", "algorithm.samples=2", "algorithm.name=best"]
+    run = Run.open(tmp_path / "run", configs.load(None, [*TINY, f"model.path={beginner}", *few]))
+    for command in (["experts"], ["eval", "--iteration", "-1"], ["sft"], ["eval"]):  # as the flow does
+        assert main([*command, "--dir", str(run.folder)]) == 0
+    base, sft = (store.read_json(run.stage(k) / "evaluate.json")["test"] for k in (-1, 0))
+    assert base["step_reward"] is None
+    assert 0 <= sft["step_reward"] <= 1
+    assert len(store.load(run.stage(0) / "eval" / "step_rewards.parquet", StepReward)) > 0
+
+
 def test_an_agent_is_the_mean_of_all_before_it(begun, monkeypatch: pytest.MonkeyPatch) -> None:
     run = begun("algorithm.name=best", "train.average=true")
     trained, run_updates = [], trainer.run_updates

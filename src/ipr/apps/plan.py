@@ -68,7 +68,7 @@ def plan(config: RunConfig, spec: EnvSpec, chat: ChatTokens) -> dict[str, Any]:
     heldout["dev"] = min(config.eval.dev_games, len(spec.task_ids("dev")))
     stages = settings.iterations + 2  # the base, SFT
     tested = min(config.eval.step_reward_games, sum(heldout.values()) - heldout["dev"])
-    judged = stages * tested * spec.max_steps * settings.samples
+    judged = (stages - 1) * tested * spec.max_steps * settings.samples
     evaluated = sum(heldout.values()) * stages
     # Half of the step limit is what a rollout from the middle of a trajectory takes, failures included.
     steps = remaining * settings.iterations * episodes + spec.max_steps * evaluated

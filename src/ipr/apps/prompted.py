@@ -83,6 +83,7 @@ def play(
     check: Callable[[], None] | None = None,
     usage: Usage | None = None,
     prices: EndpointConfig | None = None,
+    success: float = 1.0,
     resamples: int = 2000,
 ) -> dict[str, Any]:
     """Play what is missing of `games` games; the figures over all of them. Asks nothing where all are there.
@@ -119,7 +120,7 @@ def play(
             f"the prompt of {spec.name} is longer than the context of {policy.name}; use --shots 0, or a model with a"
             " longer context"
         )
-    figures = evaluate.metrics(episodes, task_type=spec.task_type, resamples=resamples)
+    figures = evaluate.metrics(episodes, task_type=spec.task_type, success_at=success, resamples=resamples)
     if usage is not None:
         figures["usage"] = asdict(usage) | {"dollars": usage.cost(prices) if prices else None}
     if out:
@@ -136,7 +137,8 @@ def run(options: Namespace) -> dict[str, Any]:
         of = options.data or options.env
         raise IprError(f"split '{options.split}' of {of} has no games; give more data, or take another split")
     sampling = Sampling(0.0, config.rollout.max_new_tokens)
-    ask = {"split": options.split, "games": options.games, "resamples": config.eval.bootstrap}
+    ask = {"split": options.split, "games": options.games}
+    ask |= {"success": config.algorithm.success, "resamples": config.eval.bootstrap}
     if options.endpoint:
         from ipr.policies.openai import EndpointPolicy, Usage, base_url
 

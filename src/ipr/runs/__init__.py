@@ -11,7 +11,10 @@ DECIDED_BY = {
     "reward": ("seed", "env", "model", "rollout", "algorithm"),
     "pairs": ("env", "algorithm"),
     "train": ("seed", "env", "model", "algorithm", "train", "sft"),
-    "evaluate": ("seed", "env", "model", "rollout", "eval", "algorithm.samples", "algorithm.temperature"),
+    "evaluate": (
+        *("seed", "env", "model", "rollout", "eval"),
+        *("algorithm.samples", "algorithm.success", "algorithm.temperature"),
+    ),
 }
 """The parts of a config that each task reads; what it makes follows from them and from the tasks before it. The stages
 in dvc.yaml name the same (a test compares)."""

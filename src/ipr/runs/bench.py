@@ -14,8 +14,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from ipr import algorithms, evaluate, identity, models, store
-from ipr.config import RunConfig, flat, load, read_yaml
+from ipr import evaluate, identity, models, store
+from ipr.config import RunConfig, flat, ignores, load, read_yaml
 from ipr.runs import plots, report
 from ipr.runs.run import Run, stage_name
 from ipr.runs.seeds import REPORTED, Seeds
@@ -75,8 +75,8 @@ def plan(env: str, presets: Path, names: Sequence[str], overrides: Sequence[str]
     methods: dict[str, RunConfig] = {}
     for name in chosen:
         given = [f"{key}={value}" for key, value in (tree["keys"] | known[name]).items()]
-        method = load(tree["preset"], given, presets).algorithm.name
-        wanted = [o for o, key in keys.items() if not algorithms.ignores(method, key)]
+        method = load(tree["preset"], [*given, *(o for o in overrides if o.startswith("eval."))], presets)
+        wanted = [o for o, key in keys.items() if not ignores(method, key)]
         methods[name] = load(tree["preset"], [*given, *wanted, *own[name]], presets)
         idle = {o: key for o, key in idle.items() if o not in wanted}
     for override, key in idle.items():
@@ -344,10 +344,16 @@ def _cost(group: Seeds) -> dict[str, float]:
 
 
 def _other_sft(a: RunConfig, b: RunConfig) -> str | None:
-    """A section of the config that the SFT stage or how agents play depends on, and in which the two differ."""
+    """A part of the config that the SFT stage or how agents play and are evaluated depends on, and in which the two
+    differ."""
     for section in ("seed", "env", "model", "sft", "eval"):
         if getattr(a, section) != getattr(b, section):
             return section
+    # Of the method, how its agents are evaluated; by samples only where step rewards are.
+    knobs = ("success", "samples", "temperature") if a.eval.step_reward_games else ("success",)
+    for knob in knobs:
+        if getattr(a.algorithm, knob) != getattr(b.algorithm, knob):
+            return f"algorithm.{knob}"
     rules = ({k: v for k, v in identity.deciding(c).items() if k.startswith("rollout.")} for c in (a, b))
     return "rollout" if next(rules) != next(rules) else None
 
