@@ -18,8 +18,7 @@ from ipr.training.reward_model import RewardModel
 from ipr.types import Prefix, Sampling, StepReward, Trajectory, derive_seed
 from tasks.common import SCORER, experts, play, stage_task
 
-SMALLER = "lower sft.micro_batch_tokens"
-"""What makes a pass of the reward model take less memory."""
+SMALLER = models.smaller_passes("sft")
 
 
 @stage_task("reward")

@@ -52,9 +52,10 @@ def fit(
     start = run.base if how.start == "base" else str(run.model(iteration - 1))
     tokenizer = models.load_tokenizer(start, run.config.model.date)
     chat = ChatTokens(tokenizer)
-    fix = f"lower {how.section}.micro_batch_tokens"
+    fix = models.smaller_passes(how.section)
     with models.enough_memory(fix):
         reference = _reference(run, iteration, chat, rows, config) if losses.get(how.loss).reference else None
+    models.free_gpu()
     model = models.load_model(start, run.config.model, training=True)
     tracker = Tracker(run.folder, run.config.track, project_root())
     shown = live.curve(tracker, "train", iteration) if run.keeper else nullcontext()

@@ -140,6 +140,14 @@ def test_what_a_stage_lacks_memory_for_is_told_with_the_key_to_lower(
         assert main([task, "--dir", str(run.folder), "--iteration", "1"]) == 0
     assert "lower train.micro_batch_tokens" in refused(trainer, "reference_logps", cpu, "train")
     assert "lower train.micro_batch_tokens" in refused(trainer, "train", cuda, "train")
+    assert "below the longest example it changes nothing, then train adapters" in refused(
+        trainer, "train", cuda, "train"
+    )
+    for told in ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling", "NCCL error\nCuda failure 2 'out of memory'"):
+        assert "lower train.micro_batch_tokens" in refused(trainer, "train", RuntimeError(told), "train")
+    said = refused(torch.nn.Module, "to", cuda, "train")
+    assert "train adapters" in said
+    assert "micro_batch_tokens" not in said
     with pytest.raises(RuntimeError, match="something else"):
         refused(trainer, "train", RuntimeError("something else"), "train")
 

@@ -35,6 +35,7 @@ from ipr.models.loading import (
     load_tokenizer,
     save_blank_adapter,
     save_model,
+    smaller_passes,
     with_adapter,
 )
 from ipr.models.make import (
@@ -81,6 +82,7 @@ __all__ = [
     "save_model",
     "shallow",
     "share_weights",
+    "smaller_passes",
     "tiny_copy",
     "train_tokenizer",
     "with_adapter",

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 LARGE = 500_000_000
 """Parameters from which training recomputes activations instead of keeping them: slower, but a 7B model needs it."""
+_LESS = "train adapters (model.lora.rank=16), or take a smaller model"
 
 
 def check_model(path: str | Path, config: ModelConfig | None = None) -> None:
@@ -133,12 +134,13 @@ def load_model(path: str | Path, config: ModelConfig, *, training: bool = False)
         freeze_embeddings(model)
     if training and model.num_parameters() > LARGE:
         model.activation_checkpointing_enable()
-    if not training:
-        return model.to(device(config)).eval()
-    from ipr.models import processes
+    with enough_memory(_LESS if training else "take a smaller model, or fewer rollout.workers a GPU"):
+        if not training:
+            return model.to(device(config)).eval()
+        from ipr.models import processes
 
-    processes.here(device(config))
-    return (model if processes.several() else model.to(device(config))).train()
+        processes.here(device(config))
+        return (model if processes.several() else model.to(device(config))).train()
 
 
 def embeddings(model: Any) -> list[torch.nn.Parameter]:
@@ -205,14 +207,19 @@ def free_gpu() -> None:
 @contextmanager
 def enough_memory(fix: str) -> Iterator[None]:
     """What ends within it for want of memory, of a GPU or of the CPU, becomes an IprError that names `fix`."""
-    import torch
-
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+        # Of torch, of CUDA and of NCCL ("Cuda failure 2 'out of memory'"); of cuBLAS; of the CPU.
+        told = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "DefaultCPUAllocator")
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in told):
             raise
         raise IprError(f"out of memory ({first_line(error)}); {fix}") from None
+
+
+def smaller_passes(section: str) -> str:
+    """What to do where the passes of a training, of that section of the config, lack memory."""
+    return f"lower {section}.micro_batch_tokens; below the longest example it changes nothing, then {_LESS}"
 
 
 def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Path:
