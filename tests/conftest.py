@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 # As `ipr` sets it: pytest's workers have two threads each, which else spin while the other worker wants the cores. Read
 # when torch is imported, so here, before anything of ours is.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("IPR_CHECK_KERNELS", "1")  # see ipr.engine.kernels; also for processes that tests start
+os.environ.setdefault("IPR_CHECK_KERNELS", "1")  # see ipr.engine.kernels
 
 from ipr import envs
 
 Install = Callable[..., None]
+Lay = Callable[[Path], Path]
 
 
 @pytest.fixture(autouse=True)
@@ -46,3 +49,23 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
         monkeypatch.syspath_prepend(folder)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def with_data(tmp_path_factory: pytest.TempPathFactory) -> Lay:
+    """Gives a project, a folder, the published data sets that its first run would make. They are made once, for all
+    of pytest's workers: it takes as long as a tiny run."""
+    from ipr.apps.data_commands import generate_published
+
+    mine = tmp_path_factory.getbasetemp()
+    made = (mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine) / "data"
+    with FileLock(made.with_suffix(".lock")):
+        if not made.is_dir():
+            generate_published(mine / "aside")
+            (mine / "aside").rename(made)
+
+    def lay(project: Path) -> Path:
+        shutil.copytree(made, project / "data")
+        return project
+
+    return lay

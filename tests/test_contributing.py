@@ -15,6 +15,7 @@ import pytest
 
 from ipr import store
 from ipr.types import Demonstration
+from tests.conftest import Lay
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
@@ -42,7 +43,10 @@ def test_every_file_that_the_page_names_is_there() -> None:
 
 
 @pytest.mark.integration
-def test_smoke_runs_with_an_environment_a_method_a_loss_and_a_backend_of_the_page(tmp_path: Path) -> None:
+def test_smoke_runs_with_an_environment_a_method_a_loss_and_a_backend_of_the_page(
+    tmp_path: Path, with_data: Lay
+) -> None:
+    with_data(tmp_path)
     site = tmp_path / "site"
     about = site / "toy_package-1.dist-info"
     about.mkdir(parents=True)
@@ -56,7 +60,7 @@ def test_smoke_runs_with_an_environment_a_method_a_loss_and_a_backend_of_the_pag
         (site / code.split("\n", 1)[0].removeprefix("# ")).write_text(code)
 
     run = tmp_path / "run"
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "PYTHONPATH"))}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "PYTHONPATH", "IPR_"))}
     path = os.pathsep.join(map(str, (ROOT / "src", ROOT, site)))
     names = ["env.name=guess", "algorithm.name=wins", "rollout.backend=careful"]
     done = subprocess.run(

@@ -16,6 +16,7 @@ import pytest
 from ipr import config
 from ipr.runs import bench
 from ipr.types import IprError
+from tests.conftest import Lay
 from tests.living import alive
 
 ROOT = Path(__file__).parents[2]
@@ -71,9 +72,10 @@ def test_best_is_compared_with_every_method() -> None:
 
 
 @pytest.mark.integration
-def test_methods_share_the_sft_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_methods_share_the_sft_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_data: Lay) -> None:
     """Played side by side, and again from what is there."""
-    monkeypatch.setenv("IPR_ROOT", str(tmp_path))
+    monkeypatch.setenv("IPR_ROOT", str(with_data(tmp_path)))
+    monkeypatch.delenv("IPR_CHECK_KERNELS")
     small = [
         *("env.tasks=4", "env.max_steps=6", "sft.epochs=1", "train.updates=1", "algorithm.iterations=1"),
         *("eval.games=3", "eval.dev_games=3", "rollout.max_new_tokens=24", "rollout.workers=1", "track.enabled=false"),

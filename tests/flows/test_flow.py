@@ -25,6 +25,7 @@ import pytest
 from ipr import store, tracking
 from ipr.runs.telling import slug
 from ipr.types import Demonstration, PreferencePair, StepReward, Trajectory
+from tests.conftest import Lay
 from tests.living import alive
 
 pytestmark = pytest.mark.integration
@@ -50,12 +51,12 @@ ODD = "Löwe lr=1e-4, 50% {x} $y_ " + 150 * "n"
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(tmp_path_factory: pytest.TempPathFactory, with_data: Lay) -> Path:
     """A project of its own, so that the checkout's data sets and tracking stay as they are."""
     importlib.import_module("tasks.report")  # Prefect sets up logging at import, which would undo a test's caplog
     folder = tmp_path_factory.mktemp("project")
     (folder / "runs").mkdir()
-    return folder
+    return with_data(folder)
 
 
 def command(root: Path, run: str, preset: str = "smoke", *more: str) -> list[str]:
@@ -63,7 +64,7 @@ def command(root: Path, run: str, preset: str = "smoke", *more: str) -> list[str
 
 
 def environment(root: Path) -> dict[str, str]:
-    hidden = ("PREFECT_", "MLFLOW_", "OMP_")
+    hidden = ("PREFECT_", "MLFLOW_", "OMP_", "IPR_")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
     return kept | {"IPR_ROOT": str(root), "OMP_NUM_THREADS": "1"}
 
@@ -211,7 +212,8 @@ def test_a_promotion_that_waited_for_mlflow_is_told_when_it_comes(
 
 @pytest.mark.parametrize("env", ["sql", "webshop"])
 def test_the_loop_of_another_environment(root: Path, env: str) -> None:
-    tiny = ("env.max_steps=6", "algorithm.iterations=1", "eval.bootstrap=200", "sft.epochs=1", "train.epochs=1")
+    tiny = ["env.tasks=2", "env.max_steps=6", "eval.games=2", "eval.dev_games=2", "eval.bootstrap=200"]
+    tiny += ["algorithm.iterations=1", "sft.epochs=1", "train.epochs=1"]
     summary = played(root, command(root, env, env, *tiny))
     assert [s["name"] for s in summary["stages"]] == ["base", "sft", "iteration-1"]
     assert (root / "data" / env / env / "iteration-1" / "pairs.parquet").is_file()
@@ -279,7 +281,8 @@ def workers_of(pid: int) -> list[list[bytes]]:
 
 
 def test_killed_and_continued_ends_with_the_same(root: Path, whole: dict) -> None:
-    """SIGKILL twice: once while step rewards are played, once in training (or right after it). Two workers play."""
+    """SIGKILL twice: once while step rewards are played, once in training (or right after it). Two workers play, until
+    all is explored."""
     run = root / "runs" / ODD
     killed = [*command(root, ODD), "rollout.workers=2", "--profile"]
     for kills, sign in enumerate(("iteration-1/shards/*", "iteration-2/reference.json")):
@@ -300,7 +303,7 @@ def test_killed_and_continued_ends_with_the_same(root: Path, whole: dict) -> Non
         process.send_signal(signal.SIGKILL)
         process.wait()
     done = subprocess.run(
-        killed,
+        [*command(root, ODD), "--profile"],
         env=environment(root),
         cwd=root,
         capture_output=True,

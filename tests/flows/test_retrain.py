@@ -16,6 +16,7 @@ import pytest
 
 from ipr import envs, store
 from ipr.types import Trajectory
+from tests.conftest import Lay
 
 pytestmark = pytest.mark.integration
 
@@ -47,7 +48,7 @@ credit.estimate = held
 def nights(
     root: Path, count: int, overrides: list[str], to: int = subprocess.PIPE, code: str = NIGHTS
 ) -> subprocess.Popen:
-    hidden = ("PREFECT_", "MLFLOW_", "OMP_")
+    hidden = ("PREFECT_", "MLFLOW_", "OMP_", "IPR_")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
     return subprocess.Popen(
         [sys.executable, "-c", code, str(count), str(root / "runs"), *TINY, *overrides],
@@ -73,7 +74,8 @@ def explored(run: Path) -> set[str]:
     return {t.task_id for t in store.load(run / "iteration-1" / "explored.parquet", Trajectory)}
 
 
-def test_three_nights_explore_other_problems_and_a_fourth_is_skipped(tmp_path: Path) -> None:
+def test_three_nights_explore_other_problems_and_a_fourth_is_skipped(tmp_path: Path, with_data: Lay) -> None:
+    with_data(tmp_path)
     spec = envs.get("alfworld")
     experts = store.save(tmp_path / "six.parquet", [spec.expert(i) for i in spec.task_ids("train")[:6]])
     overrides = ["env.tasks=2", f"env.experts={experts}"]
@@ -90,12 +92,12 @@ def test_three_nights_explore_other_problems_and_a_fourth_is_skipped(tmp_path: P
     assert told(nights(tmp_path, 1, overrides)) == [{"skipped": found[3]["skipped"]}]
 
 
-def test_a_machine_that_loses_its_disk_does_not_lose_the_run(tmp_path: Path) -> None:
+def test_a_machine_that_loses_its_disk_does_not_lose_the_run(tmp_path: Path, with_data: Lay) -> None:
     """Killed while step rewards are played, its folder deleted; another checkout's schedule ends it with the same."""
     overrides = ["env.tasks=3", "algorithm.samples=2", "rollout.shard=16", "data.publish=false"]
     one, two = tmp_path / "one", tmp_path / "two"
     for root in (one, two):
-        root.mkdir()
+        with_data(root)
     (whole,) = told(nights(one, 1, [*overrides, f"run.store={tmp_path / 'whole'}"]))
 
     shared = f"run.store={tmp_path / 'store'}"

@@ -21,6 +21,7 @@ from prefect.client.base import PrefectHttpxSyncClient
 from ipr import store
 from ipr.config import AlertsConfig
 from ipr.runs.project import answers
+from tests.conftest import Lay
 from tests.sinks import Sink, serving
 
 pytestmark = pytest.mark.integration
@@ -31,8 +32,8 @@ TINY += ["algorithm.tau=0", "rollout.max_new_tokens=16", "eval.bootstrap=100"]
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("project")
+def root(tmp_path_factory: pytest.TempPathFactory, with_data: Lay) -> Path:
+    return with_data(tmp_path_factory.mktemp("project"))
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def settings(root: Path) -> Iterator[dict[str, str]]:
     """The environment of a machine that knows a Prefect server, which runs while the tests do."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "OMP_"))}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "OMP_", "IPR_"))}
     env = kept | {
         "IPR_ROOT": str(root),
         "PREFECT_HOME": str(root / ".prefect"),
