@@ -101,6 +101,38 @@ def test_a_change_undoes_what_it_decides_and_what_follows(
         Run.open(tmp_path, configs.load(ROOT / "params.yaml", ["seed=8"]))
 
 
+@pytest.mark.parametrize(
+    ("override", "stay"),
+    [
+        ("train.beta=0.3", ["base", "sft"]),  # agents of iterations are others; the scorer is the same
+        ("sft.learning_rate=0.1", ["base"]),
+        ("rollout.max_new_tokens=9", []),
+        ("algorithm.temperature=0.5", []),
+    ],
+)
+def test_what_an_agent_played_beside_the_tasks_goes_with_it(tmp_path: Path, override: str, stay: list[str]) -> None:
+    run = begun(tmp_path)
+    played = {}
+    for k, stage in enumerate(("base", "sft", "iteration-1", "iteration-2"), start=-1):
+        names = [f"{stage}/best_of.json", f"{stage}/best_of/4-at-1.parquet", f"quality/{stage}.parquet"]
+        played[stage] = [run.folder / name for name in names]
+        scored = run.stage(k) / "eval" / "step_rewards.parquet"
+        for path in (*played[stage], scored):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    model = run.stage(1) / "reward_model.safetensors"
+    model.touch()
+    again = begun(tmp_path, override)
+    assert [stage for stage, paths in played.items() if any(path.exists() for path in paths)] == stay
+    assert all(path.exists() for stage in stay for path in played[stage])
+    assert len(list(tmp_path.glob("*/eval/step_rewards.parquet"))) == (4 if "sft" in stay else 0)
+    assert model.exists() == ("sft" in stay)
+    if "sft" in stay:  # as when DVC makes a stage again because its inputs are others
+        again.once(0, "train", dict)
+        assert [stage for stage, paths in played.items() if any(path.exists() for path in paths)] == ["base"]
+        assert list(tmp_path.glob("*/eval/step_rewards.parquet")) == []
+
+
 def test_the_run_of_a_preset_is_never_undone(tmp_path: Path) -> None:
     Run.open(tmp_path, configs.load(ROOT / "params.yaml"))
     with pytest.raises(IprError, match="holds a run with another config"):

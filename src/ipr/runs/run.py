@@ -153,6 +153,8 @@ class Run:
         done = self.record(iteration, task)
         if done is not None:
             return done
+        if self.keeper and task == "train":
+            self._drop_played(iteration)
         start = profiling.now()
         facts = work()
         facts["profile"] = profiling.since(start)
@@ -219,6 +221,18 @@ class Run:
             stale += [(k, "evaluate")] * (gone or decided("evaluate"))
         for k, task in stale:
             (self.stage(k) / f"{task}.json").unlink(missing_ok=True)
+            if task in ("train", "evaluate"):
+                self._drop_played(k)
+            elif task == "reward":  # which may fit none now
+                (self.stage(k) / "reward_model.safetensors").unlink(missing_ok=True)
+
+    def _drop_played(self, iteration: int) -> None:
+        """Remove what else a stage's agent has played, which would be taken for the next one's."""
+        stage = self.stage(iteration)
+        shutil.rmtree(stage / "best_of", ignore_errors=True)
+        scored = self.folder.glob("*/eval/step_rewards.parquet") if iteration == 0 else ()  # all by the SFT agent
+        for path in (stage / "best_of.json", self.folder / "quality" / f"{stage.name}.parquet", *scored):
+            path.unlink(missing_ok=True)
 
     def status(self) -> dict[str, Any]:
         """ "complete", "running" (a process holds the folder) or "stopped", and the tasks that are done by stage."""
