@@ -214,6 +214,10 @@ def status(options: argparse.Namespace) -> Any:
     if options.sync:
         from flows import launch
 
+        if state["status"] != "running":
+            launch.bring(run.folder, run.config, removed=True)
+            run = Run(options.dir)
+            state = run.status()
         state["tracked"] = launch.deliver(run)
         if state["status"] != "running":
             with run.lock(), mirror.kept(run.folder, run.config.run.store):

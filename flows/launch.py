@@ -17,7 +17,7 @@ from ipr.apps import champion, start
 from ipr.apps.chosen_model import base_of
 from ipr.config import RunConfig, Told
 from ipr.runs import ITERATION, alerts, mirror, workers
-from ipr.runs.project import defaults, project_root
+from ipr.runs.project import defaults, launched, project_root
 from ipr.runs.report import verdict
 from ipr.runs.run import Run, check_space, stage_name
 from ipr.runs.seeds import member
@@ -49,13 +49,7 @@ def run(
     policies.check(config, folder)
     start.check_memory(config)
     defaults(root)
-    try:
-        if mirror.bring(folder, config.run.store, identity.of_config(config)):
-            print(f"note: {folder} continues what {config.run.store} has of it", file=sys.stderr)
-    except mirror.Taken:
-        raise
-    except IprError as error:
-        print(f"note: run.store: {error}; the run goes on without it", file=sys.stderr)
+    bring(folder, config)
     run = Run.open(folder, config, preset)
     with may_fail("looking at the champion"):
         if told := champion.of_other_games(config, root):
@@ -80,6 +74,17 @@ def run(
         if (decision := summary["champion"]) and decision["outcome"] in ("promoted", "worse"):
             _tell(run, decision["outcome"], decision["verdict"])
         return summary
+
+
+def bring(folder: Path, config: RunConfig, removed: bool = False) -> None:
+    """Take over what the store has more of the run (see `mirror.bring`). Raises IprError where it has another run."""
+    try:
+        if mirror.bring(folder, config.run.store, identity.of_config(config), removed):
+            print(f"note: {folder} continues what {config.run.store} has of it", file=sys.stderr)
+    except mirror.Taken:
+        raise
+    except IprError as error:
+        print(f"note: run.store: {error}; the run goes on without it", file=sys.stderr)
 
 
 def deliver(run: Run) -> bool:
@@ -183,6 +188,8 @@ def one_task(folder: Path, name: str, iteration: int, config: RunConfig | None =
     defaults(project_root())
     if config is not None:
         start.check(config)
+    if launched() == 1:  # of several, the others would read meanwhile
+        bring(folder, config or Run(folder).config, removed=True)
     run = Run(folder) if config is None else Run.open(folder, config, source, by_stage=True)
     for task in ITERATION[: ITERATION.index(name)] if name in ITERATION else ():
         if run.record(iteration, task) is None:

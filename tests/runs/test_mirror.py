@@ -12,6 +12,7 @@ from unittest import mock
 
 import pytest
 
+from flows.cli import main
 from ipr import identity, store
 from ipr.config import load
 from ipr.runs import bucket, mirror
@@ -246,6 +247,110 @@ def test_a_store_that_is_down_stops_nothing_and_is_caught_up(
         pass
     assert mirror.bring(tmp_path / "other" / "run", f"{s3}/down")
     assert files(tmp_path / "other" / "run") == files(run.folder)
+
+
+@pytest.mark.parametrize("seed", ["0", "1"])
+def test_a_store_that_answers_late_keeps_what_is_further_and_what_is_anothers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, seed: str
+) -> None:
+    url, read, down = str(tmp_path / "store"), bucket._Folder.read, True
+    one, two = tmp_path / "one" / "run", tmp_path / "two" / "run"
+    first = begin(one, url)
+    with mirror.kept(one, url):
+        pass
+    if seed == "0":  # an older copy
+        shutil.copytree(one, two)
+    with mirror.kept(one, url):
+        first.once(0, "experts", lambda: {"experts": 1})
+        store.write_text(one / "sft/model/weights", "weights")
+    place = bucket.at(f"{url}/run")
+    before = place.read("index.json"), place.keys("files/")
+
+    def late(self: bucket._Folder, key: str) -> tuple[bytes, str] | None:
+        if down:
+            raise IprError("no answer")
+        return read(self, key)
+
+    monkeypatch.setattr(bucket._Folder, "read", late)
+    second = begin(two, url, seed=seed)
+    with mirror.kept(two, url):
+        until(lambda: "no answer" in caplog.text)
+        down = False
+        store.write_text(two / "sft/curve", "1")
+    assert (place.read("index.json"), place.keys("files/")) == before
+    assert ("has what" if seed == "0" else "another config") in caplog.text
+    with pytest.raises(IprError, match="sync brings it" if seed == "0" else "another config"), mirror.kept(two, url):
+        pass
+    assert place.read("lease.json") is None, "who is refused keeps nobody waiting"
+    if seed == "0":
+        assert mirror.bring(two, url, identity.of_config(second.config))
+        with mirror.kept(two, url):
+            pass
+        assert files(one).items() <= files(two).items()
+
+
+def test_an_older_copy_takes_over_what_the_store_has_before_it_sends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("IPR_ROOT", str(tmp_path))
+    url = str(tmp_path / "store")
+    one, by_sync, by_stage = (tmp_path / name / "run" for name in ("one", "two", "three"))
+    first = begin(one, url)
+    with mirror.kept(one, url):
+        pass
+    shutil.copytree(one, by_sync)
+    shutil.copytree(one, by_stage)
+    with mirror.kept(one, url):
+        first.once(0, "experts", lambda: {"experts": 1})
+        store.write_text(one / "sft/model/weights", "weights")
+    assert main(["status", str(by_sync), "--sync"]) == 0
+    assert main(["explore", "--dir", str(by_stage)]) == 2
+    assert "no model of sft yet" in capsys.readouterr().err
+    for folder in (by_sync, by_stage):
+        assert files(one).items() <= files(folder).items()
+    assert mirror.bring(tmp_path / "four" / "run", url)
+    assert (tmp_path / "four/run/sft/model/weights").is_file()
+
+
+def test_a_run_by_stages_may_change_its_config(tmp_path: Path) -> None:
+    url = str(tmp_path / "store")
+    one, two = tmp_path / "one" / "run", tmp_path / "two" / "run"
+    before, after = (load(None, [f"run.store={url}", f"sft.epochs={n}"]) for n in (1, 2))
+    run = Run.open(one, before, by_stage=True)
+    with mirror.kept(one, url):
+        for task in ("experts", "train"):
+            run.once(0, task, lambda: {})
+    shutil.copytree(one, two)
+    (one / "sft/train.json").unlink()
+    assert not mirror.bring(one, url, identity.of_config(after), removed=True), "DVC has removed it"
+    Run.open(one, after, by_stage=True)
+    assert not mirror.bring(one, url, identity.of_config(after)), "it was made with the config before"
+    with mirror.kept(one, url):
+        pass
+    place = bucket.at(f"{url}/run")
+    index = mirror._index(place)
+    assert index
+    assert "sft/experts.json" in index["files"]
+    assert "sft/train.json" not in index["files"]
+    with pytest.raises(IprError, match="another config"), mirror.kept(two, url):  # as it was before
+        pass
+    shutil.rmtree(two)
+    assert mirror.bring(two, url, identity.of_config(after))
+
+
+def test_a_folder_that_was_emptied_does_not_empty_the_store(tmp_path: Path) -> None:
+    url, folder = str(tmp_path / "store"), tmp_path / "run"
+    run = begin(folder, url)
+    with mirror.kept(folder, url):
+        run.once(0, "experts", lambda: {"experts": 1})
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != mirror.MARK:  # as `rm -r run/*` leaves it
+            path.unlink()
+    begin(folder, url)
+    with pytest.raises(IprError, match="sync brings it"), mirror.kept(folder, url):
+        pass
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,8 @@ EVERY = 5.0
 LEASE = 60.0
 """Seconds after which a machine that no longer says that it is at the run is taken to be gone."""
 MARK = ".store"
-"""In the run's folder: which index it was last sent as or made from, so that another machine's is known as such."""
+"""In the run's folder: the index it was last sent as or made from, and the one it is sent as (digests), so that another
+machine's is known as such."""
 ABOUT = ("preset", "complete", "created", "keys")
 """What the index tells of the manifest."""
 
@@ -48,7 +49,8 @@ ABOUT = ("preset", "complete", "created", "keys")
 def kept(folder: Path, url: str | None) -> Iterator[None]:
     """While this lasts, what is finished in the run's folder goes to the store, and at the end what is left.
 
-    Raises IprError at once where another machine is at the run; never for a store that is down.
+    Raises IprError at once where another machine is at the run, or the store has another run or more of this one; never
+    for a store that is down. One that answers only later is left as it is then, with a warning.
     """
     if url is None or int(os.environ.get("RANK", "0")) != 0:
         yield
@@ -70,22 +72,21 @@ def kept(folder: Path, url: str | None) -> Iterator[None]:
         mirror.leave()
 
 
-def bring(folder: Path, url: str | None, keys: str | None = None) -> bool:
+def bring(folder: Path, url: str | None, keys: str | None = None, removed: bool = False) -> bool:
     """Make the run's folder what the store has of it, where that is further; whether it was.
 
     It is further by a record, or by what another machine has made since the last one (`_is_further`). `keys` is
-    `identity.of_config` of the run's. Raises IprError where the store is down, another machine is at the run, or it is
-    a run of another config. Every file is verified before it takes its place; the records come last, so that this can
-    be interrupted, too.
+    `identity.of_config` of a run that has no folder yet. With `removed`, what this machine alone has removed is not
+    brought back: by stages, it is to be made again (DVC removes what a stage makes before it). Raises IprError where
+    the store is down, another machine is at the run, or it is a run of another config. Every file is verified before it
+    takes its place; the records come last, so that this can be interrupted, too.
     """
     if url is None:
         return False
     place = _place(url, folder.resolve().name)
     found = _index(place)
-    if not found or not _is_further(found, folder):
+    if not found or (removed and _is_last(found, folder)) or not _is_further(found, folder, place, keys):
         return False
-    if keys not in (None, found["about"].get("keys")):
-        raise Taken(f"{place.url} holds a run with another config; use another --dir, or another run.store")
     wait_for(place)
     found = _index(place) or found
     for path in sorted(found["files"], key=lambda path: (_is_record(path), path == "config.yaml", path)):
@@ -133,22 +134,26 @@ class _Mirror:
         self.stored: set[str] | None = None
         """What the store has; None where that is not known yet."""
         self.sent: dict[str, Any] = {}
-        self.held = self.lost = self.failed = False
+        self.held = self.ours = self.lost = self.failed = False
 
     def take(self) -> None:
         """Be the one who is at the run."""
         try:
             wait_for(self.place)
-            self._renew()
-            index, mine = _index(self.place), store.read_json(self.folder / "manifest.json")
-            if index and index["about"].get("keys") != mine.get("keys"):
-                raise Taken(
-                    f"{self.place.url} holds a run with another config; use another --dir, or another run.store"
-                )
+            self._claim()
         except Taken:
+            self.leave()
             raise
         except IprError as error:
             self._fails(error)
+
+    def _claim(self) -> None:
+        """Raises Taken where what is here must not replace what the store has."""
+        self._renew()
+        index = _index(self.place)
+        if index and not _is_last(index, self.folder) and _is_further(index, self.folder, self.place):
+            raise Taken(f"{self.place.url} has what {self.folder} lacks; ipr status {self.folder} --sync brings it")
+        self.ours = True
 
     def watch(self) -> None:
         while not self.ending.wait(EVERY):
@@ -174,6 +179,8 @@ class _Mirror:
         try:
             files = self._files()
             if files != self.sent:
+                if not self.ours:
+                    self._claim()
                 if self.stored is None:
                     self.stored = {key.removeprefix("files/") for key in self.place.keys("files/")}
                 for path, entry in [*files.items()]:
@@ -196,8 +203,9 @@ class _Mirror:
                 found = self.place.read("index.json")
                 self._renew()
                 content = (json.dumps(index, indent=1) + "\n").encode()
+                was = [_mark(json.loads(found[0]))] if found else []
+                store.write_text(self.folder / MARK, " ".join([*was, _mark(index)]))  # first: this may be killed here
                 self.place.write("index.json", content, found[1] if found else bucket.FREE)
-                store.write_text(self.folder / MARK, _mark(index))
                 self.sent = files
                 for sha256 in sorted(self.stored - {entry["sha256"] for entry in files.values()}):
                     if self.lost:
@@ -208,8 +216,9 @@ class _Mirror:
                 self.failed = False
                 log.info("%s has everything again", self.place.url)
         except Exception as error:  # whatever a store and the network raise
+            self.lost = self.lost or isinstance(error, Taken)
             self._fails(error)
-            if last:
+            if last and not self.lost:
                 log.warning(
                     "%s lacks what was finished since; the same command, or ipr status %s --sync, sends it",
                     self.place.url,
@@ -259,14 +268,14 @@ class _Mirror:
             self._renew()
 
     def _fails(self, error: Exception) -> None:
-        if not self.failed:
+        if not self.failed or self.lost:
             again = "" if self.lost else ", and it is tried again"
             log.warning("run.store: %s; the run goes on%s", " ".join(str(error).split())[:300], again)
         self.failed = True
 
 
 class Taken(IprError):
-    """The store has another run at this run's place, or another machine is at it."""
+    """The store has another run at this run's place, or more of this one, or another machine is at it."""
 
 
 def _place(url: str, run: str) -> bucket.Bucket:
@@ -298,16 +307,29 @@ def _fresh(lease: dict[str, Any]) -> bool:
     return time.time() - lease["time"] < LEASE
 
 
-def _is_further(index: dict[str, Any], folder: Path) -> bool:
+def _is_further(index: dict[str, Any], folder: Path, place: bucket.Bucket, keys: str | None = None) -> bool:
     """Whether the index has a record that the folder lacks; or is another machine's, with other files, and without a
-    record that the folder has."""
+    record that the folder has. Raises Taken where it is of another config."""
+    if (folder / "manifest.json").exists():
+        keys = store.read_json(folder / "manifest.json").get("keys")
+    if keys not in (None, index["about"].get("keys")):
+        if _is_last(index, folder):
+            return False  # by stages, the run's config has changed since
+        raise Taken(
+            f"{place.url} holds a run with another config than {folder}; use another --dir, or another run.store"
+        )
     if not all((folder / path).exists() for path in index["files"] if _is_record(path)):
         return True
-    if (folder / MARK).exists() and (folder / MARK).read_text() == _mark(index):
-        return False  # what differs is newer here
+    if _is_last(index, folder):
+        return False
     if any(p.relative_to(folder).as_posix() not in index["files"] for p in _walk(folder, records=True)):
         return False
     return not all(_is_there(folder / path, entry["sha256"]) for path, entry in index["files"].items())
+
+
+def _is_last(index: dict[str, Any], folder: Path) -> bool:
+    """Whether the folder was last sent as this index, or made from it: what differs is newer here."""
+    return (folder / MARK).exists() and _mark(index) in (folder / MARK).read_text().split()
 
 
 def _mark(index: dict[str, Any]) -> str:

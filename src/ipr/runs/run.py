@@ -21,7 +21,7 @@ from typing import Any
 
 from ipr import envs, identity, models, profiling, store
 from ipr.config import RunConfig, flat, read_yaml, validate
-from ipr.runs import DECIDED_BY, ITERATION
+from ipr.runs import DECIDED_BY, ITERATION, mirror
 from ipr.runs.project import code_state
 from ipr.types import IprError, Job, Sampling, Trajectory
 
@@ -69,6 +69,7 @@ class Run:
         if any((folder / name).exists() for name in ("config.json", "adapter_config.json")):
             raise IprError(f"{folder} is a model's folder; choose another --dir for the run")
         cls._keep(folder, config)
+        (folder / mirror.MARK).unlink(missing_ok=True)  # of a run that was removed
         run = cls(folder)
         run.note(id=uuid.uuid4().hex[:8], preset=preset, created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
         run.note(keys=identity.of_config(config), seed=config.seed, versions=_versions(), git=code_state())
