@@ -11,6 +11,7 @@ import difflib
 import re
 from collections.abc import Iterable
 from datetime import date as Date
+from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
@@ -259,6 +260,10 @@ class RolloutConfig(_Section):
     """Processes of one thread each that play; 1 plays in the run's own process. Decides no result."""
     scheduler: str | None = None
     """Address of a running Dask scheduler (tcp://host:8786) whose workers play instead. Decides no result."""
+
+    def on_a_gpu(self, gpus: int) -> int:
+        """Workers that share a GPU, where this machine has so many; a scheduler's each see to their own."""
+        return 1 if self.scheduler else ceil(self.workers / max(1, gpus))
 
     @field_validator("endpoint", "scheduler")
     @classmethod

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from ipr import config as configs
-from ipr import policies
-from ipr.engine import Answers, Generated, Request
+from ipr import models, policies
+from ipr.engine import Answers, Generated, Request, kv
 from ipr.policies import local
 from ipr.policies.chat import ChatPolicy, end_tokens
 from ipr.rollout import play, replay
@@ -171,3 +171,19 @@ def test_a_backend_is_one_line_of_the_registry(monkeypatch: pytest.MonkeyPatch) 
         policies.check(configs.load(None, ["rollout.backend=parot"]))
     with pytest.raises(IprError, match=r"set rollout\.backend=vllm too"):
         policies.load("folder", "p", configs.load(None, ["rollout.endpoint=http://127.0.0.1:8000/v1"]))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_that_share_a_gpu_are_told_of_the_slots_of_each(
+    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = toy.model()
+    place = models.save_model(model, toy.tokenizer(), tmp_path / "model")
+    weights, slot = 4 * model.num_parameters(), kv.bytes_a_slot(64, model, torch.float32)
+    room = 2 * weights + 20 * sum(slot)
+    config = configs.load(None, [f"model.path={place}", "model.max_length=64", f"rollout.workers={workers}"])
+    monkeypatch.setattr(models, "device", lambda _: torch.device("cuda", 0))
+    monkeypatch.setattr(models, "gpus", lambda _: ["0"])
+    monkeypatch.setattr(kv, "free", lambda _: room)
+    slots = kv.slots_in(room // workers - weights, slot)
+    assert local.check(config, None) == f"in the run's own process, auto, {slots} episodes at a time"

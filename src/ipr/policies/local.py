@@ -79,6 +79,7 @@ def check(config: RunConfig, folder: Path | None) -> str:
         kept = torch.bfloat16 if config.rollout.kv_dtype == "bfloat16" else dtype
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(text, dtype=dtype).eval()
+        room //= config.rollout.on_a_gpu(len(models.gpus(config.model)))
         room -= model.num_parameters() * dtype.itemsize
         with plug.without_numbers(model):
             slots = kv.fitting(config.rollout.slots, room, limit, model, kept)

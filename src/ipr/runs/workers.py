@@ -20,7 +20,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib.metadata import version
-from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -321,7 +320,7 @@ def _share_gpu(config: RunConfig, gpus: int) -> None:
     """Take a GPU's part, where there are more workers than GPUs: each would take all that the others have not yet."""
     import torch
 
-    each = 1 if config.rollout.scheduler else ceil(config.rollout.workers / max(1, gpus))
+    each = config.rollout.on_a_gpu(gpus)
     if each > 1 and (place := models.device(config.model)).type == "cuda":
         torch.cuda.set_per_process_memory_fraction(1 / each, place)
 
