@@ -78,7 +78,7 @@ def test_eight_gpus_hold_in_parts_what_one_cannot() -> None:
     together = alone.refusal(config, room, idle=True)
     assert together is not None
     assert "train stage by stage on all GPUs together (accelerate launch, docs/training.md), or take" in together
-    spread = memory.estimate(text, config, rows, memory=room, processes=8, sharded=True)
+    spread = memory.estimate(text, config, rows, memory=room, processes=8, sharded=True, gpus=8)
     assert spread.training["sft"]["optimizer"] == 6_738_415_616
     assert spread.refusal(config, room) is None
     # Beside bfloat16 weights as many slots of 4096 tokens as the engine would take.
@@ -95,10 +95,14 @@ def test_weights_that_leave_no_room_for_a_conversation_are_refused() -> None:
 def test_who_shares_a_gpu_and_how() -> None:
     vllm = ["rollout.backend=vllm"]
     text, config, rows = planned("qwen3-4b-lora", "algorithm.name=sft", *vllm)
+    own = config.rollout.model_copy(update={"vllm": "vllm"})
     found = memory.estimate(text, config, rows, memory=24.0 * memory.GIB)
     assert "take turns" in found.turns
-    assert found.playing["total"] == int(memory.VLLM * 24 * memory.GIB)
+    assert found.playing["total"] == int(0.9 * 24 * memory.GIB)
     assert found.playing["slots"] > 0
+    started = memory.estimate(text, config.model_copy(update={"rollout": own}), rows, memory=24.0 * memory.GIB)
+    assert started.training["sft"]["total"] == found.training["sft"]["total"] + memory.ASLEEP
+    assert "a sleeping vLLM 2.0" in (started.refusal(config, 4.0 * memory.GIB) or "")
     text, config, rows = planned("qwen3-4b-lora", "algorithm.name=sft", *vllm, "rollout.endpoint=http://there:8000/v1")
     served = memory.estimate(text, config, rows, memory=24.0 * memory.GIB)
     assert served.playing == {}

@@ -291,6 +291,17 @@ def test_the_run_starts_a_server_and_keeps_it_while_adapters_change(
     assert again.generate(turns(), GREEDY) == here(folders["sft"]).generate(turns(), GREEDY)
 
 
+def test_a_server_takes_the_share_of_a_gpu_that_is_counted(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[list[str]] = []
+    monkeypatch.setattr(vllm, "VllmProcess", lambda executable, flags, **_: given.append(flags))
+    monkeypatch.setattr(vllm, "_kept", [])
+    monkeypatch.setattr(models, "device", lambda _: torch.device("cuda", 0))
+    vllm._process(vllm._Need(str(folders["b"]), 4, 300, settings(vllm=sys.executable)))
+    assert given[0][given[0].index("--gpu-memory-utilization") + 1] == "0.9" == str(vllm_server.SHARE)
+
+
 def test_the_server_is_on_the_gpu_that_the_device_names(monkeypatch: pytest.MonkeyPatch) -> None:
     def seen(number: int | None) -> str | None:
         return vllm_server._environment(["/opt/vllm"], "key", True, number).get("CUDA_VISIBLE_DEVICES")

@@ -28,6 +28,7 @@ from ipr.algorithms.rft import demonstration
 from ipr.config import LoraConfig, ModelConfig, PreferenceConfig, RunConfig, TrainConfig
 from ipr.engine import batching, kv
 from ipr.models import plug
+from ipr.policies import vllm_server
 from ipr.tokens import ChatTokens
 from ipr.training import losses, trainer
 from ipr.training.batches import Batch, Example, collate, example, micro_batches
@@ -37,15 +38,16 @@ from ipr.types import Demonstration, EnvSpec, PreferencePair, Trajectory
 GIB = 1 << 30
 SPARE = 0.92
 """Share of a GPU's memory that training may fill."""
-VLLM = 0.9
-"""Share of a GPU's memory that vLLM takes while it is awake (its default gpu_memory_utilization)."""
+ASLEEP = 2 * GIB
+"""What a vLLM that sleeps keeps of its GPU, CUDA's context above all: logs that others have published say 0.8 to 1.4
+GiB for a server of one GPU."""
 _LOGIT = 12
 """Bytes of a trained token's logit where a loss is gone back from: its log-probability and two gradients, float32."""
 _TURNS = {
     "transformers": "training and playing take turns: what plays is dropped before training loads its model",
     "workers": "training and {n} workers take turns, up to {share} of them on a GPU: they drop what they play with",
-    "vllm": "training and vLLM take turns: asleep it leaves the GPU, its weights ({weights:.1f} GiB) lie in the CPU's"
-    " memory",
+    "vllm": "training and vLLM take turns: asleep it leaves the GPU but for its CUDA context, its weights"
+    " ({weights:.1f} GiB) lie in the CPU's memory",
     "server": "the server at {url} keeps its share of its GPU all the time, here it is not counted; where it is on the"
     " GPU that trains, start it with a smaller --gpu-memory-utilization",
 }
@@ -247,9 +249,9 @@ def playing(text: Any, config: RunConfig, *, memory: float | None = None) -> dic
     with plug.without_numbers(model):
         token, slot = kv.bytes_a_token(model, dtype), kv.bytes_a_slot(limit, model, kept)
     if config.rollout.backend == "vllm" and memory is not None:
-        room = VLLM * memory - weights
+        room = vllm_server.SHARE * memory - weights
         slots = min(config.rollout.slots, int(max(0, room) / (token * limit)))
-        return {"weights": weights, "key-values": int(room), "total": int(VLLM * memory), "slots": slots}
+        return {"weights": weights, "key-values": int(room), "total": int(vllm_server.SHARE * memory), "slots": slots}
     slots, (values, drawn) = config.rollout.slots, slot
     if memory is not None:
         slots = min(slots, kv.slots_in(int(memory) - weights, slot))
@@ -348,8 +350,7 @@ def estimate(
     """Of the model of a transformers config. `examples` are an update's (`updates`); `memory` is a GPU's, in bytes.
     `processes` train; the workers play on `gpus`.
     """
-    workers = 1 if config.rollout.scheduler else config.rollout.workers
-    share = ceil(workers / gpus)
+    workers, share = config.rollout.workers, config.rollout.on_a_gpu(gpus)
     # First, as it is what fails soon where there are no key-values to count.
     played = {} if config.rollout.endpoint else playing(text, config, memory=memory and memory / share)
     learnt = {
@@ -360,7 +361,11 @@ def estimate(
     if config.rollout.endpoint:
         return Estimate(learnt, {}, _TURNS["server"].format(url=config.rollout.endpoint))
     kind = "vllm" if config.rollout.backend == "vllm" else "transformers"
-    if workers > 1 and kind == "transformers":
+    if config.rollout.vllm:
+        learnt = {
+            name: held | {"a sleeping vLLM": ASLEEP, "total": held["total"] + ASLEEP} for name, held in learnt.items()
+        }
+    if workers > 1 and not config.rollout.scheduler and kind == "transformers":
         return Estimate(learnt, played, _TURNS["workers"].format(n=workers, share=share))
     return Estimate(learnt, played, _TURNS[kind].format(weights=played["weights"] / GIB))
 

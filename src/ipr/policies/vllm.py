@@ -163,7 +163,9 @@ def _process(need: _Need) -> VllmProcess:
         executable = vllm_server.find(config.rollout.vllm or "")
         flags = [*need.flags(), "--max-num-seqs", str(slots)]
         gpu = models.device(config.model).type == "cuda"
-        if not gpu:
+        if gpu:
+            flags += ["--gpu-memory-utilization", str(vllm_server.SHARE)]
+        else:
             # Prompts whole: the engine of vLLM's CPU build dies where it reads a seeded one in pieces ("CPU Generator
             # does not use offset", 0.32). And nothing is compiled, which takes longer there than it saves.
             most = max(need.max_length, _BATCHED)

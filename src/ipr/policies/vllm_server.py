@@ -31,6 +31,8 @@ from ipr.types import IprError
 
 log = logging.getLogger("ipr")
 
+SHARE = 0.9
+"""Of a GPU's memory, what a server that the run starts takes while it is awake."""
 _PATIENCE = 3600.0
 """Seconds in which it has to answer: large weights may come over a network."""
 _DYING = 10.0
