@@ -29,7 +29,14 @@ FAMILY = {
 TINY = [
     *("env.name=doors", "env.tasks=2", "eval.splits=[unseen]", "eval.games=1", "eval.dev_games=1"),
     *("sft.epochs=1", "train.epochs=1", "algorithm.iterations=1", "algorithm.samples=2", "algorithm.tau=0"),
-    *("rollout.max_new_tokens=8", "rollout.slots=8", "eval.bootstrap=100", "data.publish=false", "track.enabled=false"),
+    *(
+        "rollout.max_new_tokens=8",
+        "rollout.slots=8",
+        "rollout.workers=1",
+        "eval.bootstrap=100",
+        "data.publish=false",
+        "track.enabled=false",
+    ),
 ]
 
 
