@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
-from ipr import store
+from ipr import identity, store
 from ipr.data.experts import check, environment
 from ipr.rollout import replay
 from ipr.runs.run import Run
+from ipr.runs.seeds import member, other_experts
 from ipr.types import IprError, Trajectory
 from tasks.common import log, stage_task
 
@@ -36,10 +38,16 @@ def experts(run_dir: str, published: str | None, iteration: int = 0) -> str:
                         f"{published}: {task_id} does not replay ({problem[0]}); make it again: ipr data generate"
                     )
         found = [(known.get(task_id) or spec.expert(task_id)).trimmed() for task_id in ids]
+        content = identity.digest([asdict(t) for t in found])
+        group = run.folder.resolve().parent
+        if run.name == member(group, run.config.seed).name:  # one of several seeds
+            others = [Run(path.parent) for path in sorted(group.glob("*/config.yaml")) if path.parent.name != run.name]
+            if told := other_experts(run, content, others):
+                raise IprError(f"{told}; restore the data set's experts, or use another --dir")
         store.save(target, found, Trajectory)
         taken = len(known.keys() & set(ids))
         log.info("%d expert trajectories%s", len(found), f", {taken} of them from {published}" if published else "")
-        return {"experts": len(found), "published": taken, "given": run.config.env.experts}
+        return {"experts": len(found), "published": taken, "given": run.config.env.experts, "digest": content}
 
     run.once(iteration, "experts", work)
     return str(target)

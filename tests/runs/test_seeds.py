@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import ipr
-from ipr import store
+from ipr import config as configs
+from ipr import envs, store
 from ipr.apps import comparison
 from ipr.runs import seeds
-from ipr.types import IprError
+from ipr.runs.run import Run
+from ipr.types import IprError, Step, Trajectory
 from tests.runs.laid import lay
 
 SMALL: dict[str, Any] = {"problems": 1, "iterations": 1, "games": 12}
@@ -62,6 +65,32 @@ def test_a_run_that_another_process_is_beginning_is_no_difference(groups: Path) 
     begun = lay(seeds.member(groups / "begun", 1), seed=1, **SMALL)
     begun.note(complete=False, identity=None)
     assert seeds.Seeds(groups / "begun").unfinished == ["begun-1"]
+
+
+def test_seeds_of_other_experts_are_refused_before_they_train(tmp_path: Path) -> None:
+    """The published experts are a file that a new data set replaces."""
+    from tasks.experts import experts
+
+    runs = [
+        Run.open(seeds.member(tmp_path / "g", seed), configs.load(None, [f"seed={seed}", "env.tasks=3"]))
+        for seed in (0, 1)
+    ]
+    expert = (spec := envs.get("alfworld")).expert(spec.task_ids("train")[2])
+    first = Step(
+        f"Thought: well.\nAction: {expert.steps[0].action.partition('Action: ')[2]}", expert.steps[0].observation
+    )
+    other = replace(expert, steps=(first, *expert.steps[1:]))
+    published = store.save(tmp_path / "experts.parquet", [other], Trajectory)
+    experts.fn(str(runs[0].folder), None)
+    with pytest.raises(IprError, match=r"g: g-0 has other experts than g-1 .* restore the data set's experts, or use"):
+        experts.fn(str(runs[1].folder), str(published))
+    assert runs[1].record(0, "experts") is None
+    experts.fn(str(runs[1].folder), None)  # as it was
+    for seed in (0, 1):
+        run = lay(seeds.member(tmp_path / "done", seed), seed=seed, **SMALL)
+        store.write_json(run.stage(0) / "experts.json", {"digest": f"{seed:064}"})
+    with pytest.raises(IprError, match=r"done-0 has other experts than done-1 .*; put them into folders of their own"):
+        seeds.Seeds(tmp_path / "done")
 
 
 def test_what_is_no_group_is_refused(groups: Path, tmp_path: Path) -> None:

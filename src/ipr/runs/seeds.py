@@ -6,6 +6,7 @@ truth about it. Left out: a choice among the seeds. Each run reports its own sta
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -54,6 +55,10 @@ class Seeds:
                     f"{folder}: {told[0].name} and {run.name} differ in more than the seed ({'; '.join(changed)});"
                     " put them into folders of their own"
                 )
+        for run in told[1:]:
+            digest = (run.record(0, "experts") or {}).get("digest")  # old runs have none
+            if digest and (other := other_experts(run, digest, told)):
+                raise IprError(f"{other}; put them into folders of their own")
         if len({run.config.seed for run in found}) < len(found):
             raise IprError(f"{folder}: two runs have the same seed; put one into another folder")
         self.unfinished = [run.name for run in found if not run.manifest.get("complete")]
@@ -201,6 +206,21 @@ def write(group: Seeds) -> dict[str, Any]:
     store.write_json(group.folder / "seeds.json", summary)
     plots.written(group.folder, "seeds", plot(summary))
     return summary
+
+
+def other_experts(run: Run, digest: str, others: Sequence[Run]) -> str | None:
+    """What tells that one of `others` has the config of `run` and other experts than those with the digest; else None.
+
+    The published experts are a file that a new data set replaces. Scheduled runs have experts of their own problems.
+    """
+    for other in others if run.schedule is None else ():
+        theirs = (other.record(0, "experts") or {}).get("digest", digest)
+        if theirs != digest and other.schedule is None and not identity.differences(_deciding(run), _deciding(other)):
+            return (
+                f"{run.folder.parent}: {other.name} has other experts than {run.name} (experts.parquet:"
+                f" {theirs[:12]} -> {digest[:12]})"
+            )
+    return None
 
 
 def _deciding(run: Run) -> dict[str, Any]:
