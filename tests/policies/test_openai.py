@@ -26,6 +26,10 @@ TALK = [Message("user", "Say OK.")]
 KEY = "sk-very-secret"
 
 
+def changed(reply: Any, **fields: Any) -> Any:
+    return (*reply[:2], reply[2] | fields)
+
+
 @pytest.fixture(autouse=True)
 def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
@@ -104,6 +108,30 @@ def test_a_busy_and_a_failing_server_are_asked_again() -> None:
     assert asked.usage == Usage(requests=1, retries=2, prompt_tokens=7, completion_tokens=3)
 
 
+def test_an_error_that_comes_as_an_answer_is_asked_again_as_its_code_says() -> None:
+    replies = [(200, {}, {"error": {"message": "upstream", "code": 502}}), answer("yes")]
+    with scripted(lambda *_: replies.pop(0)) as url:
+        asked = policy(url)
+        assert asked.generate([turn()], GREEDY) == [Completion("yes", (), "stop")]
+    assert asked.usage == Usage(requests=1, retries=1, prompt_tokens=7, completion_tokens=3)
+
+
+def test_a_limit_of_the_servers_own_is_no_full_context() -> None:
+    """As many tokens after prompts of unlike length; a full context has equal totals."""
+
+    def cut(read: int, written: int) -> Any:
+        usage = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+        return changed(answer("cu", "length"), usage=usage)
+
+    full = [cut(90, 10), cut(95, 5), cut(92, 8), cut(90, 10)]
+    with scripted(lambda *_: full.pop()) as url:
+        assert {c.finish for c in policy(url).generate([turn()] * 4, GREEDY)} == {"overflow"}
+    capped = iter(range(40, 90, 5))
+    said = r"cut answers off after 4 of the 12 .*--generation-config vllm.*rollout.max_new_tokens"
+    with scripted(lambda *_: cut(next(capped), 4)) as url, pytest.raises(IprError, match=said):
+        policy(url).generate([turn()] * 2, GREEDY)
+
+
 def test_turns_of_a_call_are_asked_together_and_no_more_than_allowed() -> None:
     together = threading.Barrier(4, timeout=60)
     lock, under_way, most = threading.Lock(), 0, 0
@@ -165,6 +193,21 @@ def test_the_rate_is_limited() -> None:
         (refusal(400, "This model's maximum context length is 99 tokens"), Completion("", (), "overflow")),
         (refusal(400, "max_tokens must be at least 1, got 0. (parameter=max_tokens)"), Completion("", (), "overflow")),
         (refusal(413, "Payload Too Large"), Completion("", (), "overflow")),
+        (changed(answer("yes"), usage={}), Completion("yes", (), "stop")),
+        (
+            changed(answer("yes"), usage={"prompt_tokens": None, "completion_tokens": None}),
+            Completion("yes", (), "stop"),
+        ),
+        (changed(answer("cut", "length"), usage={}), Completion("cut", (), "length")),
+        (changed(answer("yes"), choices=[{"finish_reason": "stop", "message": None}]), Completion("", (), "stop")),
+        (changed(answer("yes"), choices=[{"finish_reason": "stop"}]), Completion("", (), "stop")),
+        (
+            changed(
+                answer("cut", "length"), usage={"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 7 + 12}
+            ),
+            Completion("cut", (), "length"),
+        ),
+        ((200, {}, refusal(0, "full", "context_length_exceeded")[2]), Completion("", (), "overflow")),
     ],
 )
 def test_how_an_answer_ends(reply: Any, expected: Completion) -> None:
@@ -182,6 +225,8 @@ def test_how_an_answer_ends(reply: Any, expected: Completion) -> None:
         (refusal(503, "down"), "503 down"),
         ((200, {}, b"<html>hello</html>"), "something else than a chat completion"),
         ((200, {}, {"object": "chat.completion", "choices": []}), "without a choice"),
+        ((200, {}, {"error": {"message": "upstream", "code": 502}}), "502 upstream"),
+        ((200, {}, {"choices": [{"error": {"message": "upstream", "code": 502}}]}), "502 .*upstream"),
     ],
 )
 def test_a_server_that_cannot_be_used_is_one_line(reply: Any, said: str) -> None:

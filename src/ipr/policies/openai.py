@@ -74,7 +74,7 @@ class Server:
             api_key=self._key or "none",
             timeout=settings.timeout,
             max_retries=settings.retries,
-            http_client=openai.DefaultHttpxClient(trust_env=False) if key else None,
+            http_client=openai.DefaultHttpxClient(trust_env=not key, event_hooks={"response": [_unwrap]}),
         )
 
     def refused(self, error: openai.OpenAIError) -> IprError:
@@ -95,8 +95,9 @@ class Server:
         """The error in one line, without the key, which some servers repeat."""
         text = str(error)
         if isinstance(error, openai.APIStatusError):
-            body = error.body if isinstance(error.body, dict) else {}
-            text = f"{error.status_code} {body.get('message') or text}"
+            body = _wrapped(error.body) or error.body
+            words = body.get("message") if isinstance(body, dict) else None
+            text = f"{error.status_code} {words or text}"
         elif error.__cause__ is not None:
             text = str(error.__cause__)
         if self._key:
@@ -149,6 +150,8 @@ class EndpointPolicy:
         self._lock = threading.Lock()
         self._free_at = 0.0
         """When the next request may go, where their rate is limited."""
+        self._cut: dict[int, int] = {}
+        """Tokens written -> with those read, of answers that were cut off before the limit that was asked for."""
 
     def generate(self, turns: Sequence[Turn], sampling: Sampling) -> list[Completion]:
         """The next turn of every conversation, `concurrency` requests at a time; raises IprError."""
@@ -209,15 +212,32 @@ class EndpointPolicy:
             raise self._server.refused(error) from None
         except openai.OpenAIError as error:
             raise self._server.refused(error) from None
-        choice, usage = _choice(answer, self.url), answer.usage
-        text = _text(choice.message.content).strip()
-        if choice.finish_reason != "length":
+        choice = _choice(answer, self.url)
+        text = _text(_get(choice, "message", "content")).strip()
+        if _get(choice, "finish_reason") != "length":
             return Completion(text, (), "stop")
         asked = self._request(turn, sampling)
         limit = asked.get("max_completion_tokens", asked.get("max_tokens"))
+        counts = ("prompt_tokens", "completion_tokens", "total_tokens")
+        read, said, total = (_get(answer, "usage", name) or 0 for name in counts)
+        # Some servers count what was thought in the total alone.
+        written = max(said, total - read if read else 0)
         # Cut off before the limit that was asked for: the context was full.
-        full = usage is not None and limit is not None and usage.completion_tokens < limit
-        return Completion(text, (), "overflow" if full else "length")
+        if limit is None or not (read or said) or written >= limit:
+            return Completion(text, (), "length")
+        self._check_cut(written, read + written, limit)
+        return Completion(text, (), "overflow")
+
+    def _check_cut(self, written: int, total: int, limit: int) -> None:
+        """Raise IprError where answers end after as many tokens in unlike conversations, which no full context does."""
+        with self._lock:
+            before = self._cut.setdefault(written, total)
+        if written and abs(before - total) > 1:
+            raise IprError(
+                f"{self.url} cut answers off after {written} of the {limit} tokens asked for, with {before} and {total}"
+                " tokens in all: a limit of its own, no full context; start it with --generation-config vllm (if it is"
+                " vLLM) and no limit of its own, or lower rollout.max_new_tokens; then take another --out"
+            )
 
     def _ask(self, turn: Turn, sampling: Sampling) -> ChatCompletion:
         self._wait()
@@ -228,15 +248,13 @@ class EndpointPolicy:
             answer = None
         if not isinstance(answer, ChatCompletion):
             raise IprError(f"{self.url} answers with something else than a chat completion; correct --endpoint")
-        usage = answer.usage
+        usage = _get(answer, "usage")
         with self._lock:
             self.usage.requests += 1
             self.usage.retries += raw.retries_taken
-            if usage is not None:
-                self.usage.prompt_tokens += usage.prompt_tokens
-                self.usage.completion_tokens += usage.completion_tokens
-                details = usage.prompt_tokens_details
-                self.usage.cached_tokens += (details and details.cached_tokens) or 0
+            self.usage.prompt_tokens += _get(usage, "prompt_tokens") or 0
+            self.usage.completion_tokens += _get(usage, "completion_tokens") or 0
+            self.usage.cached_tokens += _get(usage, "prompt_tokens_details", "cached_tokens") or 0
         return answer
 
     def _request(self, turn: Turn, sampling: Sampling) -> dict[str, Any]:
@@ -279,9 +297,42 @@ def _named(turn: Turn) -> str:
 
 
 def _choice(answer: ChatCompletion, url: str) -> Any:
-    if not answer.choices:
+    choices = _get(answer, "choices")
+    if not choices:
         raise IprError(f"{url} answers without a choice; it does not speak the protocol of chat completions")
-    return answer.choices[0]
+    return choices[0]
+
+
+def _get(thing: Any, *names: str) -> Any:
+    """What stands there; None where a server has left any of it out, whatever the protocol says."""
+    for name in names:
+        thing = getattr(thing, name, None)
+    return thing
+
+
+def _unwrap(response: Any) -> None:
+    """Give an error that came as an answer (status 200) the status it names: then it is handled like any other.
+
+    Routers send them so, in the answer's place or in that of its choice; 400 where it names none.
+    """
+    if response.status_code != 200:
+        return
+    response.read()
+    try:
+        body = response.json()
+    except ValueError:
+        return
+    if error := _wrapped(body):
+        code = str(error.get("code"))
+        response.status_code = int(code) if re.fullmatch("[45][0-9][0-9]", code) else 400
+
+
+def _wrapped(body: Any) -> dict[str, Any] | None:
+    """The error that a body holds in an answer's place, or in that of its first choice."""
+    choices = body.get("choices") if isinstance(body, dict) else None
+    holder = choices[0] if choices and isinstance(choices, list) else body
+    error = holder.get("error") if isinstance(holder, dict) else None
+    return error if isinstance(error, dict) else None
 
 
 def _text(content: Any) -> str:
