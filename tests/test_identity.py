@@ -143,11 +143,30 @@ def test_limits_and_libraries_of_sql_are_in_it(monkeypatch: pytest.MonkeyPatch) 
     assert identity.differences(before, identity.games(envs.get("sql")))[0].endswith(" -> '3.0.0'")
 
 
+def test_the_library_of_webshops_reward_is_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = identity.games(envs.get("webshop"))
+    monkeypatch.setattr("ipr.envs.webshop.version", lambda name: "99.1.2")
+    (told,) = identity.differences(before, identity.games(envs.get("webshop")))
+    assert told.startswith("rapidfuzz: ")
+    assert told.endswith(" -> '99.1'")
+
+
+def test_episodes_are_named_by_all_that_decides_them_beside_the_agent(tmp_path: Path) -> None:
+    named = []
+    for place, keys in (("a", []), ("b", ["train.beta=0.3"]), ("c", ["model.max_length=128"])):
+        run = Run.open(tmp_path / place, configs.load(None, keys))
+        run.identify()
+        named.append(run.manifest["episodes"])
+    assert named[0] == named[1] != named[2]
+
+
 MODELS: dict[str, Callable[[Path], object]] = {
     "weights": lambda m: (m / "model.safetensors").write_bytes((m / "model.safetensors").read_bytes()[:-1] + b"\1"),
     "config": lambda m: edit(m / "config.json", "rope_theta", 1.5),
     "tokenizer": lambda m: edit(m / "tokenizer.json", "truncation", {"max_length": 9}),
     "tokenizer's config": lambda m: edit(m / "tokenizer_config.json", "eos_token", "<|user|>"),
+    "Mistral's tokenizer": lambda m: (m / "tekken.json").write_text("{}"),
+    "another vocabulary": lambda m: (m / "vocab.bpe").write_text("a b"),
     "template": lambda m: (m / "chat_template.jinja").write_text("{{ 1 }}"),
     "generation": lambda m: edit(m / "generation_config.json", "eos_token_id", 5),
 }

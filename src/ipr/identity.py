@@ -131,9 +131,12 @@ def _memo() -> Iterator[sqlite3.Connection]:
 
 # Models ---------------------------------------------------------------------------------------------------------------
 
+VOCABULARIES = ("tokenizer.json", "*.model", "vocab*", "*.tiktoken", "tekken.json")
+"""Files of a model folder, one of which every tokenizer has."""
 _TOKENIZER = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", "chat_template.json"),
+    *VOCABULARIES,
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt"),
+    *("chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja"),
 )
 _SAVED = ("_from_model_config", "_name_or_path", "base_model_name_or_path", "name_or_path", "transformers_version")
 """Keys of a model's JSON files that say where it comes from or what saved it."""
@@ -161,10 +164,7 @@ def model(folder: Path, base: str = "", whole: Path | None = None) -> str:
     `whole` is the folder of an adapter's base, whose generation config counts.
     """
     found: dict[str, Any] = {"weights": weights(folder, base)}
-    paths = [folder / name for name in _TOKENIZER]
-    paths += [*sorted(folder.glob("*.model")), *sorted(folder.glob("*.tiktoken"))]
-    paths += sorted((folder / "additional_chat_templates").glob("*.jinja"))
-    for path in (p for p in paths if p.is_file()):
+    for path in (p for name in _TOKENIZER for p in folder.glob(name) if p.is_file()):
         found[path.name] = _plain(path) if path.name == "tokenizer_config.json" else file(path)
     generation = (whole or folder) / "generation_config.json"
     found["generation"] = _plain(generation) if generation.is_file() else None

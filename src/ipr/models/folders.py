@@ -26,8 +26,6 @@ ARCHITECTURES = Path(__file__).parent / "architectures"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _LONGEST = 96
 """Letters of a hub name."""
-_VOCABULARIES = ("tokenizer.json", "*.model", "vocab*", "*.tiktoken", "tekken.json")
-"""One of which every tokenizer has."""
 
 
 def resolve(path: str | Path) -> str:
@@ -240,7 +238,7 @@ def check_config(folder: Path) -> None:
 
 
 def check_tokenizer(folder: Path) -> None:
-    if not any(any(folder.glob(name)) for name in _VOCABULARIES):
+    if not any(any(folder.glob(name)) for name in identity.VOCABULARIES):
         raise IprError(
             f"no tokenizer in {folder} (tokenizer.json, or tokenizer.model or vocab.json with its merges); copy the"
             " base model's there, with tokenizer_config.json and the chat template"

@@ -98,7 +98,7 @@ class Run:
                 f"{self.folder}: what decides its results has changed since it began ({'; '.join(changed)}); restore"
                 " that, or use another --dir"
             )
-        greedy = identity.prompted(spec, Sampling(0.0, self.config.rollout.max_new_tokens))
+        greedy = identity.playing(spec, Sampling(0.0, self.config.rollout.max_new_tokens), "", self.config)
         self.note(identity=now, config_hash=identity.digest(now)[:16])
         self.note(games=identity.of_games(spec), episodes=identity.digest(greedy)[:16])
 

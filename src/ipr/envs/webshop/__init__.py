@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from ipr import identity
 from ipr.envs.webshop import expert, generate
@@ -22,10 +24,11 @@ def spec(data: Path | None = None, max_steps: int | None = None) -> EnvSpec:
     limit = MAX_STEPS if max_steps is None else max_steps
     source: Goals = generate if data is None else Folder(data)
 
-    more = {}
+    deciding = {"rapidfuzz": ".".join(version("rapidfuzz").split(".")[:2])}  # of the reward
+    more: dict[str, Any] = {"deciding": lambda: deciding}
     if isinstance(source, Folder):
         more = {
-            "deciding": lambda: {"data": identity.contents(source.read())},
+            "deciding": lambda: {"data": identity.contents(source.read()), **deciding},
             "reword": lambda text, task_id: unpriced(text),
             "adopted": source.adopted,
         }
