@@ -92,6 +92,35 @@ def test_a_build_that_was_killed_goes_on_and_ends_with_the_same_weights(tmp_path
     assert {k: v for k, v in whole.items() if k != "seconds"} == {k: v for k, v in again.items() if k != "seconds"}
 
 
+def test_a_build_never_goes_on_from_another_recipe_or_text(tmp_path, monkeypatch):
+    real, folder = recipe._read, tmp_path / "alfworld"
+
+    def dies_at_the_end(*args):
+        if args[-1].name == "episodes":
+            raise KeyboardInterrupt
+        return real(*args)
+
+    def build(*changed):
+        recipe.build("alfworld", tmp_path, [*SMALL, *changed])
+        assert not (tmp_path / "build" / "alfworld").exists()
+        return models.model_hash(folder)
+
+    def begin(*changed):
+        with monkeypatch.context() as patched:
+            patched.setattr(recipe, "_read", dies_at_the_end)
+            with pytest.raises(KeyboardInterrupt):
+                build(*changed)
+
+    first, other = build(), build("learning_rate=1e-3")
+    assert first != other
+    begin("learning_rate=1e-3")
+    assert build() == first
+    with monkeypatch.context() as patched:
+        patched.setattr(play, "glance", lambda task_id, seed: play.tour(task_id, seed))
+        begin()
+    assert build() == first
+
+
 def test_an_unknown_key_or_environment_is_said():
     with pytest.raises(IprError, match="glances"):
         recipe.build("sql", recipe.Path("nowhere"), ["glance=1"])

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from ipr import envs, models, store
+from ipr import envs, identity, models, store
 from ipr.config import TrainConfig
 from ipr.runs.progress import progress
 from ipr.tokens import ChatTokens
@@ -93,7 +93,7 @@ RECIPES = {
 def build(env: str, out: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Train tokenizer and model from generated play and write them to `out/<env>`; a killed build continues.
 
-    `overrides` are "episodes=2000" and the like, for trials.
+    `overrides` are "episodes=2000" and the like, for trials. Of another recipe or other texts nothing is continued.
     """
     import torch
 
@@ -120,15 +120,26 @@ def build(env: str, out: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     if recipe.related:
         models.relate_forms(model, tokenizer)
     chat, work = ChatTokens(tokenizer), out / "build" / env
-    for stage, reading in READINGS.items():
-        if count := getattr(recipe, stage):
-            texts = [getattr(play, reading)(task_id, recipe.seed) for task_id in all_ids[: -count - 1 : -1]]
-            read = [Demonstration("", text, "wanderer") for text in texts]
-            batch = recipe.tours_batch if stage == "tours" else recipe.glances_batch
-            _read(model, chat, read, (), batch, recipe, work / stage)
-    read = [Demonstration(e.task_id, (*e.history(0), *e.continuation(0)), "wanderer") for e in episodes]
-    facts = _read(model, chat, read, spec.prompt, recipe.batch_size, recipe, work / "episodes")
+    texts = {
+        stage: [getattr(play, reading)(task_id, recipe.seed) for task_id in all_ids[: -count - 1 : -1]]
+        for stage, reading in READINGS.items()
+        if (count := getattr(recipe, stage))
+    }
+    texts["episodes"] = [(*e.history(0), *e.continuation(0)) for e in episodes]
+    said = [[m.as_dict() for m in text] for text in (spec.prompt, *(text for read in texts.values() for text in read))]
+    of, made = work / "of", identity.digest([asdict(recipe), tokenizer.get_vocab(), said])
+    if not of.exists() or of.read_text() != made:
+        shutil.rmtree(work, ignore_errors=True)  # of another recipe, or of other texts
+        store.write_text(of, made)
+    facts: dict[str, float] = {}
+    for stage, read in texts.items():
+        last = stage == "episodes"
+        ids = [e.task_id for e in episodes] if last else [""] * len(read)
+        demonstrations = [Demonstration(i, text, "wanderer") for i, text in zip(ids, read, strict=True)]
+        batch = {"episodes": recipe.batch_size, "tours": recipe.tours_batch}.get(stage, recipe.glances_batch)
+        facts = _read(model, chat, demonstrations, spec.prompt if last else (), batch, recipe, work / stage)
     models.save_model(model.to(torch.bfloat16), tokenizer, out / env)
+    shutil.rmtree(work)
     return asdict(recipe) | {"parameters": model.num_parameters()} | facts
 
 
