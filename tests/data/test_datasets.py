@@ -238,6 +238,34 @@ def test_a_fresh_clone_without_the_remote_generates_and_checks(root: Path, tmp_p
 
 
 @integration
+def test_the_first_version_is_what_is_in_data(root: Path, tmp_path: Path):
+    """Where data.dvc names what nobody has any more, and in a project that has no data.dvc yet."""
+    unknown = f"outs:\n- md5: {'0' * 32}.dir\n  path: data\n"
+    for name, named in (("mine", unknown), ("new", None)):
+        for case, files in (("hand", {}), ("run", {"toy/run/pairs.parquet": make(tmp_path, "pairs")})):
+            folder, clone = tmp_path / name / case, tmp_path / name / f"{case}-clone"
+            for checkout in (folder, clone):
+                checkout.mkdir(parents=True)
+                configure(checkout, str(tmp_path / name / f"{case}-remote"))
+            if named:
+                (folder / "data.dvc").write_text(named)
+            generate("own")(folder / "data")
+            with_experts = {"toy/experts.parquet", *files}
+            assert datasets.publish(folder, files, message="mine").pushed
+            versions = datasets.history(folder)
+            assert versions[0].changed.keys() == {"toy/experts.parquet"}
+            assert versions[-1].message == "mine"
+            (clone / "data.dvc").write_bytes((folder / "data.dvc").read_bytes())
+            datasets.pull(clone, str(versions[-1].number))
+            assert datasets.hashes(clone)[1].keys() == with_experts
+    (tmp_path / "empty/data").mkdir(parents=True)
+    configure(tmp_path / "empty", str(tmp_path / "empty-remote"))
+    (tmp_path / "empty/data.dvc").write_text(unknown)
+    with pytest.raises(IprError, match="nothing to publish"):
+        datasets.publish(tmp_path / "empty", {})
+
+
+@integration
 def test_a_remote_that_is_down_costs_a_warning_and_gets_everything_later(
     root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):

@@ -79,8 +79,9 @@ def publish(
     more = {_inside(name): _hash(source) for name, source in (rows or {}).items()}
     data = root / "data"
     with alone(root):
+        nothing = IprError(f"{data}: nothing to publish; make the experts first: ipr data generate")
         if not (given or more or data.is_dir()):
-            raise IprError(f"{data}: nothing to publish; make the experts first: ipr data generate")
+            raise nothing
 
         def act(repo: Any) -> Published:
             state = _state(root)
@@ -91,7 +92,12 @@ def publish(
             for name, source in [*files.items(), *(rows or {}).items()]:
                 objects.keep(repo, source, given.get(name) or more[name])
             at = _at(root, state, objects.md5_of_tree(here))
-            base = _base(repo, at, here)
+            base = _fetched(repo, at)
+            if not (given or more or here or base):
+                raise nothing
+            if base is None and (given or more):
+                base, at = here, objects.md5_of_tree(here)
+            base = base or {}  # by hand: every file is part of the change
             changed: dict[str, tuple[str | None, str | None]]
             if given or more:
                 changed = {name: (base.get(name), md5) for name, md5 in given.items()}
@@ -122,12 +128,12 @@ def publish(
         return published
 
 
-def _base(repo: Any, at: str | None, here: Tree) -> Tree:
-    """What `data/` was taken as; where that cannot be had any more, what it is."""
+def _fetched(repo: Any, md5: str | None) -> Tree | None:
+    """The data set; None where there is none, or it cannot be had."""
     try:
-        return objects.fetch(repo, at) if at else {}
+        return objects.fetch(repo, md5) if md5 else None
     except IprError:
-        return here
+        return None
 
 
 def _deliver(
@@ -148,14 +154,15 @@ def _deliver(
             found, _ = versions.read(place)
             newest = found[-1] if found else None
             if not found:  # another remote than before: what is here is its first version
+                objects.fetch(repo, state["tip"])
                 change = Change(_author(root), _now(), "what was here before", state["checkout"])
-                state["waiting"] = [{"md5": state["tip"], "base": state["at"], "change": asdict(change)}]
+                state["waiting"] = [{"md5": state["tip"], "base": state["tip"], "change": asdict(change)}]
         while state["waiting"]:
             waits = state["waiting"][0]
             if place is None:
                 objects.push(repo, [waits["md5"]], remote)
             else:
-                newest, names = _add(repo, root, place, _change(waits["change"]), waits["md5"], remote)
+                newest, names = _add(repo, place, waits, remote)
                 state["tip"] = newest.md5
                 moved |= {name: final for name, final in names.items() if name != final}
             state["waiting"].pop(0)
@@ -173,15 +180,15 @@ def _deliver(
 
 
 def _add(
-    repo: Any, root: Path, place: bucket.Bucket, change: Change, known: str, remote: str | None
+    repo: Any, place: bucket.Bucket, waits: Mapping[str, Any], remote: str | None
 ) -> tuple[Version, dict[str, str]]:
-    """Make `change` a version on top of the newest, again while others are quicker. The first version of all is what
+    """Make what waits a version on top of the newest, again while others are quicker. The first version of all is what
     was here before."""
+    change, known, at = _change(waits["change"]), waits["md5"], waits["base"]
     count = _counter(repo, remote)
     while True:
         found, tag = versions.read(place)
-        at = _at(root, _state(root))
-        if not found and at and (base := _base(repo, at, {})):
+        if not found and (base := _fetched(repo, at)):
             before = Change(change.author, change.date, "what was here before", change.checkout)
             found = [replace(versions.following(None, before, {}, base, count), md5=at)]
         newest = found[-1] if found else None
