@@ -36,7 +36,6 @@ _LOOK = (
     "Let me look at the {r} now.",
     "I wonder what is at the {r}.",
 )
-_OPEN = ("I want a {k}. The {r} is closed, so I open it.",)
 _WISH_TAKE = (
     "I want a {k}. I see the {o} here, so I take it.",
     "I would like a {k}. There is the {o}, so I take it.",
