@@ -1,4 +1,7 @@
-"""The expert trajectories of a run: of a given file, else the published ones, else the environment's expert's."""
+"""The expert trajectories of a run: of a given file, else the published ones, else the environment's expert's.
+
+Decided here: those that earned nothing are left out, whoever played them, for a failure is no example to imitate.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,13 @@ def experts(run_dir: str, published: str | None, iteration: int = 0) -> str:
                     raise IprError(
                         f"{published}: {task_id} does not replay ({problem[0]}); make it again: ipr data generate"
                     )
-        found = [(known.get(task_id) or spec.expert(task_id)).trimmed() for task_id in ids]
+        every = [(known.get(task_id) or spec.expert(task_id)).trimmed() for task_id in ids]
+        found = [t for t in every if t.reward > 0]
+        if not found:
+            where = run.config.env.experts or published or f"env.data={run.config.env.data}"
+            raise IprError(f"{where}: none of {len(every)} experts earned more than 0; give others (env.experts)")
+        if failed := len(every) - len(found):
+            log.warning("%d of %d experts earned nothing and are left out", failed, len(every))
         content = identity.digest([asdict(t) for t in found])
         group = run.folder.resolve().parent
         if run.name == member(group, run.config.seed).name:  # one of several seeds
@@ -45,7 +54,7 @@ def experts(run_dir: str, published: str | None, iteration: int = 0) -> str:
             if told := other_experts(run, content, others):
                 raise IprError(f"{told}; restore the data set's experts, or use another --dir")
         store.save(target, found, Trajectory)
-        taken = len(known.keys() & set(ids))
+        taken = sum(t.task_id in known for t in found)
         log.info("%d expert trajectories%s", len(found), f", {taken} of them from {published}" if published else "")
         return {"experts": len(found), "published": taken, "given": run.config.env.experts, "digest": content}
 

@@ -14,7 +14,7 @@ from ipr.apps import start
 from ipr.config import EnvConfig
 from ipr.data import experts
 from ipr.runs.run import Run
-from ipr.types import IprError, PreferencePair, Trajectory
+from ipr.types import IprError, PreferencePair, Step, Trajectory
 from tasks.experts import experts as experts_task
 
 SPEC = envs.get("alfworld")
@@ -92,6 +92,35 @@ def test_every_given_expert_is_played_before_it_is_taken(file: Path, tmp_path: P
     store.save(file, [rows[0], replace(rows[1], reward=0.5)])
     run = Run.open(tmp_path / "run", configs.load("smoke", [f"env.experts={file}"], PRESETS))
     with pytest.raises(IprError, match=rf"{rows[1].task_id}: reward"):
+        experts_task.fn(str(run.folder), None)
+
+
+def test_experts_that_earned_nothing_are_left_out(file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Given, published or the environment's own."""
+    env, failed = SPEC.make(), []
+    for t in given(count=3):
+        env.reset(t.task_id)
+        outcomes = [env.step("Thought: t\nAction: look") for _ in range(SPEC.max_steps)]
+        steps = tuple(Step("Thought: t\nAction: look", o.observation) for o in outcomes)
+        failed.append(replace(t, steps=steps, reward=0.0, ending="truncated", invalid=0))
+    wins = [*given()[2:4]]
+    store.save(file, [*failed[:2], *wins])
+    run = Run.open(tmp_path / "run", configs.load("smoke", [f"env.experts={file}"], PRESETS))
+    experts_task.fn(str(run.folder), None)
+    assert store.load(run.folder / "experts.parquet", Trajectory) == wins
+    assert "2 of 4 experts earned nothing and are left out" in caplog.text
+
+    first = SPEC.task_ids("train")[:2]
+    own = [SPEC.expert(first[0]), replace(failed[0], task_id=first[1])]
+    published = store.save(tmp_path / "published.parquet", own)
+    keys = ["env.tasks=2", "env.max_steps=1"]  # too few for the look whether they replay
+    run = Run.open(tmp_path / "other", configs.load("smoke", keys, PRESETS))
+    experts_task.fn(str(run.folder), str(published))
+    assert store.load(run.folder / "experts.parquet", Trajectory) == own[:1]
+
+    store.save(file, failed)
+    run = Run.open(tmp_path / "none", configs.load("smoke", [f"env.experts={file}"], PRESETS))
+    with pytest.raises(IprError, match=f"{file}: none of 3 experts earned more than 0"):
         experts_task.fn(str(run.folder), None)
 
 
