@@ -13,7 +13,7 @@ from ipr.data.experts import environment
 from ipr.runs.run import Run
 from ipr.runs.summary import samples_file
 from ipr.types import IprError, Job, Prefix, Trajectory, derive_seed
-from tasks.common import heldout, play
+from tasks.common import play
 from tasks.reward import reward_model, reward_model_file
 
 
@@ -26,7 +26,8 @@ def best_of(run: Run, iteration: int, n: int, temperature: float) -> dict[str, A
     if n < 2 or temperature <= 0:
         raise IprError(f"--best-of {n} --temperature {temperature:g}: give 2 or more, and a temperature above 0")
     spec, stage = environment(run.config.env), run.stage(iteration)
-    ids = list(dict.fromkeys(i for split, ids in heldout(run, spec).items() if split != "dev" for i in ids))
+    tests = [ids for split, ids in evaluate.heldout(run.config.eval, spec).items() if split != "dev"]
+    ids = list(dict.fromkeys(i for some in tests for i in some))
     jobs = [Job(Prefix(i), derive_seed(run.config.seed, "best of", i, k)) for i in ids for k in range(n)]
     name = f"{n}-at-{temperature:g}"
     start = profiling.now()

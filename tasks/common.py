@@ -12,12 +12,12 @@ from prefect import task
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.logging.handlers import APILogHandler
 
-from ipr import evaluate, models, store
+from ipr import models, store
 from ipr.runs import workers
 from ipr.runs.progress import progress
 from ipr.runs.run import Run, stage_name
 from ipr.runs.telling import may_fail
-from ipr.types import EnvSpec, IprError, Job, More, Prefix, Trajectory
+from ipr.types import IprError, Job, More, Prefix, Trajectory
 
 log = logging.getLogger("ipr")
 
@@ -113,12 +113,6 @@ def play(
 
 def experts(run: Run) -> list[Trajectory]:
     return store.load(run.folder / "experts.parquet", Trajectory)
-
-
-def heldout(run: Run, spec: EnvSpec) -> dict[str, list[str]]:
-    """Split -> task ids to evaluate on: a seeded choice, the same for every stage."""
-    sizes = {"dev": run.config.eval.dev_games} | dict.fromkeys(run.config.eval.splits, run.config.eval.games)
-    return {split: evaluate.games(spec.task_ids(split), split, size) for split, size in sizes.items()}
 
 
 def whole_episodes(task_ids: list[str]) -> list[Job]:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from ipr import credit, store
 from ipr.data.experts import environment
-from ipr.evaluate import average_step_reward, games, metrics
+from ipr.evaluate import average_step_reward, games, heldout, metrics
 from ipr.runs.run import Run
 from ipr.types import StepReward, Trajectory
-from tasks.common import SCORER, eval_file, heldout, play, stage_task, whole_episodes
+from tasks.common import SCORER, eval_file, play, stage_task, whole_episodes
 
 
 @stage_task("evaluate")
@@ -20,7 +20,7 @@ def evaluate(run_dir: str, iteration: int) -> str:
 
     def work() -> dict:
         spec = environment(run.config.env)
-        splits = heldout(run, spec)
+        splits = heldout(config, spec)
         jobs = whole_episodes([task_id for ids in splits.values() for task_id in ids])
         played = iter(play(run, iteration, "evaluate", iteration, 0.0)(jobs))
         facts: dict = {}

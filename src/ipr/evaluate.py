@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ipr.types import IprError, Prefix, StepReward, Trajectory
+from ipr.config import EvalConfig
+from ipr.types import EnvSpec, IprError, Prefix, StepReward, Trajectory
 
 
 def metrics(
@@ -183,6 +184,12 @@ def _drawn(random: np.random.Generator, n: int, resamples: int) -> np.ndarray:
 def games(task_ids: Sequence[str], split: str, size: int) -> list[str]:
     """The games that are played of a split: a seeded choice, the same for every model, so that models compare."""
     return sorted(Random(split).sample(task_ids, min(size, len(task_ids))))
+
+
+def heldout(config: EvalConfig, spec: EnvSpec) -> dict[str, list[str]]:
+    """Split -> the games to evaluate on, the same for every stage."""
+    sizes = {"dev": config.dev_games} | dict.fromkeys(config.splits, config.games)
+    return {split: games(spec.task_ids(split), split, size) for split, size in sizes.items()}
 
 
 def better(comparison: Mapping[str, Any]) -> bool:

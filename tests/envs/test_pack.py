@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from ipr.policies.scripted import ScriptedPolicy
 from ipr.rollout import play, replay
 from ipr.types import IprError, Job, Message, Prefix, Sampling, Trajectory
 
+CONFIGS = Path(__file__).parents[2] / "flows" / "configs"
 PLACES = {"train": "train", "seen": "valid_seen", "unseen": "valid_unseen"}
 
 
@@ -225,9 +227,29 @@ def test_iprs_index_file_selects_the_games(official: Path, tmp_path: Path) -> No
         assert spec.task_ids("train") == whole["train"][:5]
         assert [spec.task_ids(split) for split in ("dev", "seen", "unseen")] == [*whole.values()][1:]
         file.unlink()
-    file.write_text("[1]")
-    with pytest.raises(IprError, match="no index file"):
-        get("alfworld", official)
+    for other in ("data/json_2.1.1/{}", "{}/", "{}/game.tw-pddl"):  # as the trials of IPR's alfworld_sft.json are named
+        file.write_text(json.dumps([other.format(task_id) for task_id in chosen]))
+        assert get("alfworld", official).task_ids("train") == whole["train"][:5]
+    for broken in ("[1]", "[]", '["json_2.1.1/train/x"]', '["a/b/c/game.tw-pddl"]'):
+        file.write_text(broken)
+        with pytest.raises(IprError, match=r"alfworld_game_files\.json: no index file"):
+            get("alfworld", official)
+
+
+def test_a_broken_game_is_named_before_a_run(official: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = next((official / "train").glob("*/*"))
+    for k in range(200):  # until one of them is of dev
+        shutil.copytree(one, one.with_name(f"trial_{k}"))
+        if get("alfworld", official).task_ids("dev"):
+            break
+    task_id = get("alfworld", official).task_ids("unseen")[-1]
+    file = official / task_id / "game.tw-pddl"
+    file.write_bytes(file.read_bytes()[:-50_000])
+    assert main(["env", "check", "alfworld", "--data", str(official)]) == 1
+    assert f"problem: {file} is not JSON" in capsys.readouterr().out
+    keys = [f"env.data={official}", "env.tasks=2", "eval.dev_games=1", "eval.games=3"]
+    with pytest.raises(IprError, match=re.escape(str(file))):
+        start.check(load("smoke", keys, CONFIGS), model=False)
 
 
 # Wordings ------------------------------------------------------------------------------------------------------------

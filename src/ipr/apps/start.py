@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ipr import algorithms, models, policies
+from ipr import algorithms, evaluate, models, policies
 from ipr.apps import memory
 from ipr.apps.chosen_model import check_room
 from ipr.apps.plan import hours, plan
@@ -42,7 +42,12 @@ def check(config: RunConfig, *, model: bool = True) -> None:
     for split in ("train", "dev", *config.eval.splits):
         if not spec.task_ids(split):
             raise experts.no_games(config.env, spec, split)
-    spec.make().reset(spec.task_ids("train")[0])
+    env = spec.make()
+    env.reset(spec.task_ids("train")[0])
+    if config.env.data:  # a broken file is told now, not after the training
+        for ids in evaluate.heldout(config.eval, spec).values():
+            for task_id in ids:
+                env.reset(task_id)
     experts.check(config.env, most=20)
     _wordings(config, spec)
     path = config.model.path

@@ -17,7 +17,7 @@ from typing import Any
 
 from ipr import store
 from ipr.envs.alfworld import expert
-from ipr.envs.alfworld.real import DIRECTORIES, Folder, check_data
+from ipr.envs.alfworld.real import DIRECTORIES, Folder, check_recorded
 from ipr.envs.checker import Difference
 from ipr.types import IprError, Trajectory
 
@@ -107,7 +107,7 @@ def _without_game(folder: Path) -> list[str]:
 
 def _transcripts(folder: Path, messages: list[str]) -> dict[str, int]:
     """How many recorded observations the engine gives back, where transcripts lie beside the games."""
-    found = check_data(folder)
+    found = check_recorded(folder)
     if found is None:
         return {}
     messages += [*found["messages"], *(str(Difference(**difference)) for difference in found["differences"])]

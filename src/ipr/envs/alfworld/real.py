@@ -61,9 +61,17 @@ class Folder:
         """The task ids that IPR's index file names; none where there is no such file."""
         for file in self._index:
             try:
-                return frozenset("/".join(path.split("/")[-4:-1]) for path in json.loads(file.read_text()))
+                paths = [path.removesuffix("/game.tw-pddl").rstrip("/") for path in json.loads(file.read_text())]
             except (ValueError, TypeError, AttributeError) as error:
                 raise IprError(f"{file}: no index file ({error}); fetch it again, or remove it") from None
+            ids = [path.split("/")[-3:] for path in paths]
+            tops = sorted({*DIRECTORIES.values()})
+            if not any(len(parts) == 3 and parts[0] in tops for parts in ids):
+                raise IprError(
+                    f"{file}: no index file (no path ends with SPLIT/TASK/TRIAL or with game.tw-pddl in it, SPLIT one"
+                    f" of {', '.join(tops)}); fetch it again, or remove it"
+                )
+            return frozenset(map("/".join, ids))
         return frozenset()
 
     @property
@@ -115,6 +123,33 @@ def _playable(file: Path) -> bool:
 
 
 def check_data(folder: Path) -> dict[str, Any] | None:
+    """`check_recorded`, with every game of all splits read too: broken ones are among its `messages`, and `broken`
+    counts them. None where nothing is recorded and no game is broken."""
+    found, broken = check_recorded(folder), _broken_games(folder)
+    if not broken:
+        return found
+    found = found or {}
+    messages = list(dict.fromkeys([*broken, *found.get("messages", [])]))  # one with a transcript is named once
+    return found | {"broken": len(messages), "messages": messages}
+
+
+def _broken_games(folder: Path) -> list[str]:
+    """What is wrong with the games, a line each."""
+    try:
+        files = Folder(folder).files()
+    except IprError:  # of no such layout, but there may be transcripts
+        return []
+    messages: list[str] = []
+    for file in files.values():
+        if file.name != INDEX:
+            try:
+                read(file)
+            except IprError as error:
+                messages.append(str(error))
+    return messages
+
+
+def check_recorded(folder: Path) -> dict[str, Any] | None:
     """Plays every recorded transcript (`gt_traj.json` beside a `game.tw-pddl`) found anywhere under a folder, and the
     experts of a packed one (see `pack`); None where there is neither, as in the data that `alfworld-download` fetches.
 
