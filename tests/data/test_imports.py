@@ -241,7 +241,6 @@ def differing(t: Trajectory, how: str) -> dict[str, Any]:
     [
         ("observation", "turn 1: expected 'Something else.', got '"),
         ("unfinished", "expected 'the end of the episode', got 'it is not over'"),
-        ("goes on", "expected 'the episode goes on', got 'it is over'"),
         ("first", "turn 0: expected"),
         ("reward", "expected 'reward 0.25', got 'reward 1.0'"),
         ("roles", "turn 0: expected 'agent and environment by turns'"),
@@ -263,6 +262,67 @@ def test_a_difference_is_told_in_one_line(
     assert bad.task_id in line
     assert store.load(out, Trajectory) == [good]
     assert json.loads(said.out.splitlines()[-1])["left_out"] == 1
+
+
+def test_a_turn_after_the_end_and_other_words_for_it(
+    file: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of what was won; with --strict nothing of it."""
+    caplog.set_level("INFO", "ipr")
+    given = experts("alfworld", 3)
+    rows = [published(given[0]), differing(given[1], "goes on"), differing(given[2], "goes on")]
+    rows[1]["conversations"][-2]["value"] = "You won! Task completed."
+    rows[2]["conversations"][-2]["value"] += "\nTask completed!"
+    assert imports.load("conversations", file(rows), "alfworld") == (given, [])
+    assert "of 2 trajectories the turn after the end is left out" in caplog.text
+    for row in rows[1:]:
+        del row["conversations"][-1]
+    assert imports.load("conversations", file(rows), "alfworld") == (given, [])
+    kept, differences = imports.load(
+        "conversations", file([*rows, differing(given[0], "goes on")]), "alfworld", strict=True
+    )
+    assert kept == given[:1]
+    assert "expected 'the episode goes on', got 'it is over'" in str(differences[-1])
+    rows[1]["reward"] = 0.25
+    assert "expected 'reward 0.25'" in str(imports.load("conversations", file(rows), "alfworld")[1][0])
+
+
+def test_a_lost_episode_tells_its_end(file: Callable[..., Path]) -> None:
+    """Where a shop says what was earned, the record must say the same."""
+    spec = get("webshop")
+    env, task_id, steps = spec.make(), spec.task_ids("train")[0], []
+    first = env.reset(task_id)
+    page = env.step("Thought: t\nAction: search[red]").observation
+    for command in ("search[red]", f"click[{re.findall(r'B[0-9A-Z]{9}', page)[-1]}]", "click[Buy Now]"):
+        action = f"Thought: t\nAction: {command}"
+        outcome = env.step(action) if steps else None
+        steps.append(Step(action, outcome.observation if outcome else page))
+    assert outcome is not None
+    assert outcome.terminated
+    assert outcome.reward < 1
+    row = published(Trajectory(task_id, first, tuple(steps), outcome.reward, "terminated", "expert"))
+    row["conversations"].append({"from": "human", "value": "Thank you! Your score: 1.0"})
+    (kept, (difference,)) = imports.load("conversations", file([row]), "webshop")
+    assert kept == []
+    assert difference.turn == 3
+
+
+@pytest.mark.parametrize("form", ["AgentGym", "AgentInstruct"])
+def test_the_forms_of_other_collections(form: str, file: Callable[..., Path]) -> None:
+    given, rows = experts("alfworld", 3), []
+    for t in given:
+        said = turns(t)
+        if form == "AgentGym":
+            users = [f"{m.content}\nAVAILABLE ACTIONS: go to desk 1,look\n" for m in said[::2]]
+        else:
+            one_line = said[0].content.replace("\n\n", " ")
+            users = [f"Here is your task. {one_line}", *(f"The observation is: {m.content}" for m in said[2::2])]
+        for message, text in zip(said[::2], users, strict=True):
+            said[said.index(message)] = Message("user", text)
+        names = {"user": "human", "assistant": "gpt"}
+        told = [{"from": "human", "value": "Interact with a household."}, {"from": "gpt", "value": "OK"}]
+        rows.append({"conversations": [*told, *({"from": names[m.role], "value": m.content} for m in said)]})
+    assert imports.load("conversations", file(rows), "alfworld") == (given, [])
 
 
 def test_a_record_without_a_task_is_told(file: Callable[..., Path]) -> None:

@@ -4,7 +4,8 @@ Decided here: only what the environment gives back comes in. A record is matched
 environment says first; by that, too, its episode is found behind instruction and examples: it begins at the message
 whose text, or last lines, are the first observation of a task, and goes on from there to the record's end. Compared is
 what the observations tell (see `alike`; with `strict` every letter), without the label "Observation:", blanks and the
-wording of another version (`EnvSpec.reword`); kept are the environment's own. A record may end with the last action.
+wording of another version (`EnvSpec.reword`); kept are the environment's own. A record may end with the last action,
+or with its wrapper's own words after the last action has won, and a turn after the end goes (not with `strict`).
 One that cannot be read or kept (no JSON, half a character, a seed beyond 63 bits) is named, and the others come in. A
 record that is not given back is tried as the published environment ran it (`EnvSpec.published`: InterCode's wrapper
 runs the first line of a block), and then holds what was run. Left out: mending what an agent wrote; only blanks and
@@ -14,6 +15,7 @@ line breaks at a turn's ends go, as they do where tokens become text.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,10 +24,12 @@ from typing import Any
 
 from ipr import envs, store
 from ipr.data.alike import alike, bare
-from ipr.envs.checker import around
+from ipr.envs.checker import HIGHEST, around
 from ipr.envs.react import action_of
 from ipr.envs.retrace import retrace
 from ipr.types import Ending, EnvSpec, IprError, Message, Outcome, Step, Trajectory, trimmed
+
+log = logging.getLogger("ipr")
 
 FORMATS = ("messages", "conversations", "parquet")
 SPLITS = ("train", "dev", "seen", "unseen")
@@ -41,7 +45,10 @@ _TEXTWORLD = "-= Welcome to TextWorld"
 """What such a transcript begins with."""
 _REFUSED = re.compile(r"I don't understand|Invalid (?:format|action)|Error Input|Nothing happens", re.IGNORECASE)
 """What other wrappers answer to a turn that they cannot carry out."""
-_LABEL = re.compile(r"^(?:Observation|Question)\s*:\s*")
+_LABEL = re.compile(r"^(?:(?:The observation is|Observation|Question)\s*:|Here is your task\.)\s*")
+"""What stands before an observation; the first and the last are AgentInstruct's."""
+_CHOICE = re.compile(r"\n\s*AVAILABLE ACTIONS:.*", re.DOTALL | re.IGNORECASE)
+"""What AgentGym writes after an observation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +99,8 @@ def load(
     for record in records:
         found = player.play(record)
         (differences if isinstance(found, Difference) else played).append(found)  # type: ignore[arg-type]
+    if player.ended:
+        log.info("of %d trajectories the turn after the end is left out", player.ended)
     return played, differences
 
 
@@ -298,7 +307,7 @@ def _chat(row: Mapping[str, Any]) -> list[Any] | None:
 
 
 def _plain(text: str) -> str:
-    return " ".join(_LABEL.sub("", text.strip()).split())
+    return " ".join(_LABEL.sub("", _CHOICE.sub("", text).strip()).split())
 
 
 class _Player:
@@ -312,6 +321,8 @@ class _Player:
         self._known = {task_id for ids in self._ids.values() for task_id in ids}
         self._said: dict[str, dict[str, list[str]]] = {}
         self._used: set[str] = set()
+        self.ended = 0
+        """Trajectories whose records go on for a turn after the end."""
 
     def play(self, record: Record) -> Trajectory | Difference:
         """On the first task that gives it back; else the difference from the likeliest."""
@@ -325,6 +336,7 @@ class _Player:
                         played = self._replay(record, task_id, place)
                         if isinstance(played, Trajectory):
                             self._used.add(task_id)
+                            self.ended += len(record.messages) - place > 2 * len(played.steps) + 1
                             return played
                         if (rank := places[text][0] * 10_000 + played.turn) > nearest:
                             nearest, found = rank, played
@@ -346,11 +358,13 @@ class _Player:
         return self._text(text) if self._strict else bare(self._text(text))
 
     def _same(self, recorded: str, outcome: Outcome) -> bool:
-        """Whether what was recorded tells what the environment says; any refusal is one."""
+        """Whether what was recorded tells what the environment says; any refusal is one, and so is what a wrapper says
+        when the task is done."""
         expected, got = self._text(recorded), self._text(outcome.observation)
         if expected == got or self._strict:
             return expected == got
-        return alike(expected, got) or (not outcome.valid and bool(_REFUSED.match(expected)))
+        won = outcome.terminated and outcome.reward >= HIGHEST
+        return won or alike(expected, got) or (not outcome.valid and bool(_REFUSED.match(expected)))
 
     def _places(self, turns: Sequence[Message], index: Mapping[str, object]) -> dict[str, list[int]]:
         """First observations of tasks in a record, in the order of their first appearance: text -> places."""
@@ -415,7 +429,10 @@ class _Player:
         if different:
             return unformed(t, actions[t - 1]) or differ(t, *map(self._text, different))
         if t < n and outcomes and outcomes[-1].terminated:
-            return differ(t, "the episode goes on", "it is over")
+            # Of more turns they are another episode, before which this one stands as an example.
+            if self._strict or n - t > 1 or record.start > t:
+                return differ(t, "the episode goes on", "it is over")
+            actions = actions[: (n := t)]
         outcomes += [self._env.step(action) for action in actions[t:]]  # a last action without an answer
         outcome = outcomes[-1]
         ending = _ending(outcome.terminated, n >= self._spec.max_steps, record.ending)
