@@ -42,7 +42,7 @@ def experts(run_dir: str, published: str | None, iteration: int = 0) -> str:
                     )
         every = [(known.get(task_id) or spec.expert(task_id)).trimmed() for task_id in ids]
         found = [t for t in every if t.reward > 0]
-        if not found:
+        if every and not found:
             where = run.config.env.experts or published or f"env.data={run.config.env.data}"
             raise IprError(f"{where}: none of {len(every)} experts earned more than 0; give others (env.experts)")
         if failed := len(every) - len(found):
