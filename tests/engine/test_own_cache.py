@@ -10,6 +10,7 @@ import torch
 
 from ipr.engine import Generated, Request, generate
 from ipr.engine.own_cache import OwnCacheEngine, lacks
+from ipr.models import plug
 from ipr.types import IprError
 from tests import toy
 from tests.engine.asking import ENDS, Passes, go_on, make, plain, requests
@@ -151,3 +152,31 @@ def test_a_model_that_gives_no_numbers_is_refused() -> None:
         model.get_input_embeddings().weight[6] = torch.nan
     with pytest.raises(IprError, match=r"this nemotron model gives nan: .*float32 \(model\.dtype\)"):
         lacks(model, 512)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_nan_after_the_trial_is_no_token(temperature: float) -> None:
+    """Of a token that the trial does not read; by our engine and by the model's own cache."""
+    for model, build in ((toy.model(), make), (toy.model(), lambda m: OwnCacheEngine(m, ENDS, max_length=99, slots=2))):
+        with torch.no_grad():
+            model.get_input_embeddings().weight[20] = torch.nan
+        with pytest.raises(IprError, match=r"the model gives nan: .*float32 \(model\.dtype\)"):
+            generate(build(model), [Request([5, 20], 4), Request([5, 6], 4)], temperature)
+
+
+@pytest.mark.parametrize("family", ["Llama", "Gemma3Text"])
+def test_dynamic_positions_do_not_depend_on_what_was_read_before(family: str) -> None:
+    """Also where layers have positions of their own."""
+    rope: Any = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
+    more: dict[str, Any] = {}
+    if family == "Gemma3Text":
+        rope = {"full_attention": rope, "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}
+        more = {"head_dim": 8, "layer_types": list(rope)}
+    build = _of(family, max_position_embeddings=16, rope_parameters=rope, **more)
+    longest, middle = ([5 + i % 9 for i in range(n)] for n in (60, 30))
+    used = build()
+    with torch.no_grad():
+        before = plug.go_on(used, longest, None, keep=False)[0]
+        after, alone = (plug.go_on(model, middle, None, keep=False)[0] for model in (used, build()))
+    assert torch.equal(after, alone)
+    assert not torch.equal(before[: len(middle)], after)

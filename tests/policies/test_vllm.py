@@ -5,7 +5,9 @@ Against vLLM itself: `make test-vllm`, tests/vllm.
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -415,3 +417,17 @@ def test_where_vllm_runs_has_to_be_said(folders: dict[str, Path], monkeypatch: p
     with pytest.raises(IprError, match=r"rollout\.vllm is a server; set rollout\.backend=vllm too"):
         policies.check(configs.load(None, ["rollout.vllm=vllm"]))
     assert vllm_server.find(sys.executable) == [sys.executable, "-m", "vllm.entrypoints.cli.main"]
+
+
+def test_end_tokens_of_the_config_alone_are_sent(folders: dict[str, Path], tmp_path: Path) -> None:
+    """As our own engine takes them, where a model has no generation_config.json."""
+    folder = tmp_path / "model"
+    shutil.copytree(folders["b"], folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"eos_token_id": [5, 7]}))
+    model = models.load_model(str(folder), MODEL)
+    own = local.policy(model, models.load_tokenizer(str(folder)), "b", max_length=300, slots=8)
+    assert {5, 7} <= set(own.engine.ends)
+    with serving(own, str(folder)) as url:
+        assert vllm.load(str(folder), "b", settings(url)).engine.ends == own.engine.ends

@@ -100,10 +100,7 @@ def lacks(model: Any, max_length: int) -> str | None:
     with plug.short_windows(model, max_length):
         alone = [plug.go_on(model, row, None, keep=False)[0][-1] for row in rows]
         if any(logits.isnan().any() for logits in alone):
-            raise IprError(
-                f"this {config.model_type} model gives nan: its weights hold some, or are too large for"
-                f" {alone[0].dtype} (model.dtype); get them again, or take float32 or bfloat16"
-            )
+            raise sampling.no_numbers(f"this {config.model_type} model", alone[0].dtype)
         if not plug.pluggable(model):
             return f"no attention of ours can take the place of {config.model_type}'s own"
         if plug.positions(config, max_length) != plug.positions(config, 1):

@@ -10,6 +10,7 @@ from torch import Tensor
 from ipr.engine import checks
 from ipr.engine.kernels import checked, compiled
 from ipr.engine.slots import GOLDEN, Hashes, Ids
+from ipr.types import IprError
 
 Uniforms = NDArray[np.float64]
 
@@ -20,16 +21,32 @@ def draw(logits: Tensor, temperature: float, u: Uniforms) -> tuple[Ids, Tensor |
     """One token a row of logits [B, V]: the argmax at temperature 0, else by inverse distribution function in float64.
 
     u [B] are in [0, 1). Returns the tokens [B], and the cumulative probabilities [B, V] that they were drawn from (at
-    temperature 0 there are none).
+    temperature 0 there are none). Raises IprError where a row holds nan.
     """
     if temperature == 0:
-        return logits.argmax(-1).cpu().numpy(), None
+        best = logits.argmax(-1)  # nan counts as the largest
+        return _known(best, logits.gather(-1, best[:, None])[:, 0], logits.dtype), None
     scaled = logits.double() if temperature == 1 else logits.double() / temperature
     cumulative = torch.softmax(scaled, -1).cumsum_(-1)
     # The first token whose cumulative probability is above u; never one of probability 0.
     above = torch.from_numpy(u).to(logits.device)[:, None] * cumulative[:, -1:]
     drawn = torch.searchsorted(cumulative, above, right=True)[:, 0]
-    return drawn.clamp_(max=logits.shape[-1] - 1).cpu().numpy(), cumulative
+    return _known(drawn.clamp_(max=logits.shape[-1] - 1), cumulative[:, -1], logits.dtype), cumulative
+
+
+def _known(tokens: Tensor, numbers: Tensor, dtype: torch.dtype) -> Ids:
+    """The tokens on the CPU, in one copy; -1 is sent for those that were not drawn from numbers."""
+    found = tokens.masked_fill_(numbers.isnan(), -1).cpu().numpy()
+    if (found < 0).any():
+        raise no_numbers("the model", dtype)
+    return found
+
+
+def no_numbers(model: str, dtype: torch.dtype) -> IprError:
+    return IprError(
+        f"{model} gives nan: its weights hold some, or are too large for {dtype} (model.dtype); get them again, or take"
+        " float32 or bfloat16"
+    )
 
 
 def uniforms(seeds: Hashes, index: int | Ids) -> Uniforms:

@@ -244,8 +244,7 @@ def go_on(model: Any, ids: Sequence[int], cache: Any, *, keep: bool) -> tuple[Te
     name (transformers 5.23).
     """
     named = {} if cache is None else {cache[0]: cache[1]}
-    if cache is None:
-        forget_length(model)
+    forget_length(model)
     output = model(input_ids=torch.tensor([list(ids)], device=model.device), use_cache=keep, **named)
     kinds = ("past_key_values", "cache_params") if keep else ()
     held = next(((kind, output[kind]) for kind in kinds if output.get(kind) is not None), None)
@@ -294,7 +293,7 @@ def positions(config: Any, length: int) -> int:
 
 
 def forget_length(model: Any) -> None:
-    """`dynamic` rotary positions as in a new model: they go on being those of the longest conversation that was read.
+    """Make `dynamic` rotary positions those of a new model; else those of the longest conversation read so far stay.
 
     Relies on `inv_freq`, `original_inv_freq` and `max_seq_len_cached` of its rotary modules, after the layers' type
     where each has its own, and on `original_max_seq_len` (transformers 5.23).
@@ -302,10 +301,12 @@ def forget_length(model: Any) -> None:
     if rope(own_config(model))[0] != "dynamic":
         return
     for module in model.modules():
-        for name in [n for n in vars(module) if n.endswith("original_inv_freq")]:
+        for name, first in dict(module.named_buffers(recurse=False)).items():
+            if not name.endswith("original_inv_freq"):
+                continue
             prefix = name.removesuffix("original_inv_freq")
-            current = getattr(module, f"{prefix}inv_freq")
-            module.register_buffer(f"{prefix}inv_freq", getattr(module, name).to(current.device), persistent=False)
+            first = first.to(getattr(module, f"{prefix}inv_freq").device)
+            module.register_buffer(f"{prefix}inv_freq", first, persistent=False)
             setattr(module, f"{prefix}max_seq_len_cached", module.original_max_seq_len)
 
 

@@ -61,7 +61,8 @@ def load(path: str, name: str, config: RunConfig) -> ChatPolicy:
     try:
         generation_config = GenerationConfig.from_pretrained(base)
     except OSError:
-        generation_config = None  # not every model has one
+        # Not every model has one; transformers then takes it from the config, and so does our own engine.
+        generation_config = GenerationConfig.from_model_config(models.config_of(base))
     server = _Server(need, _process(need) if config.rollout.vllm else None)
     chat = ChatTokens(models.load_tokenizer(path, config.model.date))
     ends = end_tokens(chat, generation_config)

@@ -381,6 +381,7 @@ def _whole(batch: Sequence[Example]) -> losses.Whole:
 def logits(model: Any, batch: Batch) -> Tensor:
     """What the output layer says before each of the K tokens with a weight [K, V]."""
     inputs = batch.inputs
+    plug.forget_length(model)
     with plug.logits_only_at(model, batch.before):
         output = run(model, inputs) if isinstance(inputs, Tree) else model(input_ids=inputs, use_cache=False)
     return output.logits[0]
