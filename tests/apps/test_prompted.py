@@ -78,6 +78,16 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
         prompted.Folder(tmp_path / "file", SETTINGS)
 
 
+def test_a_folder_is_played_into_by_one_command_at_a_time(tmp_path: Path) -> None:
+    first, late = prompted.Folder(tmp_path, SETTINGS), prompted.Folder(tmp_path, SETTINGS)
+    first.note_spent("dev", {})
+    for second in (lambda: prompted.Folder(tmp_path, SETTINGS), lambda: late.note_spent("dev", {})):
+        with pytest.raises(IprError, match=r"another command is playing into .*use another --out"):
+            second()
+    del first
+    prompted.Folder(tmp_path, SETTINGS).note_spent("dev", {})
+
+
 @pytest.mark.parametrize("name", envs.names())
 def test_the_example_is_a_solved_pretrain_episode_in_turns(name: str) -> None:
     plain, spec = envs.get(name), envs.get(name, max_steps=2, shots=1)

@@ -10,11 +10,12 @@ play only what is new. Left out: an average step reward, which needs a scorer.
 
 from __future__ import annotations
 
+import fcntl
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from ipr import evaluate, identity, models, policies, rollout, store
 from ipr.apps.chosen_model import check_room, folder_of
@@ -39,6 +40,9 @@ class Folder:
         file = path / "settings.json"
         if file.exists() and (told := identity.differences(store.read_json(file), settings)):
             raise IprError(f"{path} holds an evaluation of something else ({'; '.join(told)}); use another --out")
+        self._held: TextIO | None = None
+        if file.exists():
+            self._hold()
 
     def played(self, split: str) -> dict[str, Trajectory]:
         """The finished episodes by game."""
@@ -66,6 +70,17 @@ class Folder:
     def _start(self) -> None:
         if not (file := self.path / "settings.json").exists():
             store.write_json(file, self._settings)
+        self._hold()
+
+    def _hold(self) -> None:
+        """Lock the folder as long as this lives; two commands would overwrite each other's episodes."""
+        if self._held is not None:
+            return
+        self._held = (self.path / "settings.json").open()
+        try:
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise IprError(f"another command is playing into {self.path}; wait for it, or use another --out") from None
 
     def _shards(self, split: str) -> list[Path]:
         return list((self.path / "played" / split).glob("*.parquet"))
