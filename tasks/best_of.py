@@ -26,7 +26,7 @@ def best_of(run: Run, iteration: int, n: int, temperature: float) -> dict[str, A
     if n < 2 or temperature <= 0:
         raise IprError(f"--best-of {n} --temperature {temperature:g}: give 2 or more, and a temperature above 0")
     spec, stage = environment(run.config.env), run.stage(iteration)
-    tests = [ids for split, ids in evaluate.heldout(run.config.eval, spec).items() if split != "dev"]
+    tests = [ids for split, ids in evaluate.heldout(run.config.eval.sizes, spec).items() if split != "dev"]
     ids = list(dict.fromkeys(i for some in tests for i in some))
     jobs = [Job(Prefix(i), derive_seed(run.config.seed, "best of", i, k)) for i in ids for k in range(n)]
     name = f"{n}-at-{temperature:g}"

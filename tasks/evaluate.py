@@ -20,7 +20,7 @@ def evaluate(run_dir: str, iteration: int) -> str:
 
     def work() -> dict:
         spec = environment(run.config.env)
-        splits = heldout(config, spec)
+        splits = heldout(config.sizes, spec)
         jobs = whole_episodes([task_id for ids in splits.values() for task_id in ids])
         played = iter(play(run, iteration, "evaluate", iteration, 0.0)(jobs))
         facts: dict = {}

@@ -284,6 +284,11 @@ class EvalConfig(_Section):
     bootstrap: int = Field(default=2000, ge=100)
     """Resamples of the 95 % intervals."""
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Split -> how many problems at most."""
+        return {"dev": self.dev_games} | dict.fromkeys(self.splits, self.games)
+
 
 class EndpointConfig(_Section):
     """A hosted model (`ipr eval --endpoint`); its key comes from OPENAI_API_KEY alone."""

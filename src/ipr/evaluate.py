@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from ipr.config import EvalConfig
 from ipr.types import EnvSpec, IprError, Prefix, StepReward, Trajectory
 
 
@@ -186,9 +185,8 @@ def games(task_ids: Sequence[str], split: str, size: int) -> list[str]:
     return sorted(Random(split).sample(task_ids, min(size, len(task_ids))))
 
 
-def heldout(config: EvalConfig, spec: EnvSpec) -> dict[str, list[str]]:
-    """Split -> the games to evaluate on, the same for every stage."""
-    sizes = {"dev": config.dev_games} | dict.fromkeys(config.splits, config.games)
+def heldout(sizes: Mapping[str, int], spec: EnvSpec) -> dict[str, list[str]]:
+    """Split -> the games to evaluate on, the same for every stage. `sizes` says how many of each (EvalConfig.sizes)."""
     return {split: games(spec.task_ids(split), split, size) for split, size in sizes.items()}
 
 

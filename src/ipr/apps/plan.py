@@ -64,8 +64,7 @@ def plan(config: RunConfig, spec: EnvSpec, chat: ChatTokens) -> dict[str, Any]:
     scored = spec.max_steps + 1 if method.scores == "turns" else 2 * method.scores
     rollouts = scored * settings.samples * episodes
     rewarded = 1 if settings.rewards == "model" else settings.iterations  # iterations whose step rewards are played
-    heldout = {s: min(config.eval.games, len(spec.task_ids(s))) for s in config.eval.splits}
-    heldout["dev"] = min(config.eval.dev_games, len(spec.task_ids("dev")))
+    heldout = {s: min(size, len(spec.task_ids(s))) for s, size in config.eval.sizes.items()}
     stages = settings.iterations + 2  # the base, SFT
     tested = min(config.eval.step_reward_games, sum(heldout.values()) - heldout["dev"])
     judged = (stages - 1) * tested * spec.max_steps * settings.samples

@@ -45,7 +45,7 @@ def check(config: RunConfig, *, model: bool = True) -> None:
     env = spec.make()
     env.reset(spec.task_ids("train")[0])
     if config.env.data:  # a broken file is told now, not after the training
-        for ids in evaluate.heldout(config.eval, spec).values():
+        for ids in evaluate.heldout(config.eval.sizes, spec).values():
             for task_id in ids:
                 env.reset(task_id)
     experts.check(config.env, most=20)
