@@ -32,9 +32,8 @@ def evaluate(run_dir: str, iteration: int) -> str:
             tests |= {t.task_id: t for t in episodes} if split != "dev" else {}
         whole = list(tests.values())
         facts["test"] = metrics(whole, task_type=spec.task_type, success_at=success, resamples=config.bootstrap)
-        wanted = (
-            config.step_reward_games if iteration >= SCORER else 0
-        )  # the base may be played before there is a scorer
+        # The base may be played before there is a scorer.
+        wanted = config.step_reward_games if iteration >= SCORER else 0
         few = [tests[i] for i in games(list(tests), "step rewards", wanted)]
         facts["test"]["step_reward"] = _step_reward(run, iteration, few)
         return facts
