@@ -24,7 +24,7 @@ from ipr.apps.doctor import cores
 from ipr.config import RunConfig
 from ipr.runs import bench, workers
 from ipr.runs.run import Run, stage_name
-from ipr.runs.seeds import Seeds, member
+from ipr.runs.seeds import Seeds, check, member
 from ipr.runs.summary import samples_file
 from ipr.types import IprError
 
@@ -37,6 +37,8 @@ def play(folder: Path, plan: bench.Plan, seeds: int, samples: int, jobs: int | N
     compared stage. With `jobs` other than 1 so many runs are played at once (None: as many as there are cores, or one
     where the model is on a GPU or rollouts are played elsewhere).
     """
+    for name, config in plan.methods.items():
+        check(folder / name, config)
     first = next(iter(plan.methods.values()))
     chosen = range(first.seed, first.seed + seeds)
     jobs = min(jobs or _jobs(first), seeds * len(plan.methods))

@@ -20,7 +20,7 @@ from ipr.runs import ITERATION, alerts, mirror, workers
 from ipr.runs.project import defaults, launched, project_root
 from ipr.runs.report import verdict
 from ipr.runs.run import Run, check_space, stage_name
-from ipr.runs.seeds import member
+from ipr.runs.seeds import check, member
 from ipr.runs.telling import may_fail
 from ipr.tracking import Tracker, links
 from ipr.types import IprError
@@ -164,6 +164,7 @@ def run_seeds(folder: Path, config: RunConfig, preset: str, count: int, profile:
     """
     if (folder / "config.yaml").exists():
         raise IprError(f"{folder} holds a single run; use another --dir for --seeds")
+    check(folder, config)
     from tasks import seeds
 
     tracker = Tracker(folder, config.track, project_root())

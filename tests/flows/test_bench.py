@@ -13,8 +13,11 @@ import pandas
 import psutil
 import pytest
 
+from flows import bench as flow
 from ipr import config
 from ipr.runs import bench
+from ipr.runs.run import Run
+from ipr.runs.seeds import member
 from ipr.types import IprError
 from tests.conftest import Lay
 from tests.living import alive
@@ -69,6 +72,15 @@ def test_best_is_compared_with_every_method() -> None:
         ("rft", "best"),
     }
     assert bench.against(["rft", "eto"]) == [("sft", "rft"), ("sft", "eto")]
+
+
+def test_runs_of_another_plan_are_told_before_any_is_played(tmp_path: Path) -> None:
+    methods = bench.plan("alfworld", PRESETS, ["sft+", "rft"], ["rft:algorithm.draws=3"]).methods
+    Run.open(member(tmp_path / "rft", 7), methods["rft"].model_copy(update={"seed": 7}), "quick")
+    plan = bench.plan("alfworld", PRESETS, ["sft+", "rft"], [])
+    with pytest.raises(IprError, match=r"rft-7 holds a run with another config \(algorithm\.draws: 3 -> 1\)"):
+        flow.play(tmp_path, plan, seeds=1, samples=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["rft"]
 
 
 @pytest.mark.integration

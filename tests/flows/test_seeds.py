@@ -45,6 +45,9 @@ def test_seeds_are_one_experiment(
     assert "seed 1" in capsys.readouterr().out
     assert main(["run", str(preset), "--seeds", "2", "--dir", str(folder / "mine-0")]) == 2
     assert "holds a single run" in capsys.readouterr().err
+    # Seed 1 is of another config: told before seed 0 goes on.
+    assert main([*asked[:2], "--seeds", "2", "--dir", str(folder), "algorithm.tau=0.2"]) == 2
+    assert "mine-0 holds a run with another config (algorithm.tau: 0.1 -> 0.2)" in capsys.readouterr().err
     # Three seeds would play one; what it costs is told before.
     assert main(["run", str(preset), "--seeds", "3", "--dry-run"]) == 0
     assert "3, each of which costs that" in capsys.readouterr().out

@@ -36,6 +36,17 @@ def is_group(folder: Path) -> bool:
     return not (folder / "config.yaml").exists() and any(folder.glob("*/config.yaml"))
 
 
+def check(folder: Path, config: RunConfig) -> None:
+    """Raises IprError where a run of the group has another config: before hours are played, not after."""
+    wanted = identity.deciding(config)
+    for path in sorted(folder.glob("*/config.yaml")):
+        found = identity.deciding(Run(path.parent).config)
+        if changed := identity.differences(found, wanted | {"seed": found["seed"]}):
+            raise IprError(
+                f"{path.parent} holds a run with another config ({'; '.join(changed)}); use another --dir, or remove it"
+            )
+
+
 class Seeds:
     """A folder of runs that differ in their seed alone: `runs` by seed, and the names of those that are `unfinished`.
 
