@@ -22,29 +22,15 @@ from typing import Any
 import psutil
 import pytest
 
+from flows.cli import main
 from ipr import store, tracking
 from ipr.runs.telling import slug
-from ipr.types import Demonstration, PreferencePair, StepReward, Trajectory
+from ipr.types import PreferencePair, StepReward, Trajectory
 from tests.conftest import Lay
+from tests.flows.tiny import command, counts_hold, environment, played
 from tests.living import alive
 
 pytestmark = pytest.mark.integration
-
-TINY = [
-    "env.tasks=4",
-    "env.max_steps=8",
-    "eval.games=3",
-    "eval.dev_games=3",
-    "algorithm.iterations=2",
-    "algorithm.samples=2",
-    "algorithm.tau=0",
-    "rollout.max_new_tokens=24",
-    "rollout.shard=16",
-    "train.checkpoint_every=1",
-    "track.promote=true",  # smoke's own agents are no champions
-    "track.min_dev_reward=0",
-]
-
 
 ODD = "Löwe lr=1e-4, 50% {x} $y_ " + 150 * "n"
 """Of a run's folder: a space, an umlaut, what formats and URIs take for their own, and long."""
@@ -59,31 +45,6 @@ def root(tmp_path_factory: pytest.TempPathFactory, with_data: Lay) -> Path:
     return with_data(folder)
 
 
-def command(root: Path, run: str, preset: str = "smoke", *more: str) -> list[str]:
-    return [sys.executable, "-m", "flows.cli", "run", preset, "--dir", str(root / "runs" / run), "--json", *TINY, *more]
-
-
-def environment(root: Path) -> dict[str, str]:
-    hidden = ("PREFECT_", "MLFLOW_", "OMP_", "IPR_")
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
-    return kept | {"IPR_ROOT": str(root), "OMP_NUM_THREADS": "1"}
-
-
-def played(root: Path, asked: list[str]) -> dict:
-    """The summary of a run that ends well."""
-    done = subprocess.run(
-        asked,
-        env=environment(root),
-        cwd=root,
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 @pytest.fixture(scope="module")
 def whole(root: Path) -> dict:
     return played(root, command(root, "whole"))
@@ -96,23 +57,6 @@ def weights(run: Path) -> dict[str, str]:
 
 def tables(run: Path) -> dict[str, bytes]:
     return {str(f.relative_to(run)): f.read_bytes() for f in sorted(run.glob("**/*.parquet"))}
-
-
-def counts_hold(run: Path, iteration: int) -> None:
-    """A run plays no more than its dry run says, and as much where nothing can be saved."""
-    from ipr.apps import start
-    from ipr.runs.run import Run
-
-    config = Run(run).config
-    planned, facts = (
-        start.dry_run(config),
-        {n: store.read_json(run / f"iteration-{iteration}" / f"{n}.json") for n in ("explore", "reward")},
-    )
-    most = planned["explore_episodes_per_iteration_at_most"]
-    assert most / config.algorithm.draws <= facts["explore"]["episodes"] <= most
-    assert facts["reward"]["rollouts"]["played"] <= planned["step_reward_rollouts_per_iteration_at_most"]
-    played = sum(len(store.load(f, Trajectory)) for f in run.glob("*/eval/*.parquet") if f.stem != "step_rewards")
-    assert played == planned["evaluation_episodes"]
 
 
 def test_the_loop_makes_what_it_promises(root: Path, whole: dict) -> None:
@@ -208,33 +152,6 @@ def test_a_promotion_that_waited_for_mlflow_is_told_when_it_comes(
     assert store.read_json(folder / "summary.json")["champion"]["verdict"].endswith("is promoted: better.")
     told = json.loads((tmp_path / "told.json").read_text())
     assert (told["event"], told["run"]) == ("promoted", "waiting")
-
-
-@pytest.mark.parametrize("env", ["sql", "webshop"])
-def test_the_loop_of_another_environment(root: Path, env: str) -> None:
-    tiny = ["env.tasks=2", "env.max_steps=6", "eval.games=2", "eval.dev_games=2", "eval.bootstrap=200"]
-    tiny += ["algorithm.iterations=1", "sft.epochs=1", "train.epochs=1"]
-    summary = played(root, command(root, env, env, *tiny))
-    assert [s["name"] for s in summary["stages"]] == ["base", "sft", "iteration-1"]
-    assert (root / "data" / env / env / "iteration-1" / "pairs.parquet").is_file()
-
-
-def test_the_loop_of_practice_on_new_problems(root: Path) -> None:
-    practice = ["algorithm.explore_tasks=5", "algorithm.explore_temperature=0.7", "algorithm.draws=2"]
-    practice += ["algorithm.iterations=1", "train.temperature=2"]
-    asked = command(root, "practice", "smoke", "algorithm.name=best", *practice)
-    summary = played(root, [part for part in asked if part != "algorithm.tau=0"])  # best has no step rewards
-    stage = root / "runs" / "practice" / "iteration-1"
-    known = {t.task_id for t in store.load(root / "runs" / "practice" / "experts.parquet", Trajectory)}
-    explored = store.load(stage / "explored.parquet", Trajectory)
-    assert len({t.task_id for t in explored} - known) == 5
-    assert 5 <= len(explored) <= 10
-    counts_hold(root / "runs" / "practice", 1)
-    rows = store.load(stage / "demonstrations.parquet", Demonstration)
-    solved = {t.task_id for t in explored if t.reward >= 1}
-    assert {row.task_id for row in rows} == known | solved
-    (trained,) = [s for s in summary["stages"] if s["name"] == "iteration-1"]
-    assert trained["pairs"]["demonstrations"] == len(rows) == trained["train"]["examples"]
 
 
 def test_mlflow_and_dvc_have_it(root: Path, whole: dict, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -408,12 +325,33 @@ def test_two_processes_train_the_model_of_one(root: Path, whole: dict, tmp_path:
         (["run", "smoke", "model.path=nowhere/at/all"], "model"),
         (["run", "smoke", "env.data=nowhere"], "nowhere"),
         (["run", "smoke", "model.max_length=64"], "model.max_length"),
-        (["explore", "--dir", "nowhere"], "no run folder"),
         (["compare", "a", "b"], "neither a Parquet file"),
+    ],
+)
+def test_bad_input_is_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    said: str,
+) -> None:
+    monkeypatch.setenv("IPR_ROOT", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("ipr: ")
+    assert re.search(said, line)
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["explore", "--dir", "nowhere"], "no run folder"),
         (["deploy", "quick", "--cron", "* * * * *"], "needs? a Prefect server"),
     ],
 )
-def test_bad_input_is_one_line_and_no_traceback(root: Path, arguments: list[str], said: str) -> None:
+def test_a_command_ends_with_its_error_and_no_traceback(root: Path, arguments: list[str], said: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "flows.cli", *arguments],
         env=environment(root),
