@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ipr.evaluate import compare_seeds, hierarchical, of_mean, wilson
-from ipr.types import IprError, Trajectory
+from ipr.evaluate import compare_seeds, contrast, hierarchical, of_mean, wilson
+from ipr.types import IprError, Prefix, Step, StepReward, Trajectory
 
 
 def drawn(random: np.random.Generator, seeds: int, games: int, of_seed: float, of_game: float) -> np.ndarray:
@@ -67,3 +67,25 @@ def test_groups_of_runs_are_compared_seed_by_seed() -> None:
     assert (other["paired"], other["seeds"]) == (False, [[0, 1], [7]])
     with pytest.raises(IprError, match=r"did not play the same games \(3, 4 games\)"):
         compare_seeds(a, {0: played([1, 1, 1]), 1: b[1]})
+
+
+def test_means_of_curtailed_samples_are_those_of_the_first_that_none_lacks() -> None:
+    """Two actions with equal chances: stopping by what was drawn makes the means differ, the first samples do not."""
+
+    def scored(who: str, *samples: float, source: str = "curtailed") -> tuple[Prefix, StepReward]:
+        prefix = Prefix("a", (Step(who, ""),))
+        return prefix, StepReward(prefix, sum(samples) / len(samples), len(samples), samples, 5, source)  # type: ignore[arg-type]
+
+    expert, agent = (Trajectory("a", "", (Step(who, ""),), 1.0, "terminated") for who in ("expert", "agent"))
+    rewards = dict([scored("expert", 1, 0, 0, 0), scored("agent", 0, 1)])
+    found = contrast(rewards, [expert], [agent])
+    assert found == {
+        "expert": 0.5,
+        "agent": 0.5,
+        "gap": 0.0,
+        "samples": 2,
+        "by_position": [{"t": 1, "n": 1, "expert": 0.5, "agent": 0.5}],
+    }
+    whole = dict([scored("expert", 1, 0, 0, 0, source="monte_carlo"), scored("agent", 0, 1, source="monte_carlo")])
+    assert (found := contrast(whole, [expert], [agent]))
+    assert (found["expert"], found["agent"], found["samples"]) == (0.25, 0.5, None)

@@ -146,9 +146,9 @@ class PreferenceConfig(TrainConfig):
     outcome_dpo: float = Field(default=1.0, ge=0)
     """Weight of L_outcome-DPO (0 is the paper's ablation)."""
     step_dpo: float = Field(default=1.0, ge=0)
-    """Weight of L_step-DPO (0 is ETO's loss)."""
+    """Weight of L_step-DPO (0 is the paper's ablation)."""
     sft: float = Field(default=1.0, ge=0)
-    """Weight of L_SFT."""
+    """Weight of L_SFT (0 is the paper's ablation)."""
     sft_on: Literal["outcome", "every"] = "outcome"
     """Whose chosen remainders L_SFT is on: "outcome" pairs (paper) or "every" pair (released code)."""
     clip: float = Field(default=0.2, gt=0, lt=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from random import Random
 from statistics import fmean
 from typing import Any
@@ -57,10 +57,10 @@ def contrast(
 ) -> dict[str, Any] | None:
     """Mean step reward of the experts' and the agent's scored actions, their gap, and the same by position t (from 1).
 
-    Of the states in which both were scored; None where there is none.
+    Of the states in which both were scored; None where there is none. Where samples were curtailed, how many there are
+    hung on what they are: then a mean is that of the first `samples` alone, as many as none lacks.
     """
-    of_expert: dict[int, list[float]] = {}
-    of_agent: dict[int, list[float]] = {}
+    scored: dict[int, list[tuple[StepReward, StepReward]]] = {}
     by_task = {e.task_id: e for e in experts}
     for trajectory in explored:
         if trajectory.task_id not in by_task:  # a problem without an expert
@@ -68,17 +68,26 @@ def contrast(
         t = trajectory.start
         a, a_hat = by_task[trajectory.task_id].prefix(t + 1), trajectory.prefix(t + 1)
         if a in rewards and a_hat in rewards:
-            of_expert.setdefault(t, []).append(rewards[a].mean)
-            of_agent.setdefault(t, []).append(rewards[a_hat].mean)
-    if not of_expert:
+            scored.setdefault(t, []).append((rewards[a], rewards[a_hat]))
+    if not scored:
         return None
-    expert = fmean(x for values in of_expert.values() for x in values)
-    agent = fmean(x for values in of_agent.values() for x in values)
+    both = [pair for pairs in scored.values() for pair in pairs]
+    curtailed = any(r.source == "curtailed" for pair in both for r in pair)
+    few = min((len(r.samples) for pair in both for r in pair if r.samples), default=0) if curtailed else None
+
+    def means(pairs: Iterable[tuple[StepReward, StepReward]]) -> tuple[float, float]:
+        expert, agent = (
+            fmean(fmean(r.samples[:few]) if few and r.samples else r.mean for r in side)
+            for side in zip(*pairs, strict=True)
+        )
+        return expert, agent
+
+    expert, agent = means(both)
     positions = [
-        {"t": t + 1, "n": len(of_expert[t]), "expert": fmean(of_expert[t]), "agent": fmean(of_agent[t])}
-        for t in sorted(of_expert)
+        {"t": t + 1, "n": len(pairs), **dict(zip(("expert", "agent"), means(pairs), strict=True))}
+        for t, pairs in sorted(scored.items())
     ]
-    return {"expert": expert, "agent": agent, "gap": expert - agent, "by_position": positions}
+    return {"expert": expert, "agent": agent, "gap": expert - agent, "samples": few, "by_position": positions}
 
 
 def compare(a: Sequence[Trajectory], b: Sequence[Trajectory], resamples: int = 2000, seed: int = 0) -> dict[str, Any]:

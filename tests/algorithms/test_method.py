@@ -179,6 +179,7 @@ def test_an_unknown_method_and_a_knob_without_effect_are_refused() -> None:
         ("rft", "train.epochs=2"),
         ("rft", "algorithm.tau=0.1"),
         ("eto", "train.step_dpo=0.5"),
+        ("eto", "train.sft=0.5"),
         ("ipr", "train.observation_weight=0.1"),
         ("eto", "train.temperature=2"),
     ):

@@ -118,7 +118,18 @@ def test_methods_share_the_sft_agent(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert len(mine) == found["games"]
         assert fmean(mine["greedy"]) == pytest.approx(row["greedy"]["reward"])
         assert fmean(mine["sampled"]) == pytest.approx(row["sampled"]["reward"])
+    assert [(row["method"], row["stage"]) for row in found["iterations"]] == [
+        ("sft+", "iteration-1"),
+        ("best", "iteration-1"),
+    ]
+    assert found["iterations"][0]["test"] == found["rows"][1]["greedy"]
+    assert [row["compared"] for row in found["iterations"]] == [
+        1,
+        int(found["rows"][2]["stages"]["0"] == "iteration-1"),
+    ]
     text = (tmp_path / "b" / "bench.md").read_text()
+    assert "| sft+ | iteration-1 |" in text
+    assert "| sft+ | iteration-1 x1 |" in text
     base = json.loads((weights[0].parents[2] / "base" / "evaluate.json").read_text())["test"]["reward"]
     assert f"; the base model, greedy: {100 * base:.1f}\n" in text
     assert "| best |" in text

@@ -144,6 +144,23 @@ def test_imitation_at_a_temperature(chat, tmp_path):
     assert update["loss"] != pytest.approx(-float(part.logps.mean()), rel=1e-2)
 
 
+def test_what_is_compared_with_a_reference_is_at_temperature_one(chat, tmp_path):
+    """A preset's key for another method is idle: DPO starts at margin 0, as its reference is at temperature 1."""
+    config = PreferenceConfig(batch_size=10, epochs=1, temperature=3.0)
+    (update,) = tiny.prefer(tiny.make_model(chat), tmp_path, config).history
+    assert update["reward_margin"] == pytest.approx(0, abs=1e-4)
+    assert update["outcome_dpo"] == update["step_dpo"] == pytest.approx(math.log(2), abs=1e-4)
+
+
+def test_eto_prefers_whole_trajectories_and_imitates_none(chat, tmp_path):
+    model, config = tiny.make_model(chat, 7), PreferenceConfig(batch_size=10, epochs=1)
+    reference = reference_logps(tiny.make_model(chat), chat, tiny.make_pairs(), tiny.told, config, max_length=512)
+    of = {"reference": reference, "max_length": 512, "seed": 5, "out": tmp_path}
+    (update,) = train(model, chat, tiny.make_pairs(), tiny.told, "outcome_dpo", config, **of).history
+    assert update["loss"] == update["outcome_dpo"]
+    assert "step_dpo" not in update
+
+
 def test_term_means_of_a_mixed_update_are_exact(chat, tmp_path):
     """Against every pair scored alone: each term is the mean over its own pairs of the update."""
     model, reference = tiny.make_model(chat, 7), tiny.make_model(chat)

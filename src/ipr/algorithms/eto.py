@@ -16,7 +16,9 @@ class ETO:
     outcome_margin: float
     agent_wins: bool
 
-    training: ClassVar[Training] = Training("ipr", "agent", "train", ignores=(*OF_IMITATION, "step_dpo", "clip"))
+    training: ClassVar[Training] = Training(
+        "outcome_dpo", "agent", "train", ignores=(*OF_IMITATION, "step_dpo", "sft", "sft_on", "clip")
+    )
     scores: ClassVar[bool] = False
     shortens: ClassVar[bool] = False
 

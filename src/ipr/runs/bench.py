@@ -30,7 +30,8 @@ SFT, CONTROL, BEST = "sft", "sft+", "best"
 """The stage that every method starts from and the method that only trains on: others are compared with both; and the
 method that is compared with all others."""
 NOTE = (
-    "mean reward on the test games in %, 95 % interval over seeds and games together; greedy: one episode a game;"
+    "mean reward on the test games in %, 95 % interval over seeds and games together (of two or three seeds a rough"
+    " one); stage: the one that dev chooses, which may be SFT's, of the control the last; greedy: one episode a game;"
     " T = 1: the mean of several samples a game; best of: of these the best by its outcome (an oracle picks: an upper"
     " bound); steps: on games that the method and SFT both solve, method / SFT; invalid: share of the actions; updates"
     " (the agent's), episodes (played, not taken from others) and seconds (with a reward model's fit, without what a"
@@ -151,6 +152,11 @@ def summary(folder: Path, names: Sequence[str], samples: int) -> tuple[dict[str,
         }
         for name, (group, stage) in sides.items()
     ]
+    iterations = [
+        _iteration(name, group, k, greedy[SFT])
+        for name, group in groups.items()
+        for k in range(1, group.config.algorithm.iterations + 1)
+    ]
     comparisons = [
         {"a": a, "b": b, "what": what} | evaluate.compare_seeds(played[a], played[b], resamples)
         for what, played in (("greedy", greedy), ("T = 1", means))
@@ -163,6 +169,7 @@ def summary(folder: Path, names: Sequence[str], samples: int) -> tuple[dict[str,
         "samples": samples,
         "base": _figure(first.played(stage_name(-1)), resamples),
         "rows": rows,
+        "iterations": iterations,
         "comparisons": comparisons,
     }
     games: list[dict[str, Any]] = []
@@ -183,7 +190,7 @@ def against(names: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def columns(found: Mapping[str, Any]) -> list[str]:
-    head = ["method", "greedy", "- SFT", "- SFT+", "T = 1", "- SFT", "- SFT+", f"best of {found['samples']}"]
+    head = ["method", "stage", "greedy", "- SFT", "- SFT+", "T = 1", "- SFT", "- SFT+", f"best of {found['samples']}"]
     return [*head, "steps", "invalid", "step reward", "updates", "episodes", "seconds"]
 
 
@@ -197,7 +204,7 @@ def table_rows(found: Mapping[str, Any]) -> list[list[str]]:
     rows = []
     for row in found["rows"]:
         name, cost = row["name"], row["cost"]
-        cells = [name]
+        cells = [name, ", ".join(dict.fromkeys(row["stages"].values()))]
         for what, key in (("greedy", "greedy"), ("T = 1", "sampled")):
             cells += [f"{100 * row[key]['reward']:.1f} {_bounds(row[key]['interval'])}"]
             cells += [gap(what, SFT, name), gap(what, CONTROL, name)]
@@ -206,6 +213,44 @@ def table_rows(found: Mapping[str, Any]) -> list[list[str]]:
         cells += ["" if row["step_reward"] is None else f"{row['step_reward']:.3f}"]
         cells += [f"{cost[key]:.0f}" for key in ("updates", "episodes", "seconds")] if cost else ["", "", ""]
         rows.append(cells)
+    return rows
+
+
+ITERATIONS = (
+    "every iteration, greedy, whatever dev says; x2: two seeds are compared above by it; step rewards: means of the"
+    " expert's and the agent's scored actions; spearman: of a step reward model, on held-out problems"
+)
+
+
+def iteration_columns(found: Mapping[str, Any]) -> list[str]:
+    return [
+        "method",
+        "stage",
+        "dev",
+        "test",
+        "- SFT",
+        *(f"seed {s}" for s in found["seeds"]),
+        "step rewards",
+        "spearman",
+    ]
+
+
+def iteration_rows(found: Mapping[str, Any]) -> list[list[str]]:
+    rows = []
+    for row in found["iterations"]:
+        test, gap, (expert, agent), ranks = (row[key] for key in ("test", "difference", "step_rewards", "spearman"))
+        rows.append(
+            [
+                row["method"],
+                f"{row['stage']}{' x' + str(row['compared']) if row['compared'] else ''}",
+                f"{100 * row['dev']:.1f}",
+                f"{100 * test['reward']:.1f} {_bounds(test['interval'])}",
+                f"{100 * gap['difference']:+.1f} {_bounds(gap['interval'])}",
+                *(f"{100 * x:.1f}" for x in test["by_seed"].values()),
+                "" if expert is None or agent is None else f"{expert:.2f} / {agent:.2f}",
+                "" if ranks is None else f"{ranks:.2f}",
+            ]
+        )
     return rows
 
 
@@ -222,12 +267,18 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
 
 def table(found: Mapping[str, Any]) -> str:
     """For a terminal."""
-    return "\n".join([*report.aligned([columns(found), *table_rows(found)]), "", _head(found), NOTE, *sentences(found)])
+    main, each = (
+        report.aligned(rows)
+        for rows in ([columns(found), *table_rows(found)], [iteration_columns(found), *iteration_rows(found)])
+    )
+    return "\n".join([*main, "", _head(found), NOTE, "", *each, "", ITERATIONS, "", *sentences(found)])
 
 
 def markdown(found: Mapping[str, Any]) -> str:
     lines = report.piped([columns(found), *table_rows(found)])
-    return "\n".join([_head(found), "", *lines, "", NOTE + ".", "", *(f"- {s}" for s in sentences(found))]) + "\n"
+    each = report.piped([iteration_columns(found), *iteration_rows(found)])
+    below = ["", NOTE + ".", "", *each, "", ITERATIONS + ".", "", *(f"- {s}" for s in sentences(found))]
+    return "\n".join([_head(found), "", *lines, *below]) + "\n"
 
 
 def plot(found: Mapping[str, Any]) -> Figure:
@@ -264,9 +315,10 @@ def write(folder: Path, found: Mapping[str, Any], games: DataFrame) -> None:
         .from_string(_PAGE)
         .render(
             head=_head(found),
-            columns=columns(found),
-            rows=table_rows(found),
-            note=NOTE,
+            tables=[
+                (columns(found), table_rows(found), NOTE),
+                (iteration_columns(found), iteration_rows(found), ITERATIONS),
+            ],
             sentences=sentences(found),
             plot=svg[svg.index("<svg") :],
             name=folder.resolve().name,
@@ -292,6 +344,29 @@ def _figure(played: Mapping[int, Sequence[Trajectory]], resamples: int) -> dict[
         "reward": float(values.mean()),
         "interval": evaluate.of_mean(values, resamples),
         "by_seed": dict(zip(sorted(played), values.mean(axis=1).tolist(), strict=True)),
+    }
+
+
+def _iteration(name: str, group: Seeds, k: int, sft: Mapping[int, Sequence[Trajectory]]) -> dict[str, Any]:
+    """A stage of a method with every seed, whether it is reported or not."""
+    stage, resamples = stage_name(k), group.config.eval.bootstrap
+    played = group.played(stage)
+    compared = [group.iteration(run, stage_of(name, group.config)) for run in group.runs.values()]
+    records = [run.record(k, "reward") or {} for run in group.runs.values()]
+
+    def mean(section: str, key: str) -> float | None:
+        found = [x for record in records if (x := (record.get(section) or {}).get(key)) is not None]
+        return fmean(found) if found else None
+
+    return {
+        "method": name,
+        "stage": stage,
+        "dev": fmean(t.reward for by in group.played(stage, "dev").values() for t in by),
+        "test": _figure(played, resamples),
+        "difference": evaluate.compare_seeds(sft, played, resamples),
+        "compared": compared.count(k),
+        "step_rewards": [mean("step_reward", who) for who in ("expert", "agent")],
+        "spearman": mean("reward_model", "spearman"),
     }
 
 
@@ -368,9 +443,10 @@ td:first-child, th:first-child { text-align: left } .note { color: #555 } svg { 
 .wide { overflow-x: auto }
 </style>
 <h1>{{ name }}</h1><p>{{ head }}</p>
+{{ plot|safe }}{% for columns, rows, note in tables %}
 <div class="wide"><table><tr>{% for c in columns %}<th>{{ c }}</th>{% endfor %}</tr>
 {% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table></div>
-<p class="note">{{ note }}</p>{{ plot|safe }}
+<p class="note">{{ note }}</p>{% endfor %}
 <ul>{% for s in sentences %}<li>{{ s }}</li>{% endfor %}</ul>
 </html>
 """

@@ -70,6 +70,8 @@ class Loss:
     """Whether it needs log pi, of the model as it is before the training, of every token (`Part.start_logps`)."""
     takes: Callable[[Any, Any], bool] = lambda row, config: True
     """Whether a row has a part in it at all under a config; others are left out."""
+    tempered: bool = False
+    """Whether log pi is that of the logits over `train.temperature`. Not for what is compared with another log pi."""
 
 
 def token_logps(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
@@ -190,6 +192,11 @@ def refinement(part: Part, whole: Whole, config: PreferenceConfig) -> tuple[Tens
     return ipr_loss(chosen, rejected, reference[:, 0], reference[:, 1], part.step, config, whole.outcome, whole.step)
 
 
+def outcome_preference(part: Part, whole: Whole, config: PreferenceConfig) -> tuple[Tensor, dict[str, Tensor]]:
+    """ETO's loss: L_outcome-DPO alone. The figures tell the other terms, too."""
+    return refinement(part, whole, config.model_copy(update={"step_dpo": 0.0, "sft": 0.0}))
+
+
 def _has_a_term(pair: PreferencePair, config: PreferenceConfig) -> bool:
     dpo = config.step_dpo if pair.level == "step" else config.outcome_dpo
     return bool(dpo or (config.sft and (config.sft_on == "every" or pair.level == "outcome")))
@@ -198,9 +205,15 @@ def _has_a_term(pair: PreferencePair, config: PreferenceConfig) -> bool:
 GROUP = "ipr.losses"
 LOSSES = {
     "ipr": Loss("pairs", refinement, reference=True, takes=_has_a_term),
+    "outcome_dpo": Loss(
+        "pairs",
+        outcome_preference,
+        reference=True,
+        takes=lambda pair, config: pair.level == "outcome",
+    ),
     "policy_gradient": Loss("demonstrations", policy_gradient),
     "ppo": Loss("demonstrations", clipped_policy_gradient, start=True),
-    "sft": Loss("demonstrations", imitation),
+    "sft": Loss("demonstrations", imitation, tempered=True),
 }
 
 

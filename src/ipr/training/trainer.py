@@ -131,10 +131,11 @@ def train(
     if chosen.start:  # the model is as it starts, also where a checkpoint is gone on from: that is read later
         examples = _with_start_logps(model, examples, config, max_length)
 
+    temperature = config.temperature if chosen.tempered else 1.0
     with shared_rows(model) as shares:
 
         def objective(micro: list[Example], batch: list[Example]) -> tuple[Tensor, dict[str, Tensor]]:
-            return chosen.of(_part(model, micro, shares, config.temperature), _whole(batch), config)
+            return chosen.of(_part(model, micro, shares, temperature), _whole(batch), config)
 
         result = run_updates(
             model, examples, objective, shares, loss, config, max_length, seed, out, start, log, progress
