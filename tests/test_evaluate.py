@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -67,6 +69,9 @@ def test_groups_of_runs_are_compared_seed_by_seed() -> None:
     assert (other["paired"], other["seeds"]) == (False, [[0, 1], [7]])
     with pytest.raises(IprError, match=r"did not play the same games \(3, 4 games\)"):
         compare_seeds(a, {0: played([1, 1, 1]), 1: b[1]})
+    of_other_data = [replace(t, first_observation="another room") for t in b[1]]
+    with pytest.raises(IprError, match=r"other games of one name: g\d begins with '' and with 'another room'"):
+        compare_seeds(a, {0: b[0], 1: of_other_data})
 
 
 def test_means_of_curtailed_samples_are_those_of_the_first_that_none_lacks() -> None:

@@ -102,12 +102,7 @@ def compare(a: Sequence[Trajectory], b: Sequence[Trajectory], resamples: int = 2
             f"the two sides played {len(first)} and {len(second)} games with {common} in common; evaluate both on the"
             " same games (same split, eval.games and data)"
         )
-    said = {t.task_id: t.first_observation for t in a}
-    if other := next((t for t in b if t.first_observation != said[t.task_id]), None):
-        raise IprError(
-            f"the two sides played other games of one name: {other.task_id} begins with {said[other.task_id]!r:.80} and"
-            f" with {other.first_observation!r:.80}; evaluate both on the same data"
-        )
+    _begin_alike([a, b])
     gaps = np.array([second[task_id] - first[task_id] for task_id in sorted(first)])
     return {
         "games": len(gaps),
@@ -118,6 +113,17 @@ def compare(a: Sequence[Trajectory], b: Sequence[Trajectory], resamples: int = 2
         "tie": int((gaps == 0).sum()),
         "lose": int((gaps < 0).sum()),
     }
+
+
+def _begin_alike(sides: Sequence[Sequence[Trajectory]]) -> None:
+    """Raises IprError where one name stands for several games."""
+    said = {t.task_id: t.first_observation for t in sides[0]}
+    for other in (t for side in sides[1:] for t in side):
+        if other.first_observation != said[other.task_id]:
+            raise IprError(
+                f"the two sides played other games of one name: {other.task_id} begins with"
+                f" {said[other.task_id]!r:.80} and with {other.first_observation!r:.80}; evaluate both on the same data"
+            )
 
 
 def compare_seeds(
@@ -137,6 +143,7 @@ def compare_seeds(
             f"the agents did not play the same games ({sizes} games); evaluate all on the same ones (same split,"
             " eval.games and data)"
         )
+    _begin_alike([played for side in (a, b) for played in side.values()])
     first, second = (rewards_by_seed(side) for side in (a, b))
     paired = sorted(a) == sorted(b)
     found = {

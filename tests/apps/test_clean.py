@@ -153,6 +153,19 @@ def test_nothing_goes_without_yes_and_then_what_was_said(root: Path) -> None:
     assert (again["runs"], again["total"]) == ({}, 0)
 
 
+def test_a_change_by_hand_stays_and_is_not_published(root: Path) -> None:
+    mine, published = root / "data/alfworld/new/pairs.parquet", datasets.hashes(root)[1]["alfworld/new/pairs.parquet"]
+    store.save(mine, [Trajectory("half a thought", "look", (), 0.0, "terminated")])
+    assert clean(root, root / "runs", 1, True, False)["bytes"]["data"] > 0
+    assert not (root / "data/alfworld/old").exists()
+    assert store.load(mine, Trajectory)[0].task_id == "half a thought"
+    newest = datasets.history(root)[-1]
+    assert newest.message.startswith("ipr clean: ")
+    tree = datasets.restore(root, newest.md5, root.parent / "restored")
+    assert datasets.md5_of(tree / "alfworld/new/pairs.parquet") == published
+    assert not (tree / "alfworld/old").exists()
+
+
 def test_what_mlflow_names_stays_in_cache_and_remote(root: Path, tmp_path: Path) -> None:
     """Plain `dvc gc -w` would remove the champion's data once data/ has moved on."""
     champion = Run(root / "runs/champion").manifest["data"]["md5"]

@@ -45,18 +45,21 @@ def clean(root: Path, folder: Path, keep: int, yes: bool, remote: bool) -> dict[
     gone = [run for run in runs if run.name not in stay]
     kept = [run for run in runs if run.name in stay]
     found: dict[str, Any] = {"runs": {}, "stay": stay, "removed": yes}
-    sizes = {"runs": 0, "mlflow": 0}
     published = {name for run in kept for name in run.manifest.get("data_files", {})}
     files = {name for run in gone for name in run.manifest.get("data_files", {})} - published
     tracks = {run.config.track.uri: run.config.track for run in runs if retention.sent_ids(run, root)}
     if retention.is_there(TrackConfig(), root):  # also where no run of here has told it anything, or none is left
         tracks.setdefault(None, TrackConfig())
     ids = {run_id for run in gone for run_id in retention.sent_ids(run, root)}
+    # First: it is refused where another checkout has changed one of them.
+    told = f"ipr clean: {', '.join(run.name for run in gone)}"
+    data = unused.drop_files(root, files, yes, gone[0].config.data.remote if gone else None, told)
+    sizes = {"runs": 0, "mlflow": 0, "data": data}
     for run in gone:
         mine = retention.bytes_of(run.folder)
         sent = retention.size(run, root) if retention.sent_ids(run, root) else 0
         found["runs"][run.name] = mine + sent
-        sizes = {"runs": sizes["runs"] + mine, "mlflow": sizes["mlflow"] + sent}
+        sizes |= {"runs": sizes["runs"] + mine, "mlflow": sizes["mlflow"] + sent}
         if yes:
             _remove(run, root)
     for left in folder.glob(f"{GONE}*"):
@@ -68,7 +71,6 @@ def clean(root: Path, folder: Path, keep: int, yes: bool, remote: bool) -> dict[
         sizes["downloads"] += retention.bytes_of(old)
         if yes:
             shutil.rmtree(old, ignore_errors=True)
-    sizes["data"] = unused.drop_files(root, files, yes)
     named = {md5 for track in tracks.values() for md5 in retention.data_sets(track, root, ids)}
     named |= {md5 for run in kept for md5 in _data_of(run)}
     sizes |= unused.collect(root, named, yes, remote)

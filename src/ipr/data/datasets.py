@@ -20,7 +20,7 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,7 @@ def publish(
     files: Mapping[str, Path],
     *,
     rows: Mapping[str, Path] | None = None,
+    gone: Collection[str] = (),
     push: bool = True,
     remote: str | None = None,
     message: str = "",
@@ -70,17 +71,19 @@ def publish(
 ) -> Published:
     """Publish `files` (path under `data/` -> source) as a new version on top of the newest, and bring `data/` to it.
 
-    `rows` are appended to what is there (path -> Parquet file of trajectories). Without either: what was changed in
-    `data/` by hand. `place` and `aside`: the folder that the files are in, and the one that they take where another
+    `rows` are appended to what is there (path -> Parquet file of trajectories), `gone` are paths that are removed.
+    Without any of them: what was changed in `data/` by hand. `place` and `aside`: the folder that the files are in, and the one that they take where another
     checkout has other files there. Nothing new makes no version. Raises IprError for bad paths, a broken DVC project
     and changes by hand that another's stand against; never for a remote.
     """
     given = {_inside(name): _hash(source) for name, source in files.items()}
     more = {_inside(name): _hash(source) for name, source in (rows or {}).items()}
+    less = {_inside(name) for name in gone}
+    asked = bool(given or more or less)
     data = root / "data"
     with alone(root):
         nothing = IprError(f"{data}: nothing to publish; make the experts first: ipr data generate")
-        if not (given or more or data.is_dir()):
+        if not (asked or data.is_dir()):
             raise nothing
 
         def act(repo: Any) -> Published:
@@ -93,14 +96,15 @@ def publish(
                 objects.keep(repo, source, given.get(name) or more[name])
             at = _at(root, state, objects.md5_of_tree(here))
             base = _fetched(repo, at)
-            if not (given or more or here or base):
+            if not (asked or here or base):
                 raise nothing
-            if base is None and (given or more):
+            if base is None and asked:
                 base, at = here, objects.md5_of_tree(here)
             base = base or {}  # by hand: every file is part of the change
             changed: dict[str, tuple[str | None, str | None]]
-            if given or more:
+            if asked:
                 changed = {name: (base.get(name), md5) for name, md5 in given.items()}
+                changed |= {name: (base[name], None) for name in sorted(less & base.keys())}
             else:
                 names = here.keys() | base.keys()
                 changed = {n: (base.get(n), here.get(n)) for n in sorted(names) if base.get(n) != here.get(n)}

@@ -15,19 +15,24 @@ from typing import Any
 from ipr.data import datasets, objects, versions
 
 
-def drop_files(root: Path, names: Iterable[str], yes: bool) -> int:
-    """Take files (paths under `data/`) out of `data/` and record it; returns their bytes."""
-    files = [f for name in names if (f := root / "data" / name).is_file()]
-    found = sum(f.stat().st_size for f in files)
+def drop_files(root: Path, names: Iterable[str], yes: bool, remote: str | None = None, message: str = "") -> int:
+    """Publish a version without the files (paths under `data/`), and take them out of `data/`; returns their bytes.
+
+    What was changed in `data/` by hand stays unpublished. Raises Clash, and removes nothing, where another checkout has
+    changed one of them.
+    """
+    files = {name: f for name in names if (f := root / "data" / name).is_file()}
+    found = sum(f.stat().st_size for f in files.values())
     if yes and files:
+        datasets.publish(root, {}, gone=files, remote=remote, message=message)
         with objects.alone(root):
-            for file in files:
-                file.unlink()
+            for file in files.values():  # where a change by hand keeps `data/` from following
+                file.unlink(missing_ok=True)
                 for folder in file.parents:
-                    if folder == root / "data" or any(folder.iterdir()):
+                    if folder == root / "data" or (folder.is_dir() and any(folder.iterdir())):
                         break
-                    folder.rmdir()
-        datasets.publish(root, {})
+                    if folder.is_dir():
+                        folder.rmdir()
     return found
 
 
