@@ -115,3 +115,9 @@ def test_a_remote_that_is_down_costs_a_warning(
     assert "history is that of" in caplog.text
     again = schedule.next_run("smoke", OVERRIDES, tmp_path / "runs", tmp_path, presets)
     assert again == found, "an unfinished one is continued"
+
+
+def test_an_endpoint_that_is_no_address_is_told(monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "minio:9000")
+    with pytest.raises(IprError, match=r"s3://b/x.*Invalid endpoint: minio:9000"):
+        bucket.at("s3://b/x").keys("")

@@ -232,5 +232,5 @@ class _S3:
             ):
                 raise Changed(str(error)) from None
             raise IprError(f"{self.url}: {error}") from None
-        except (BotoCoreError, Boto3Error) as error:
+        except (BotoCoreError, Boto3Error, ValueError) as error:  # ValueError: an endpoint that is no address
             raise IprError(f"{self.url}: {' '.join(str(error).split())}") from None
