@@ -271,7 +271,9 @@ def deploy(options: argparse.Namespace) -> Any:
     defaults(project_root())  # before Prefect is imported
     from flows import retrain
 
-    retrain.deploy(options.preset, options.overrides, options.cron, options.name, options.runs, config)
+    name = options.name or Path(options.preset).stem
+    cron = retrain.schedule_of(options.cron, options.timezone)
+    retrain.deploy(options.preset, options.overrides, cron, name, options.runs, config)
     return None
 
 
@@ -622,7 +624,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("preset", nargs="?", default="quick")
     sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     sub.add_argument("--cron", required=True, help="e.g. '0 3 * * *'")
-    sub.add_argument("--name", default="retrain")
+    sub.add_argument("--timezone", default="UTC", help="of --cron, e.g. Europe/Berlin (UTC)")
+    sub.add_argument("--name", help="of the deployment: another schedule needs another (the preset's name)")
     sub.add_argument("--runs", type=Path, default=Path("runs"), help="where the runs' folders go")
 
     sub = add("clean", clean)

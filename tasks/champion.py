@@ -11,6 +11,7 @@ from prefect.artifacts import create_markdown_artifact
 from ipr import store
 from ipr.apps.champion import games_of, judge
 from ipr.data.experts import environment
+from ipr.runs import workers
 from ipr.runs.project import project_root
 from ipr.runs.report import verdict
 from ipr.runs.run import Run, stage_name
@@ -51,8 +52,11 @@ def decided(run: Run, iteration: int) -> dict[str, Any]:
     mine = store.load(eval_file(run, reported, "dev"), Trajectory)
     try:
         present = champion_info(track, project_root())
+    except IprError as error:  # the run does not fail for a tracker that is down: `settle` asks again
+        return decision | {"promote": False, "outcome": "waits", "why": str(error)}
+    try:
         theirs = theirs_on(run, iteration, present, mine) if present else None
-    except IprError as error:  # the alias stays where it is; the run does not fail for a tracker that is down
+    except IprError as error:
         return decision | {"promote": False, "outcome": "kept", "why": str(error)}
     decision |= judge(track, mine, theirs, present["version"] if present else None, run.config.eval.bootstrap)
     if present:
@@ -75,13 +79,19 @@ def came_of(tracker: Tracker, decision: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def settle(run: Run) -> dict[str, Any] | None:
-    """What came of a decision that waited for MLflow, where the tracker could send it now; else None."""
+    """What came of a decision that waited for MLflow, where that answers now; else None. Where it could not even be
+    asked who is champion, the decision is made now."""
     last = run.config.algorithm.iterations
     decision = run.record(last, "champion")
     if not decision or decision["outcome"] != "waits":
         return None
-    asked = decision | {"promote": True, "outcome": "promoted"}
-    now = asked | came_of(Tracker(run.folder, run.config.track, project_root()), asked)
+    if "dev_reward" in decision:
+        asked = decision | {"promote": True, "outcome": "promoted"}
+        now = asked | came_of(Tracker(run.folder, run.config.track, project_root()), asked)
+    else:
+        with workers.opened(run.config.rollout):
+            now = decision | decided(run, last)
+        run.drop_shards(last)
     if now["outcome"] == "waits":
         return None
     store.write_json(run.stage(last) / "champion.json", now)

@@ -17,7 +17,7 @@ from ipr.runs.episodes import Episodes
 from ipr.runs.plots import STEP_REWARDS
 from ipr.runs.project import project_root
 from ipr.runs.report import markdown, write_html
-from ipr.runs.run import Run, stage_name
+from ipr.runs.run import FIRST_BASE, Run, stage_name
 from ipr.runs.summary import profile, summarise
 from ipr.runs.telling import may_fail, slug
 from ipr.tracking import Tracker, links
@@ -114,6 +114,7 @@ def begin(run: Run) -> Tracker:
             "ipr.preset": manifest.get("preset"),
             "ipr.run_folder": run.name,
             "ipr.base_model": manifest.get("base"),
+            FIRST_BASE: _first_base(run),
             "git.commit": manifest.get("git", {}).get("commit"),
             "git.dirty": manifest.get("git", {}).get("dirty"),
             "scorer.hash": manifest.get("scorer"),
@@ -124,6 +125,13 @@ def begin(run: Run) -> Tracker:
     )
     tracker.sync()
     return tracker
+
+
+def _first_base(run: Run) -> str | None:
+    """The hash of the model that the first run of the agent's schedule started from; None where it is not known."""
+    if run.schedule:
+        return run.schedule.get("base")
+    return None if run.config.model.path == "champion" else run.manifest.get("identity", {}).get("model")
 
 
 def track(run: Run, iteration: int, summary: dict[str, Any]) -> None:

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from ipr import store
+from ipr import models, store
 from ipr.apps import schedule
 from ipr.apps.schedule import Claim, Next, Skipped
 from ipr.runs import bucket
+from ipr.runs.run import FIRST_BASE
 from ipr.types import IprError
+from tests import toy
 
 POOL = [f"train/{k}" for k in range(7)]
 OVERRIDES = ["env.tasks=3", "data.publish=false", "track.enabled=false"]
@@ -115,6 +117,33 @@ def test_a_remote_that_is_down_costs_a_warning(
     assert "history is that of" in caplog.text
     again = schedule.next_run("smoke", OVERRIDES, tmp_path / "runs", tmp_path, presets)
     assert again == found, "an unfinished one is continued"
+    other = schedule.next_run("smoke", [*OVERRIDES, "track.registered_model=b"], tmp_path / "runs", tmp_path, presets)
+    assert isinstance(other, Next)
+    assert other.folder != found.folder, "by the same policy alone"
+
+
+def test_a_run_starts_from_the_champion_of_its_own_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    presets = Path(__file__).parents[2] / "flows" / "configs"
+    base = models.save_model(toy.model(), toy.tokenizer(), tmp_path / "base")
+    champion = {"folder": models.save_model(toy.model(1), toy.tokenizer(), tmp_path / "champion"), "tags": {}}
+    monkeypatch.setattr(schedule, "champion_info", lambda *_: champion)
+    overrides = [o for o in OVERRIDES if o != "track.enabled=false"] + [f"model.path={base}", "sft.epochs=2"]
+
+    def begun() -> Next:
+        found = schedule.next_run("smoke", overrides, tmp_path / "runs", tmp_path, presets)
+        assert isinstance(found, Next)
+        return found
+
+    for known in ({}, {FIRST_BASE: models.model_hash(base)}):
+        champion["tags"] = known
+        found = begun()
+        assert (found.config.model.path, found.config.sft.epochs) == ("champion", 0)
+        assert store.read_json(found.folder / "schedule.json")["base"] == models.model_hash(base)
+    champion["tags"] = {FIRST_BASE: "another"}
+    with pytest.raises(
+        IprError, match=r"of 'ipr-agent' was trained from another model than .*track\.registered_model="
+    ):
+        begun()
 
 
 def test_an_endpoint_that_is_no_address_is_told(monkeypatch):

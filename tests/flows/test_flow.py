@@ -130,7 +130,9 @@ def test_a_promotion_that_waited_for_mlflow_is_told_when_it_comes(
     root: Path, whole: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from flows import launch
+    from ipr.runs.report import verdict
     from ipr.runs.run import Run
+    from tasks.champion import decided, settle
 
     monkeypatch.setenv("IPR_ROOT", str(root))
     folder = shutil.copytree(root / "runs" / "whole", tmp_path / "runs" / "waiting")
@@ -152,6 +154,18 @@ def test_a_promotion_that_waited_for_mlflow_is_told_when_it_comes(
     assert store.read_json(folder / "summary.json")["champion"]["verdict"].endswith("is promoted: better.")
     told = json.loads((tmp_path / "told.json").read_text())
     assert (told["event"], told["run"]) == ("promoted", "waiting")
+
+    # Down when it was to be asked who is champion: decided when it answers.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    decision = decided(Run(folder), 2)
+    assert decision["outcome"] == "waits"
+    assert "is not compared with it yet" in verdict(decision)
+    store.write_json(stage, decision)
+    assert settle(Run(folder)) is None
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{copy}")
+    launch._deliver_others(tmp_path / "runs" / "next")
+    assert store.read_json(stage)["outcome"] == "kept"
+    assert store.read_json(stage)["comparison"]["games"] == 3
 
 
 def test_mlflow_and_dvc_have_it(root: Path, whole: dict, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from ipr.config import RunConfig, load
 from ipr.data import datasets
 from ipr.data.experts import environment, without_expert
 from ipr.runs import bucket, mirror
-from ipr.runs.run import Run
+from ipr.runs.run import FIRST_BASE, Run
 from ipr.tracking import champion_info
 from ipr.types import IprError, Trajectory, derive_seed
 
@@ -58,6 +58,8 @@ class Claim:
     time: float
     """Seconds since 1970."""
     done: bool = False
+    base: str | None = None
+    """Hash of the preset's own model, which the schedule's first run starts from; old runs have none."""
 
     @property
     def same(self) -> tuple[str, str | None, str]:
@@ -86,18 +88,25 @@ def next_run(preset: str, overrides: Sequence[str], runs: Path, root: Path, pres
     if plain.data.publish:
         datasets.pull_newest(root)
     name = Path(preset).stem
-    if (begun := _unfinished(runs, name)) is not None:
+    policy = plain.track.registered_model
+    if (begun := _unfinished(runs, name, policy)) is not None:
         if begun.status()["status"] == "running":
             return Skipped(f"{begun.folder} is still running")
         return Next(begun.folder, begun.config)
-    if plain.run.store and (begun := _in_store(plain.run.store, runs, name)) is not None:
+    if plain.run.store and (begun := _in_store(plain.run.store, runs, name, policy)) is not None:
         return Next(begun.folder, begun.config)
     config, start, before = plain, plain.model.path, 0
+    base = None if start == "champion" else models.model_hash(start)
     champion = champion_info(plain.track, root) if plain.track.enabled else None
     if champion is not None:
-        config = load(preset, ["model.path=champion", "sft.epochs=0", *overrides], presets)
-        start = models.model_hash(champion["folder"])
         tags = champion["tags"]
+        if base and tags.get(FIRST_BASE) not in (None, base):
+            raise IprError(
+                f"the champion of '{policy}' was trained from another model than {plain.model.path}; give this schedule"
+                " a policy of its own: track.registered_model=NAME"
+            )
+        config = load(preset, [*overrides, "model.path=champion", "sft.epochs=0"], presets)
+        start = models.model_hash(champion["folder"])
         before = int(tags.get("ipr.policy_iteration") or tags.get("ipr.iteration") or 0)
     experts = Path(config.env.experts or root / "data" / config.env.name / "experts.parquet")
     wanted = Claim(
@@ -112,6 +121,7 @@ def next_run(preset: str, overrides: Sequence[str], runs: Path, root: Path, pres
         with_experts=False,
         problems=(),
         time=time.time(),
+        base=base,
     )
     pool, with_experts, need = _pool(config)
     if with_experts and config.env.experts is None and experts.is_file():
@@ -225,20 +235,21 @@ def _shared(config: RunConfig, root: Path) -> bucket.Bucket | None:
     return bucket.at(config.run.store) if config.run.store else None
 
 
-def _unfinished(runs: Path, preset: str) -> Run | None:
+def _unfinished(runs: Path, preset: str, policy: str) -> Run | None:
     """The newest run of this schedule that was killed before it was complete."""
     for file in sorted(runs.glob(f"{preset}-*/{FILE}"), reverse=True):
         if (file.parent / "config.yaml").is_file():
             run = Run(file.parent)
-            if run.manifest.get("preset") == preset and not run.manifest.get("complete"):
+            ours = (run.manifest.get("preset"), run.config.track.registered_model) == (preset, policy)
+            if ours and not run.manifest.get("complete"):
                 return run
     return None
 
 
-def _in_store(url: str, runs: Path, preset: str) -> Run | None:
+def _in_store(url: str, runs: Path, preset: str, policy: str) -> Run | None:
     """The newest run of this schedule that a machine left unfinished in the store, brought here."""
     try:
-        for name in mirror.unfinished(url, preset):
+        for name in mirror.unfinished(url, preset, policy):
             mirror.bring(runs / name, url)
             return Run(runs / name)
     except IprError as error:

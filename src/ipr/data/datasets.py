@@ -72,9 +72,9 @@ def publish(
     """Publish `files` (path under `data/` -> source) as a new version on top of the newest, and bring `data/` to it.
 
     `rows` are appended to what is there (path -> Parquet file of trajectories), `gone` are paths that are removed.
-    Without any of them: what was changed in `data/` by hand. `place` and `aside`: the folder that the files are in, and the one that they take where another
-    checkout has other files there. Nothing new makes no version. Raises IprError for bad paths, a broken DVC project
-    and changes by hand that another's stand against; never for a remote.
+    Without any of them: what was changed in `data/` by hand. `place` and `aside`: the folder that the files are in, and
+    the one that they take where another checkout has other files there. Nothing new makes no version. Raises IprError
+    for bad paths, a broken DVC project and changes by hand that another's stand against; never for a remote.
     """
     given = {_inside(name): _hash(source) for name, source in files.items()}
     more = {_inside(name): _hash(source) for name, source in (rows or {}).items()}

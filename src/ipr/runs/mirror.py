@@ -41,7 +41,7 @@ LEASE = 60.0
 MARK = ".store"
 """In the run's folder: the index it was last sent as or made from, and the one it is sent as (digests), so that another
 machine's is known as such."""
-ABOUT = ("preset", "complete", "created", "keys")
+ABOUT = ("preset", "policy", "complete", "created", "keys")
 """What the index tells of the manifest."""
 
 
@@ -97,8 +97,9 @@ def bring(folder: Path, url: str | None, keys: str | None = None, removed: bool 
     return True
 
 
-def unfinished(url: str, preset: str) -> list[str]:
-    """The scheduled runs of a preset in a store that are not complete and at which nobody is, the newest first."""
+def unfinished(url: str, preset: str, policy: str) -> list[str]:
+    """A preset's and registered model's scheduled runs in a store that are not complete and at which nobody is, the
+    newest first."""
     found = []
     for name in bucket.at(url).folders():
         if name.startswith(f"{preset}-"):
@@ -106,7 +107,8 @@ def unfinished(url: str, preset: str) -> list[str]:
             index = _index(place)
             about = index["about"] if index else {}
             scheduled = bool(index) and "schedule.json" in index["files"]
-            if scheduled and about.get("preset") == preset and not about.get("complete") and not _held(place):
+            ours = about.get("preset") == preset and about.get("policy") in (None, policy)  # old ones do not say
+            if scheduled and ours and not about.get("complete") and not _held(place):
                 found.append(name)
     return sorted(found, reverse=True)
 

@@ -72,6 +72,8 @@ def verdict(decision: dict[str, Any]) -> str:
     """What was decided of the champion, and why, in words."""
     if decision["promote"]:
         return f"Champion: {decision['stage']} is promoted: {decision['why']}."
+    if decision.get("outcome") == "waits" and "dev_reward" not in decision:
+        return f"Champion: {decision['stage']} is not compared with it yet: {decision['why']}; {WAITS}."
     if decision.get("outcome") == "waits":
         return f"Champion: {decision['stage']} is to be promoted: {decision['why']}; {WAITS}."
     return f"Champion: {decision['stage']} is not promoted: {decision['why']}."

@@ -25,6 +25,13 @@ from ipr.runs import DECIDED_BY, ITERATION, mirror
 from ipr.runs.project import code_state
 from ipr.types import IprError, Job, Sampling, Trajectory
 
+FIRST_BASE = "ipr.first_base"
+"""Tag in MLflow: the hash of the model that an agent's first run started from, however many champions lie between."""
+
+
+class InUse(IprError):
+    """Another process plays the run."""
+
 
 class Run:
     """Paths and records of one run."""
@@ -73,6 +80,7 @@ class Run:
         run = cls(folder)
         run.note(id=uuid.uuid4().hex[:8], preset=preset, created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
         run.note(keys=identity.of_config(config), seed=config.seed, versions=_versions(), git=code_state())
+        run.note(policy=config.track.registered_model)
         if by_stage:
             run.note(by_stage=True)
         return run
@@ -248,8 +256,10 @@ class Run:
             try:
                 with self.lock():
                     status = "stopped"
-            except IprError:
+            except InUse:
                 status = "running"
+            except IprError:  # it cannot be written, so no process of ours plays it
+                status = "stopped"
         return {"folder": str(self.folder), "status": status, "done": done}
 
     @contextlib.contextmanager
@@ -265,10 +275,10 @@ class Run:
         with opened as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise IprError(
-                    f"{self.folder} is in use by another process; wait for it or use another --dir"
-                ) from None
+            except BlockingIOError:
+                raise InUse(f"{self.folder} is in use by another process; wait for it or use another --dir") from None
+            except OSError as error:
+                raise IprError(f"{self.folder}: cannot be locked ({error.strerror}); use another --dir") from None
             yield
 
 
