@@ -19,6 +19,7 @@ from ipr.types import IprError
 
 SHOWN = 10
 """Problems that are printed; `--json` has all."""
+REGISTERED_MODEL = "where the agent has a name of its own (track.registered_model)"
 STAGE_TASKS = ("experts", "sft", *ITERATION, "report")
 
 
@@ -205,6 +206,9 @@ def status(options: argparse.Namespace) -> Any:
 
     if seeds.is_group(options.dir):
         group = seeds.Seeds(options.dir)
+        if options.sync:
+            names = ", ".join(f"ipr status {run.folder} --sync" for run in group.runs.values())
+            raise IprError(f"{options.dir} holds several runs, each of which is sent by itself: {names}")
         summary = group.summary()
         if not options.json:
             print(seeds.table(summary))
@@ -362,10 +366,11 @@ def doctor(options: argparse.Namespace) -> Any:
 
 def export(options: argparse.Namespace) -> Any:
     """Write an agent as a model folder for other software; with --merge an adapter becomes whole weights."""
-    from ipr import config, models
+    from ipr import models
+    from ipr.apps.champion import named
     from ipr.apps.chosen_model import folder_of
 
-    found = models.export(folder_of(options.model, config.load(None, [])), options.out, merge=options.merge)
+    found = models.export(folder_of(options.model, named(options)), options.out, merge=options.merge)
     if not options.json:
         _print(found)
     return found
@@ -444,6 +449,13 @@ def _listed(kind: type) -> Any:
 
     read.__name__ = f"comma-separated {kind.__name__}"
     return read
+
+
+def _of_an_agent(parser: argparse.ArgumentParser) -> None:
+    """Whose champion is meant."""
+    parser.add_argument("--env", default="alfworld")
+    parser.add_argument("--data", type=Path, help="folder of the real data set, whose agents are another model")
+    parser.add_argument("--registered-model", metavar="NAME", help=REGISTERED_MODEL)
 
 
 def _from(least: int) -> Callable[[str], int]:
@@ -606,8 +618,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = add("champion", champion)
     sub.set_defaults(what=None)
-    sub.add_argument("--env", default="alfworld")
-    sub.add_argument("--data", type=Path, help="folder of the real data set, whose agents are another model")
+    _of_an_agent(sub)
     kinds = sub.add_subparsers(metavar="WHAT", dest="what")
     for name, text in {
         "promote": "Make a version champion by hand.",
@@ -653,7 +664,7 @@ def _parser() -> argparse.ArgumentParser:
         "convert": "Make Spider's folder (SQLite files, schema.json) of a dump of MySQL, such as InterCode's.",
     }.items():
         kind = kinds.add_parser(name, help=text, description=text)
-        kind.add_argument("--json", action="store_true")
+        kind.add_argument("--json", action="store_true", default=argparse.SUPPRESS)
         kind.add_argument("--env", default=None if name == "generate" else "alfworld")
         if name in ("publish", "commit", "import"):
             kind.add_argument("-m", "--message", default="", help="what it is, for the list of versions or git's log")
@@ -685,6 +696,8 @@ def _parser() -> argparse.ArgumentParser:
             kind.add_argument("--shots", type=int, choices=(0, 1), help="worked examples in the prompt (env.shots)")
             kind.add_argument("--games", type=_from(1), default=sys.maxsize, help="of the train split (default: all)")
             kind.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. endpoint.price_in=0.15")
+        if name in ("lineage", "restore"):
+            kind.add_argument("--registered-model", metavar="NAME", help=REGISTERED_MODEL)
         if name in ("lineage", "restore", "experts", "import", "export"):
             kind.add_argument("--data", type=Path, help="folder of the real data set")
         if name == "convert":
@@ -717,6 +730,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("model", help="a model folder such as runs/quick/iteration-1/model, 'champion' or 'embedded'")
     sub.add_argument("--out", type=Path, required=True, help="the new folder")
     sub.add_argument("--merge", action="store_true", help="add an adapter's weights to its base's")
+    _of_an_agent(sub)
     made = commands.add_parser("model", help="Bring a model of another format.").add_subparsers(
         metavar="WHAT", required=True
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from flows.cli import main
 from ipr import config as configs
 from ipr import envs, identity, store, tracking
 from ipr.apps.champion import judge, of_other_games, text
@@ -100,3 +101,18 @@ def test_the_page_of_the_champion_says_who_and_why() -> None:
     assert "champion of ipr-agent: version 4, iteration-2 of run n-1, dev reward 0.500" in shown
     assert "2026-11-29T03:00:00Z  version 4  by hand (eve): no" in shown
     assert "has no champion yet" in text({"model": "ipr-agent", "version": None, "history": []})
+
+
+def test_a_registered_model_of_ones_own_is_the_one_that_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("IPR_ROOT", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    mine = ["--registered-model", "mine"]
+    assert main(["champion", *mine]) == 0
+    assert "mine has no champion yet" in capsys.readouterr().out
+    for asked in (["export", "champion", "--out", str(tmp_path / "out")], ["data", "lineage"]):
+        assert main([*asked, *mine]) == 2
+        assert "mine" in capsys.readouterr().err
+    assert main(["export", "champion", "--env", "sql", "--out", str(tmp_path / "out")]) == 2
+    assert "'ipr-agent-sql' has no champion yet" in capsys.readouterr().err

@@ -153,6 +153,14 @@ def test_nothing_goes_without_yes_and_then_what_was_said(root: Path) -> None:
     assert (again["runs"], again["total"]) == ({}, 0)
 
 
+def test_what_runs_of_several_seeds_need_stays(root: Path) -> None:
+    base = root / "runs/older/sft/model"
+    Run.open(root / "runs/mine/mine-0", config(str(base)), "smoke")
+    stay = clean(root, root / "runs", 1, False, False)["stay"]
+    assert stay["older"] == "mine-0 was made from it"
+    assert "old" not in stay
+
+
 def test_a_change_by_hand_stays_and_is_not_published(root: Path) -> None:
     mine, published = root / "data/alfworld/new/pairs.parquet", datasets.hashes(root)[1]["alfworld/new/pairs.parquet"]
     store.save(mine, [Trajectory("half a thought", "look", (), 0.0, "terminated")])

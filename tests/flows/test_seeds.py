@@ -43,6 +43,8 @@ def test_seeds_are_one_experiment(
 
     assert main(["status", str(folder)]) == 0
     assert "seed 1" in capsys.readouterr().out
+    assert main(["status", str(folder), "--sync"]) == 2
+    assert f"ipr status {folder}/mine-1 --sync" in capsys.readouterr().err
     assert main(["run", str(preset), "--seeds", "2", "--dir", str(folder / "mine-0")]) == 2
     assert "holds a single run" in capsys.readouterr().err
     # Seed 1 is of another config: told before seed 0 goes on.

@@ -97,7 +97,7 @@ def command(options: Namespace) -> dict[str, Any]:
     root = project_root()
     defaults(root)
     name, _, version = (getattr(options, "version", None) or "").rpartition("/")
-    track = _named(options, name)
+    track = named(options, name).track
     if options.what == "promote":
         return {"model": track.registered_model} | tracking.promote(track, root, version, options.reason)
     if options.what == "rollback":
@@ -129,7 +129,8 @@ def text(page: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _named(options: Namespace, name: str) -> TrackConfig:
+def named(options: Namespace, name: str = "") -> RunConfig:
+    """The config of the agent that `--env`, `--data` and `--registered-model` (or `name`) stand for."""
     data = [f"env.data={options.data}"] if options.data else []
-    named = [f"track.registered_model={name}"] if name else []
-    return load(overrides=[f"env.name={options.env}", *data, *named]).track
+    own = [f"track.registered_model={name}"] if (name := name or options.registered_model or "") else []
+    return load(overrides=[f"env.name={options.env}", *data, *own])

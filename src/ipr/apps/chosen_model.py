@@ -19,7 +19,7 @@ def folder_of(model: str, config: RunConfig) -> str:
     """The folder or hub name of a model that can be played, the champion's where it is asked for."""
     path = _champion(config) if model == "champion" else embedded(model, config.env.name)
     if path is None:
-        raise IprError("there is no champion yet; train one: ipr run quick")
+        raise IprError(f"'{config.track.registered_model}' has no champion yet; train one: ipr run quick")
     models.check_model(path)
     return path
 

@@ -72,7 +72,7 @@ def clean(root: Path, folder: Path, keep: int, yes: bool, remote: bool) -> dict[
         if yes:
             shutil.rmtree(old, ignore_errors=True)
     named = {md5 for track in tracks.values() for md5 in retention.data_sets(track, root, ids)}
-    named |= {md5 for run in kept for md5 in _data_of(run)}
+    named |= {md5 for run in [*kept, *_in_groups(folder)] for md5 in _data_of(run)}
     sizes |= unused.collect(root, named, yes, remote)
     newest = [run.manifest["created"] for run in runs if run.manifest.get("complete")][:keep]
     found["flow_runs"] = _prefect(newest[-1], yes) if len(newest) == keep and keep else 0
@@ -97,11 +97,11 @@ def _runs(folder: Path, root: Path, keep: int) -> tuple[list[Run], dict[str, str
             stay[run.name] = f"has a file {TAG}"
         elif why := retention.needed(run, root) or ("among the newest" if place < keep else ""):
             stay[run.name] = why
+    groups = _in_groups(folder)
     while True:  # what is kept needs what it was made from
         used = {
             other.name: f"{run.name} was made from it"
-            for run in runs
-            if run.name in stay
+            for run in [*(run for run in runs if run.name in stay), *groups]
             for place in _sources(run, root)
             for other in runs
             if other.name not in stay and place.is_relative_to(other.folder.resolve())
@@ -109,6 +109,12 @@ def _runs(folder: Path, root: Path, keep: int) -> tuple[list[Run], dict[str, str
         if not used:
             return runs, stay
         stay |= used
+
+
+def _in_groups(folder: Path) -> list[Run]:
+    """The runs of several seeds, and those of benches: they stay."""
+    found = (path.parent for depth in ("*/*", "*/*/*") for path in sorted(folder.glob(f"{depth}/config.yaml")))
+    return [Run(path) for path in found if not any(part.startswith(GONE) for part in path.parts)]
 
 
 def _held(run: Run) -> bool:

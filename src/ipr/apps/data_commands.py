@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ipr import envs, store
-from ipr.config import TrackConfig, load, read_yaml, validate
+from ipr.apps.champion import named
+from ipr.config import read_yaml, validate
 from ipr.data import datasets, exports, imports
 from ipr.runs.project import defaults, project_root
 from ipr.runs.run import check_space
@@ -142,19 +143,14 @@ def lineage(options: Namespace) -> dict[str, Any]:
     from ipr import tracking
 
     defaults(project_root())
-    return tracking.lineage(options.ref, _tracked(options), project_root())
+    return tracking.lineage(options.ref, named(options).track, project_root())
 
 
 def restore(options: Namespace) -> dict[str, Any]:
     from ipr import tracking
 
     defaults(project_root())
-    return tracking.restore_data(options.ref, options.out, _tracked(options), project_root())
-
-
-def _tracked(options: Namespace) -> TrackConfig:
-    data = [f"env.data={options.data}"] if options.data else []
-    return load(overrides=[f"env.name={options.env}", *data]).track
+    return tracking.restore_data(options.ref, options.out, named(options).track, project_root())
 
 
 LEAST = {"webshop": 0.7}

@@ -113,6 +113,9 @@ class Run:
     @property
     def base(self) -> str:
         """The model the run starts from: `model.path`, or the copy of the champion that it stood for at first."""
+        copy = self.folder / "base" / "model"
+        if self.config.model.path == "champion" and copy.is_dir():  # wherever the run's folder is now
+            return str(copy)
         return self.manifest.get("base", self.config.model.path)
 
     @property
