@@ -30,7 +30,7 @@ lint: setup
 
 # Files in their order: by default those of few tests come last, and the longest runs are such.
 test: lint ## lint, types, layers and the whole suite
-	$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 
 test-vllm: setup .venv-vllm/.ready ## play against vLLM itself: its CPU build, in an environment of its own (3.4 GB)
 	$(BIN)/pytest -q -m vllm tests/vllm

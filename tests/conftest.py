@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -53,19 +54,23 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
 
 @pytest.fixture(scope="session")
 def with_data(tmp_path_factory: pytest.TempPathFactory) -> Lay:
-    """Gives a project, a folder, the published data sets that its first run would make. They are made once, for all
-    of pytest's workers: it takes as long as a tiny run."""
+    """Gives a project, a folder, what its first run would make: the published data sets and Prefect's tables. They are
+    made once, for all of pytest's workers: it takes as long as a tiny run."""
     from ipr.apps.data_commands import generate_published
 
     mine = tmp_path_factory.getbasetemp()
-    made = (mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine) / "data"
+    made = (mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine) / "made"
     with FileLock(made.with_suffix(".lock")):
         if not made.is_dir():
-            generate_published(mine / "aside")
-            (mine / "aside").rename(made)
+            aside = mine / "aside"
+            generate_published(aside / "data")
+            kept = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+            tables = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"]
+            home = {"PREFECT_HOME": str(aside / ".prefect")}
+            subprocess.run(tables, env=kept | home, cwd=aside, capture_output=True, check=True)
+            aside.rename(made)
 
     def lay(project: Path) -> Path:
-        shutil.copytree(made, project / "data")
-        return project
+        return shutil.copytree(made, project, dirs_exist_ok=True)
 
     return lay
