@@ -114,7 +114,7 @@ def begin(run: Run) -> Tracker:
             "ipr.preset": manifest.get("preset"),
             "ipr.run_folder": run.name,
             "ipr.base_model": manifest.get("base"),
-            FIRST_BASE: _first_base(run),
+            FIRST_BASE: (run.schedule or {}).get("base") or manifest.get("first_base"),
             "git.commit": manifest.get("git", {}).get("commit"),
             "git.dirty": manifest.get("git", {}).get("dirty"),
             "scorer.hash": manifest.get("scorer"),
@@ -125,13 +125,6 @@ def begin(run: Run) -> Tracker:
     )
     tracker.sync()
     return tracker
-
-
-def _first_base(run: Run) -> str | None:
-    """The hash of the model that the first run of the agent's schedule started from; None where it is not known."""
-    if run.schedule:
-        return run.schedule.get("base")
-    return None if run.config.model.path == "champion" else run.manifest.get("identity", {}).get("model")
 
 
 def track(run: Run, iteration: int, summary: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from ipr.config import RunConfig, load
 from ipr.data import datasets
 from ipr.data.experts import environment, without_expert
 from ipr.runs import bucket, mirror
-from ipr.runs.run import FIRST_BASE, Run
+from ipr.runs.run import FIRST_BASE, Run, first_base
 from ipr.tracking import champion_info
 from ipr.types import IprError, Trajectory, derive_seed
 
@@ -59,7 +59,7 @@ class Claim:
     """Seconds since 1970."""
     done: bool = False
     base: str | None = None
-    """Hash of the preset's own model, which the schedule's first run starts from; old runs have none."""
+    """The preset's own model, which the schedule's first run starts from (`first_base`); old runs have none."""
 
     @property
     def same(self) -> tuple[str, str | None, str]:
@@ -96,7 +96,7 @@ def next_run(preset: str, overrides: Sequence[str], runs: Path, root: Path, pres
     if plain.run.store and (begun := _in_store(plain.run.store, runs, name, policy)) is not None:
         return Next(begun.folder, begun.config)
     config, start, before = plain, plain.model.path, 0
-    base = None if start == "champion" else models.model_hash(start)
+    base = None if start == "champion" else first_base(start)
     champion = champion_info(plain.track, root) if plain.track.enabled else None
     if champion is not None:
         tags = champion["tags"]

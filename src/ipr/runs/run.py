@@ -26,7 +26,13 @@ from ipr.runs.project import code_state
 from ipr.types import IprError, Job, Sampling, Trajectory
 
 FIRST_BASE = "ipr.first_base"
-"""Tag in MLflow: the hash of the model that an agent's first run started from, however many champions lie between."""
+"""Tag in MLflow: what model an agent's first run started from (`first_base`), however many champions lie between."""
+
+
+def first_base(path: str) -> str:
+    """A folder's hash, wherever it is; a hub name, whatever commit it stands for."""
+    name = models.resolve(path)
+    return models.model_hash(name) if Path(name).is_dir() else name
 
 
 class InUse(IprError):
@@ -108,6 +114,8 @@ class Run:
             )
         greedy = identity.playing(spec, Sampling(0.0, self.config.rollout.max_new_tokens), "", self.config)
         self.note(identity=now, config_hash=identity.digest(now)[:16])
+        if self.config.model.path != "champion":
+            self.note(first_base=first_base(self.base))
         self.note(games=identity.of_games(spec), episodes=identity.digest(greedy)[:16])
 
     @property
