@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from contextlib import closing
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -379,6 +380,33 @@ ROWS: dict[str, list[tuple[Any, ...]]] = {
     r"SELECT id FROM street WHERE title LIKE 'a\_b'": [(5,)],
     "SELECT name FROM named LIMIT 1": [("Ärding",)],
 }
+
+
+def test_defaults_are_told_as_mysql_tells_them(tmp_path: Path) -> None:
+    """Equal to MySQL 9.7.4's answers, `integer` apart."""
+    file = tmp_path / "v.sqlite"
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute(
+            """CREATE TABLE votes (id integer NOT NULL, state varchar(9) DEFAULT 'N''Y', n int DEFAULT 0,
+            created timestamp NOT NULL DEFAULT CURRENT_TIMESTAMP, seen timestamp, free int DEFAULT NULL,
+            PRIMARY KEY (id))"""
+        )
+    database = Database(Source("v", lambda: open_file(file), {}, str(file), served=False))
+    assert database.run("DESC votes").rows[1:] == (
+        ("state", "varchar(9)", "YES", "", "N'Y", ""),
+        ("n", "int", "YES", "", "0", ""),
+        ("created", "timestamp", "NO", "", "CURRENT_TIMESTAMP", "DEFAULT_GENERATED"),
+        ("seen", "timestamp", "YES", "", None, ""),
+        ("free", "int", "YES", "", None, ""),
+    )
+    ((_, text),) = database.run("SHOW CREATE TABLE votes").rows
+    assert text.splitlines()[2:7] == [
+        "  `state` varchar(9) DEFAULT 'N''Y',",
+        "  `n` int DEFAULT '0',",
+        "  `created` timestamp NOT NULL DEFAULT CURRENT_TIMESTAMP,",
+        "  `seen` timestamp NULL DEFAULT NULL,",
+        "  `free` int DEFAULT NULL,",
+    ]
 
 
 @pytest.mark.parametrize("statement", ROWS)

@@ -205,7 +205,8 @@ class Schema:
         for _, column, kind, not_null, default, key in self.info[lower]:
             kind = kind.lower() or "text"
             missing = not_null or (key and keys)
-            rows.append((column, kind, "NO" if missing else "YES", "PRI" if key else "", default, ""))
+            default, extra = _default(default)
+            rows.append((column, kind, "NO" if missing else "YES", "PRI" if key else "", default, extra))
         return rows
 
     def refers(self, lower: str) -> bool:
@@ -358,3 +359,13 @@ def _length(kind: str) -> int:
 
 def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
+
+
+def _default(text: str | None) -> tuple[str | None, str]:
+    """Default and extra of DESC, of a default as SQLite keeps it: SQL."""
+    if text is None or text.upper() == "NULL":
+        return None, ""
+    if text.upper().startswith("CURRENT_TIMESTAMP"):
+        return "CURRENT_TIMESTAMP", "DEFAULT_GENERATED"
+    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+    return (text[1:-1].replace(2 * text[0], text[0]) if quoted else text), ""

@@ -211,9 +211,13 @@ def create_table(schema: Schema, name: str) -> Row:
         line = f"  `{column}` {kind}"
         if null == "NO":
             line += " NOT NULL"
+        elif str(kind).lower().startswith("timestamp"):
+            line += " NULL"
         text = str(kind).lower() in SIZES
+        computed, extra = "DEFAULT_GENERATED" in extra, str(extra).replace("DEFAULT_GENERATED", "").strip()
         if default is not None:
-            line += f" DEFAULT '{default}'"
+            quoted = "'" + str(default).replace("'", "''") + "'"
+            line += f" DEFAULT {default if computed else quoted}"
         elif null == "YES" and not text:
             line += " DEFAULT NULL"
         if extra:
