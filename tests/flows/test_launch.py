@@ -12,6 +12,7 @@ import pytest
 from ipr import config as configs
 from ipr import store
 from ipr.runs.run import Run
+from ipr.types import IprError
 from tests.sinks import Sink, serving
 
 pytestmark = pytest.mark.integration
@@ -77,3 +78,13 @@ def test_a_killed_run_is_found_by_the_next_start_and_a_running_one_left_alone(
     assert not (ended.folder / "events.jsonl").exists()
     assert sorted(body["id"] for body, _ in sink.got) == ["dead/crashed", "mine/crashed"]
     assert store.read_json(dead.folder / "alerts.json") == {"dead/crashed": ["webhook"]}
+
+
+def test_a_schedule_has_five_fields_and_a_timezone() -> None:
+    from flows.retrain import schedule_of
+
+    assert schedule_of("0 3 * * *", "Europe/Berlin").timezone == "Europe/Berlin"
+    with pytest.raises(IprError, match=r"--cron 'at three' is no schedule"):
+        schedule_of("at three", "UTC")
+    with pytest.raises(IprError, match=r"--timezone 'Mars/Olympus' is not known"):
+        schedule_of("0 3 * * *", "Mars/Olympus")

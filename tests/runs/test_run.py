@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -237,3 +238,14 @@ def test_shards_keep_problems_together_and_are_even() -> None:
     # More of a problem than a shard holds: it is divided.
     assert [len(shard) for shard in cut([Job(Prefix("t"), i) for i in range(10)], 4)] == [4, 4, 2]
     assert cut([], 4) == []
+
+
+def test_a_folder_that_cannot_be_locked_is_not_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    run = Run.open(tmp_path / "run", configs.load(None, []))
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    assert run.status()["status"] == "stopped"
+    with pytest.raises(IprError, match=r"cannot be locked \(No locks available\)"), run.lock():
+        pytest.fail("it is not locked")
