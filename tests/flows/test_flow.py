@@ -27,7 +27,7 @@ from ipr import store, tracking
 from ipr.runs.telling import slug
 from ipr.types import PreferencePair, StepReward, Trajectory
 from tests.conftest import Lay
-from tests.flows.tiny import command, counts_hold, environment, played
+from tests.flows.tiny import command, counts_hold, ended, environment, played
 from tests.living import alive
 
 pytestmark = pytest.mark.integration
@@ -233,16 +233,7 @@ def test_killed_and_continued_ends_with_the_same(root: Path, whole: dict) -> Non
             assert all(b"OMP_WAIT_POLICY=PASSIVE" in lines for lines in settings)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    done = subprocess.run(
-        [*command(root, ODD), "--profile"],
-        env=environment(root),
-        cwd=root,
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = ended(root, [*command(root, ODD), "--profile"])
     assert tables(run) == tables(root / "runs" / "whole")
     assert weights(run) == weights(root / "runs" / "whole")
     # Who plays decides nothing; a run that is complete says where its time went, too.

@@ -37,8 +37,8 @@ def environment(root: Path) -> dict[str, str]:
     return kept | {"IPR_ROOT": str(root), "OMP_NUM_THREADS": "1"}
 
 
-def played(root: Path, asked: list[str]) -> dict:
-    """The summary of a run that ends well."""
+def ended(root: Path, asked: list[str]) -> subprocess.CompletedProcess[str]:
+    """A command that ends well."""
     done = subprocess.run(
         asked,
         env=environment(root),
@@ -49,7 +49,12 @@ def played(root: Path, asked: list[str]) -> dict:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return done
+
+
+def played(root: Path, asked: list[str]) -> dict:
+    """The summary of a run that ends well."""
+    return json.loads(ended(root, asked).stdout.splitlines()[-1])
 
 
 def counts_hold(run: Path, iteration: int) -> None:
