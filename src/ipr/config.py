@@ -133,6 +133,11 @@ class TrainConfig(_Section):
     """SFT only: by what logits are divided in the loss and in its figures. 1 is the paper. Above 1 the agent has to be
     sure at this temperature, so what it samples at 1 is close to its greedy play."""
 
+    @field_validator("mixed_precision", mode="before")
+    @classmethod
+    def _as_written(cls, value: Any) -> Any:
+        return "no" if value is False else value  # which YAML 1.1 reads a bare no as
+
 
 class PreferenceConfig(TrainConfig):
     """The paper's third stage: L_outcome-DPO + L_step-DPO + L_SFT."""
@@ -172,7 +177,7 @@ class AlgorithmConfig(_Section):
     draws: int = Field(default=1, ge=1)
     """Episodes from each explored prefix at most, until one earns `success`; more than 1 need
     explore_temperature above 0. RLOO and PPO play and keep all of them."""
-    success: float = 1.0
+    success: float = Field(default=1.0, le=1)
     """Outcome reward from which on an episode is a success (WebShop's experts have more than 0.7)."""
     tau: float = Field(default=0.5, ge=0)
     """Step pairs are kept when the difference of step rewards is above it. ALFWorld 0.5, WebShop 0.01, SQL 0.1."""
@@ -275,7 +280,7 @@ class EvalConfig(_Section):
     games: int = Field(default=200, ge=1)
     """Held-out test problems per split (fewer when there are fewer)."""
     splits: list[str] = ["seen", "unseen"]
-    """Test splits; reported, never chosen by."""
+    """Test splits, one at least; reported, never chosen by."""
     dev_games: int = Field(default=200, ge=1)
     """Problems of the dev split, by which the reported iteration is chosen."""
     step_reward_games: int = Field(default=0, ge=0)
@@ -283,6 +288,13 @@ class EvalConfig(_Section):
     leaves it out."""
     bootstrap: int = Field(default=2000, ge=100)
     """Resamples of the 95 % intervals."""
+
+    @field_validator("splits")
+    @classmethod
+    def _held_out(cls, value: list[str]) -> list[str]:
+        if not value or {"train", "dev"} & {*value} or len({*value}) < len(value):
+            raise ValueError("names test splits, each once, such as [seen,unseen]; train and dev are no test")
+        return value
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -476,6 +488,8 @@ def validate(tree: dict[str, Any], where: str) -> RunConfig:
             name = REGISTERED + (f"-{env}" if env != "alfworld" else "") + ("-real" if config.env.data else "")
             track = track.model_copy(update={"registered_model": name})
         return config.model_copy(update={"model": model, "track": track})
+    except IprError as error:
+        raise IprError(f"{where}: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])

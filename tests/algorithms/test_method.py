@@ -195,6 +195,8 @@ def test_an_unknown_method_and_a_knob_without_effect_are_refused() -> None:
     ("overrides", "told"),
     [
         (["algorithm.name=rft", "sft.epochs=0"], r"name=rft trains with the knobs of sft, .*; set sft\.updates"),
+        (["algorithm.name=eto", "train.outcome_dpo=0"], "name=eto has no loss left"),
+        (["train.outcome_dpo=0", "train.step_dpo=0", "train.sft=0"], "name=ipr has no loss left"),
         (["algorithm.name=eto", "train.epochs=0"], r"name=eto trains with the knobs of train, .*; set train\.updates"),
         (["env.name=sql", "algorithm.confidence=0.9"], r"those of env\.name=sql go down to -1; set it to 0"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -37,6 +38,19 @@ def test_a_plan_gives_all_methods_one_sft_agent(env: str) -> None:
     assert [one.methods[name].algorithm.explore_tasks for name in ("best", "rft", "ipr")] == [7, 9, 9]
     more = bench.plan(env, PRESETS, ["ipr", "sft+"], [])
     assert list(more.methods) == ["ipr", "sft+"]
+
+
+def test_a_plan_of_ones_own_is_read_as_a_preset_is(tmp_path: Path) -> None:
+    shutil.copytree(PRESETS, tmp_path, dirs_exist_ok=True)
+    keys = "keys: {train.mixed_precision: 'no', train.updates: null}"
+    own = f"preset: quick\n{keys}\nmethods: {{best: {{algorithm.name: best}}}}"
+    (tmp_path / "bench" / "own.yaml").write_text(own)
+    (best,) = bench.plan("own", tmp_path, [], []).methods.values()
+    assert (best.train.mixed_precision, best.train.updates) == ("no", None)
+    for key in ("preset", "keys", "methods"):
+        (tmp_path / "bench" / "own.yaml").write_text(own.replace(f"{key}:", f"not-{key}:"))
+        with pytest.raises(IprError, match=rf"own\.yaml: '{key}' is missing"):
+            bench.plan("own", tmp_path, [], [])
 
 
 def test_bad_plans_are_told_in_one_line() -> None:

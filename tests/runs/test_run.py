@@ -249,3 +249,23 @@ def test_a_folder_that_cannot_be_locked_is_not_running(tmp_path: Path, monkeypat
     assert run.status()["status"] == "stopped"
     with pytest.raises(IprError, match=r"cannot be locked \(No locks available\)"), run.lock():
         pytest.fail("it is not locked")
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("eval.splits=[]", "names test splits"),
+        ("eval.splits=[dev]", "train and dev are no test"),
+        ("eval.splits=[seen,train]", "train and dev are no test"),
+        ("eval.splits=[seen,seen]", "each once"),
+        ("algorithm.success=70", "less than or equal to 1"),
+        ("algorithm.name=gone", "quick: unknown method 'gone'"),
+    ],
+)
+def test_what_would_end_a_run_late_is_refused(override: str, said: str) -> None:
+    with pytest.raises(IprError, match=said):
+        configs.load("quick", [override], PRESETS)
+
+
+def test_no_is_what_yaml_reads_as_false() -> None:
+    assert configs.load("quick", ["train.mixed_precision=no"], PRESETS).train.mixed_precision == "no"

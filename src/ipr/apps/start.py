@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ipr import algorithms, evaluate, models, policies
 from ipr.apps import memory
@@ -19,7 +19,7 @@ from ipr.runs import bucket
 from ipr.runs.project import STARTED_BY, answers
 from ipr.tokens import ChatTokens
 from ipr.training import losses
-from ipr.types import EnvSpec, IprError
+from ipr.types import EnvSpec, IprError, PreferencePair
 
 LOOKED_AT = 20
 """Games of a split whose words are looked at."""
@@ -60,12 +60,20 @@ def check(config: RunConfig, *, model: bool = True) -> None:
 def _trains(config: RunConfig) -> None:
     """Raises IprError where the method's loss is not known or it would train nothing."""
     how = algorithms.make(config.algorithm).training
-    losses.get(how.loss)
+    loss = losses.get(how.loss)
     knobs: TrainConfig = getattr(config, how.section)
     if not (knobs.epochs or knobs.updates):
         raise IprError(
             f"algorithm.name={config.algorithm.name} trains with the knobs of {how.section}, and {how.section}.epochs=0"
             f" trains nothing; set {how.section}.updates, or take another method"
+        )
+    levels: tuple[Literal["outcome", "step"], ...] = ("outcome", "step")
+    if loss.on == "pairs" and not any(
+        loss.takes(PreferencePair("", 0, level, (), (), (), 1.0), knobs) for level in levels
+    ):
+        raise IprError(
+            f"algorithm.name={config.algorithm.name} has no loss left: its weights, such as {how.section}.outcome_dpo,"
+            " are 0; set one above 0"
         )
 
 

@@ -8,6 +8,7 @@ seeds and games together.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -59,6 +60,8 @@ def plan(env: str, presets: Path, names: Sequence[str], overrides: Sequence[str]
     if not path.is_file():
         raise IprError(f"no bench for '{env}'; {suggestion(env, (p.stem for p in path.parent.glob('*.yaml')))}")
     tree = read_yaml(path)
+    if missing := [key for key in ("preset", "keys", "methods") if not tree.get(key)]:
+        raise IprError(f"{path}: '{missing[0]}' is missing; see {path.parent}/alfworld.yaml")
     known = tree["methods"] | tree.get("more", {})
     for name in names:
         if name not in known:
@@ -75,7 +78,7 @@ def plan(env: str, presets: Path, names: Sequence[str], overrides: Sequence[str]
     idle = dict(keys)
     methods: dict[str, RunConfig] = {}
     for name in chosen:
-        given = [f"{key}={value}" for key, value in (tree["keys"] | known[name]).items()]
+        given = [f"{key}={json.dumps(value)}" for key, value in (tree["keys"] | known[name]).items()]
         method = load(tree["preset"], [*given, *(o for o in overrides if o.startswith("eval."))], presets)
         wanted = [o for o, key in keys.items() if not ignores(method, key)]
         methods[name] = load(tree["preset"], [*given, *wanted, *own[name]], presets)

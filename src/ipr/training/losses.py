@@ -209,7 +209,7 @@ LOSSES = {
         "pairs",
         outcome_preference,
         reference=True,
-        takes=lambda pair, config: pair.level == "outcome",
+        takes=lambda pair, config: pair.level == "outcome" and config.outcome_dpo > 0,
     ),
     "policy_gradient": Loss("demonstrations", policy_gradient),
     "ppo": Loss("demonstrations", clipped_policy_gradient, start=True),
