@@ -34,6 +34,8 @@ class Episode:
     """Step limit, where `env.max_steps` gives no other."""
     version: ClassVar[str] = "1"
     """Changes whenever an observation or a reward may."""
+    lowest: ClassVar[float] = 0.0
+    """The lowest reward that an episode can have; the highest is 1."""
     nothing: ClassVar[str] = "Nothing happens."
     """The answer to a turn without an action, or with one that is not possible."""
 
@@ -83,6 +85,7 @@ class Episode:
             task_type=lambda task_id: cls.name,
             oracle=None if cls.value is Episode.value else cls.value,  # type: ignore[arg-type]
             version=cls.version,
+            lowest=cls.lowest,
         )
         return spec
 

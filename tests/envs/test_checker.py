@@ -43,6 +43,8 @@ class Faulty(ipr_guess.Guess):
                 return replace(outcome, observation=f"{outcome.observation} {random.random()}")
             case "rich":
                 return replace(outcome, reward=100.0)
+            case "poor":
+                return replace(outcome, reward=-0.5)
             case "no number":
                 return replace(outcome, reward=float("nan"))
             case "bytes":
@@ -71,7 +73,8 @@ class Shared(ipr_guess.Guess):
         ("falls over huge", "malformed 'Action: go to go to go to go t' raised RecursionError"),
         ("falls over empty", "malformed '' raised IndexError"),
         ("draws", "observed '.*', recorded"),
-        ("rich", "a reward of 100.0, not from -1 to 1"),
+        ("rich", r"a reward of 100.0, not from 0 \(the spec's `lowest`\) to 1"),
+        ("poor", r"a reward of -0.5, not from 0 \(the spec's `lowest`\) to 1"),
         ("no number", "a reward of nan"),
         ("bytes", "an observation is no text"),
         ("forgets", "the episode continues in another way"),

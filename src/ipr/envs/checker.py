@@ -36,7 +36,7 @@ ODD = (
 )
 """Actions that a model may write (NUL, half a character, unicode, braces, a huge number, 120 kB): answered."""
 MALFORMED = (*NO_ACTION, *ODD)
-LOWEST, HIGHEST = -1.0, 1.0
+HIGHEST = 1.0
 """Rewards; Kendall's tau makes InterCodeSQL's slightly negative."""
 SLOW = 1.0
 """Processor seconds that an answer to nonsense may take."""
@@ -255,9 +255,9 @@ def _one(spec: EnvSpec, env: Environment, task_id: str, expert: Trajectory, prob
         problems.append("the expert plays in another way when asked again")
     if not isinstance(spec.task_type(task_id), str):
         problems.append(f"task_type gives {spec.task_type(task_id)!r}, no text")
-    problems += _replays(env, expert, spec.max_steps)
+    problems += _replays(spec, env, expert)
     problems += _idle(env, spec, task_id)
-    problems += _odd(env, task_id)
+    problems += _odd(spec, env, task_id)
     walk, rng = _walk(spec, task_id, expert)
     if not problems:  # else what follows only says it again
         problems += _apart(spec, env, expert, walk)
@@ -271,20 +271,20 @@ def _walk(spec: EnvSpec, task_id: str, expert: Trajectory) -> tuple[list[str], r
     return [rng.choice(rng.choice(kinds)) for _ in range(spec.max_steps)], rng
 
 
-def _replays(env: Environment, expert: Trajectory, max_steps: int) -> list[str]:
+def _replays(spec: EnvSpec, env: Environment, expert: Trajectory) -> list[str]:
     """The expert's trajectory gives its recorded observations and reward (as far as the step limit lets it)."""
     if env.reset(expert.task_id) != expert.first_observation:
         return ["the expert's first observation is another"]
-    outcomes, different = retrace(env, expert.steps[:max_steps])
+    outcomes, different = retrace(env, expert.steps[: spec.max_steps])
     t, n = len(outcomes) - 1, len(expert.steps)
     if different:
         return [f"step {t} of the expert: observed {different[1]!r}, recorded {different[0]!r}"]
     if not outcomes:
         return ["the expert's trajectory is empty"]
-    outcome, problems = outcomes[-1], [problem for outcome in outcomes for problem in _sane(outcome)]
+    outcome, problems = outcomes[-1], [problem for outcome in outcomes for problem in _sane(spec, outcome)]
     if outcome.terminated and t + 1 < n:
         return [f"the expert's trajectory ends after step {t} of {n}"]
-    if n > max_steps:
+    if n > spec.max_steps:
         return problems
     if outcome.reward != expert.reward:
         problems.append(f"the expert's reward is {outcome.reward}, recorded {expert.reward}")
@@ -299,7 +299,7 @@ def _idle(env: Environment, spec: EnvSpec, task_id: str) -> list[str]:
     env.reset(task_id)
     for t in range(spec.max_steps):
         text = NO_ACTION[t % len(NO_ACTION)]
-        outcome = _answer(env, text, problems)
+        outcome = _answer(spec, env, text, problems)
         if outcome is None:
             return problems
         if outcome.valid:
@@ -309,16 +309,16 @@ def _idle(env: Environment, spec: EnvSpec, task_id: str) -> list[str]:
     return problems
 
 
-def _odd(env: Environment, task_id: str) -> list[str]:
+def _odd(spec: EnvSpec, env: Environment, task_id: str) -> list[str]:
     """Odd actions are answered."""
     problems: list[str] = []
     for text in ODD:
         env.reset(task_id)
-        _answer(env, text, problems)
+        _answer(spec, env, text, problems)
     return problems
 
 
-def _answer(env: Environment, text: str, problems: list[str]) -> Outcome | None:
+def _answer(spec: EnvSpec, env: Environment, text: str, problems: list[str]) -> Outcome | None:
     """The answer to nonsense, None where it raises; what is wrong with it is added to `problems`."""
     start = time.process_time()
     try:
@@ -328,7 +328,7 @@ def _answer(env: Environment, text: str, problems: list[str]) -> Outcome | None:
         return None
     if (spent := time.process_time() - start) > SLOW:
         problems.append(f"the answer to {text[:30]!r} ({len(text)} characters) takes {spent:.1f} s")
-    problems += _sane(outcome)
+    problems += _sane(spec, outcome)
     return outcome
 
 
@@ -362,7 +362,7 @@ def _restores(spec: EnvSpec, env: Environment, task_id: str, walk: list[str], rn
             problems.append(f"the oracle's value is {value!r}, no number")
         if outcomes[-1].terminated:
             break
-    problems += [p for outcome in outcomes for p in _sane(outcome)]
+    problems += [p for outcome in outcomes for p in _sane(spec, outcome)]
     env.reset(task_id)
     if [env.step(a) for a in walk[: len(outcomes)]] != outcomes:
         problems.append("the same actions give another episode")
@@ -384,12 +384,12 @@ def _value(spec: EnvSpec, env: Environment) -> float:
     return 0.0 if spec.oracle is None else spec.oracle(env)
 
 
-def _sane(outcome: Outcome) -> list[str]:
+def _sane(spec: EnvSpec, outcome: Outcome) -> list[str]:
     problems = []
     if not isinstance(outcome.observation, str):
         problems.append(f"an observation is no text: {outcome.observation!r}")
-    if not LOWEST <= outcome.reward <= HIGHEST:
-        problems.append(f"a reward of {outcome.reward}, not from {LOWEST:g} to {HIGHEST:g}")
+    if not spec.lowest <= outcome.reward <= HIGHEST:
+        problems.append(f"a reward of {outcome.reward}, not from {spec.lowest:g} (the spec's `lowest`) to {HIGHEST:g}")
     return problems
 
 
