@@ -131,7 +131,8 @@ def test_others_than_this_machine_need_a_key(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv(guard.KEY, "sésame")
     with pytest.raises(IprError, match="ASCII"):
         guard.limits("127.0.0.1", [], 1, 1, 1)
-    monkeypatch.setenv(guard.KEY, "secret")
+    monkeypatch.setenv(guard.KEY, "secret\r\n")
+    assert guard.limits("127.0.0.1", [], 1, 1, 1).key == "secret"
     assert guard.limits("0.0.0.0", ["Agent.example"], 1, 1, 1).hosts == ("0.0.0.0", "agent.example")
 
 
@@ -145,7 +146,10 @@ def test_adapters_come_from_their_folder_alone(tmp_path: Path) -> None:
     (inside / "link").symlink_to(tmp_path / "outside")
     config = RunConfig(model=settings)
 
+    loads: list[str] = []
+
     def load(folder: str) -> ChatPolicy:
+        loads.append(folder)
         return adapter(folder, str(base), config, inside)
 
     with serving(load("good"), "tiny", str(base), load) as url:
@@ -158,4 +162,8 @@ def test_adapters_come_from_their_folder_alone(tmp_path: Path) -> None:
             assert refused(loaded(path)) == 404, path
         for path in ("good", str(inside / "good")):
             assert loaded(path).status_code == 200
+        loads.clear()
+        with ThreadPoolExecutor(6) as pool:  # as a stage's turns do whose server was started again
+            assert sorted(r.status_code for r in pool.map(loaded, 6 * ["./good"])) == [200, *5 * [400]]
+        assert loads == ["./good"]
         assert refused(httpx.post(url + CHAT, json=ASK | {"model": "someone/model"})) == 404

@@ -192,6 +192,11 @@ def test_the_rate_is_limited() -> None:
         (refusal(400, "too long", "context_length_exceeded"), Completion("", (), "overflow")),
         (refusal(400, "This model's maximum context length is 99 tokens"), Completion("", (), "overflow")),
         (refusal(400, "max_tokens must be at least 1, got 0. (parameter=max_tokens)"), Completion("", (), "overflow")),
+        (
+            refusal(422, "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 4090"),
+            Completion("", (), "overflow"),
+        ),
+        (refusal(400, "too many tokens: size limit exceeded by 9 tokens"), Completion("", (), "overflow")),
         (refusal(413, "Payload Too Large"), Completion("", (), "overflow")),
         (changed(answer("yes"), usage={}), Completion("yes", (), "stop")),
         (
@@ -326,10 +331,20 @@ def test_cost() -> None:
 def test_base_url() -> None:
     assert base_url("http://host:1") == base_url("http://host:1/v1/") == "http://host:1/v1"
     assert base_url("https://host/api/v3/chat/completions") == "https://host/api/v3"
-    for bad in ("host:1", "ftp://host", "http://"):
+    for bad in ("host:1", "ftp://host", "http://", "http://h:abc/v1", "http://[::1/v1", "http://a..b", "http://h\r/v1"):
         with pytest.raises(IprError, match="is no URL"):
             base_url(bad)
     for bad in ("http://me:secret@host/v1", "http://host/v1?key=secret"):
         with pytest.raises(IprError, match="OPENAI_API_KEY") as error:
             base_url(bad)
+        assert "secret" not in str(error.value)
+
+
+def test_a_key_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret\r\n")
+    assert policy("http://127.0.0.1:9")._client.api_key == "sk-secret"
+    for bad in ("sk-\u2026secret", "sk\rsecret"):
+        monkeypatch.setenv("OPENAI_API_KEY", bad)
+        with pytest.raises(IprError, match="OPENAI_API_KEY holds a character") as error:
+            policy("http://127.0.0.1:9")
         assert "secret" not in str(error.value)

@@ -45,7 +45,7 @@ class Limits:
 
 def limits(host: str, hosts: list[str], body: int, tokens: int, requests: int) -> Limits:
     """With the key of the environment. Raises IprError where others than this machine could ask without one."""
-    key = os.environ.get(KEY) or None
+    key = os.environ.get(KEY, "").strip() or None  # as that of a request
     if key is None and not _loopback(host):
         raise IprError(
             f"--host {host} lets other machines ask; set {KEY} to a secret that clients send as their API key"

@@ -376,15 +376,18 @@ def app(
                 raise _Refused("Both 'lora_name' and 'lora_path' must be provided", kind=_INPUT)
             if request.lora_name == name:
                 raise _Refused(f"'{name}' is the name of the model that is served", kind=_INPUT)
+            loaded = _Refused(f"The lora adapter '{request.lora_name}' has already been loaded", kind=_INPUT)
             if request.lora_name in cards:
-                raise _Refused(f"The lora adapter '{request.lora_name}' has already been loaded", kind=_INPUT)
+                raise loaded
 
-            def work() -> ChatPolicy:
+            def work() -> None:
                 with answers.busy:
-                    return load(request.lora_path)
+                    if request.lora_name in answers.models:  # several ask for what all of them lack
+                        raise loaded
+                    answers.models[request.lora_name] = load(request.lora_path)
 
             try:
-                answers.models[request.lora_name] = await asyncio.to_thread(work)
+                await asyncio.to_thread(work)
             except NoAdapter as error:
                 raise _Refused(str(error), status=404, kind="NotFoundError") from None
             except IprError as error:

@@ -29,6 +29,7 @@ from ipr.types import Completion, IprError, Message, Sampling, Turn
 
 _TOO_LONG = re.compile(
     r"context (length|window|size)|(prompt|input)\b.* too long|token count\b.* exceeds"
+    r"|`inputs` (tokens|must)|too many tokens"  # TGI's and Cohere's
     r"|max_tokens must be at least 1, got 0",  # vLLM's, where the conversation takes exactly the whole context
     re.I,
 )
@@ -67,7 +68,9 @@ class Server:
     def __init__(self, url: str, settings: EndpointConfig, option: str, hint: str, key: str | None = None):
         self.url = base_url(url, option)
         self._timeout, self._option, self._hint = settings.timeout, option, hint
-        self._key = key or os.environ.get("OPENAI_API_KEY", "")
+        self._key = key or os.environ.get("OPENAI_API_KEY", "").strip()  # a file of Windows ends its line in CR
+        if not (self._key.isascii() and self._key.isprintable()):
+            raise IprError("OPENAI_API_KEY holds a character that no key has; set it anew")
         # A server of one's own wants no key, the client library wants one.
         self.client = openai.OpenAI(
             base_url=self.url,
@@ -178,6 +181,8 @@ class EndpointPolicy:
         quick = self._client.with_options(max_retries=1, timeout=min(20.0, self._settings.timeout))
         try:
             known = [model.id for model in quick.models.list()]
+        except openai.APITimeoutError:
+            known = []  # it may have to wake up: the question has all the time and tries
         except openai.APIConnectionError as error:
             raise self._server.refused(error) from None
         except (openai.OpenAIError, ValueError, TypeError, AttributeError):
@@ -283,9 +288,14 @@ class EndpointPolicy:
 
 def base_url(url: str, option: str = "--endpoint") -> str:
     """The endpoint as far as /v1. Raises IprError for what is none, and for one that holds a secret."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise IprError(f"{option} {url} is no URL such as http://127.0.0.1:8000/v1")
+    none = IprError(f"{option} {url!r} is no URL such as http://127.0.0.1:8000/v1")
+    try:
+        parts = urlsplit(url)
+        named = (parts.hostname or "").encode("idna") and parts.port != 0
+    except ValueError:  # of the port, of brackets, of a name
+        raise none from None
+    if not named or parts.scheme not in ("http", "https") or not url.isprintable():
+        raise none
     if parts.username or parts.password or parts.query:
         raise IprError(f"{option} holds a name, a password or a query; the key belongs into OPENAI_API_KEY")
     path = parts.path.rstrip("/").removesuffix("/chat/completions")
