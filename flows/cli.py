@@ -665,7 +665,7 @@ def _parser() -> argparse.ArgumentParser:
     }.items():
         kind = kinds.add_parser(name, help=text, description=text)
         kind.add_argument("--json", action="store_true", default=argparse.SUPPRESS)
-        kind.add_argument("--env", default=None if name == "generate" else "alfworld")
+        kind.add_argument("--env", default=None if name in ("generate", "export") else "alfworld")
         if name in ("publish", "commit", "import"):
             kind.add_argument("-m", "--message", default="", help="what it is, for the list of versions or git's log")
         if name == "pull":

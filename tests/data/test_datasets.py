@@ -417,6 +417,39 @@ def test_hand_made_changes_meet(two: tuple[Path, Path], tmp_path: Path):
 
 
 @integration
+def test_rows_appended_after_a_clash_are_not_written_over(two: tuple[Path, Path], tmp_path: Path):
+    a, b = two
+    rows(b / "data/toy/experts.parquet", 7)
+    rows(a / "data/toy/experts.parquet", 8, 9)
+    datasets.publish(a, {})
+    for _ in range(2):  # the second time this checkout is the last that published the file
+        with pytest.raises(IprError, match="move data/ away, then: ipr data pull, and append your rows"):
+            datasets.publish(b, {})
+        datasets.publish(b, {}, rows={"toy/experts.parquet": b / "data/toy/experts.parquet"})
+    (b / "data").rename(tmp_path / "away")
+    datasets.pull(b)
+    ids = [t.task_id for t in store.load(b / "data/toy/experts.parquet", Trajectory)]
+    assert ids == ["train-8", "train-9", "train-7"]
+
+
+@integration
+def test_what_was_never_here_is_not_removed(two: tuple[Path, Path], tmp_path: Path):
+    a, _ = two
+    fresh = tmp_path / "fresh"
+    fresh.mkdir()
+    configure(fresh, str(tmp_path / "remote"))
+    (fresh / "data.dvc").write_bytes((a / "data.dvc").read_bytes())
+    rows(fresh / "data/other/experts.parquet", 3)
+    assert datasets.publish(fresh, {}, message="one environment").version == 2
+    datasets.pull(a)
+    assert {*datasets.hashes(a)[1]} == {"toy/experts.parquet", "other/experts.parquet"}
+    # Once it has been here it can be.
+    (a / "data/toy/experts.parquet").unlink()
+    datasets.publish(a, {})
+    assert {*datasets.hashes(a)[1]} == {"other/experts.parquet"}
+
+
+@integration
 def test_data_stay_where_a_version_cannot_be_had(two: tuple[Path, Path], tmp_path: Path):
     a, b = two
     before = datasets.hashes(b)

@@ -29,8 +29,8 @@ def pairs() -> list[PreferencePair]:
     return [pair("outcome", a, b, 0, 1.0, "expert"), pair("step", a, b, 1, 0.5, "agent")]
 
 
-def exported(format: str, source: Path, out: Path) -> list[dict]:
-    assert main(["data", "export", format, str(source), "--out", str(out)]) == 0
+def exported(format: str, source: Path, out: Path, *more: str) -> list[dict]:
+    assert main(["data", "export", format, str(source), "--out", str(out), *more]) == 0
     return [json.loads(line) for line in out.read_text().splitlines()]
 
 
@@ -103,3 +103,19 @@ def test_bad_sources_are_refused(format: str, tmp_path: Path, capsys: pytest.Cap
     for source in (tmp_path / "none", other):
         assert main(["data", "export", format, str(source), "--out", str(tmp_path / "out.jsonl")]) == 2
         assert str(source) in capsys.readouterr().err
+
+
+def test_the_environment_is_that_of_the_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sql = get("sql")
+    experts = [sql.expert(i) for i in sql.task_ids("train")[:2]]
+    published = store.save(tmp_path / "data" / "sql" / "experts.parquet", experts, Trajectory)
+    elsewhere = store.save(tmp_path / "experts.parquet", experts, Trajectory)
+    (first, _) = exported("messages", published, tmp_path / "out.jsonl")
+    assert sql.prompt[0].content in json.dumps(first, ensure_ascii=False).replace("\\n", "\n")
+    out = ["--out", str(tmp_path / "none.jsonl")]
+    assert main(["data", "export", "messages", str(published), "--env", "alfworld", *out]) == 2
+    assert "is of sql; leave --env out" in capsys.readouterr().err
+    assert not (tmp_path / "none.jsonl").exists()
+    assert main(["data", "export", "messages", str(elsewhere), *out]) == 0
+    assert "is taken for alfworld's; name another environment with --env" in capsys.readouterr().err
+    assert exported("messages", elsewhere, tmp_path / "own.jsonl", "--env", "sql")[0] == first

@@ -6,6 +6,7 @@ import sys
 import tempfile
 from argparse import Namespace
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -274,12 +275,25 @@ def _by_iteration(file: Path) -> tuple[int, str]:
 
 
 def _environment_of(source: Path, options: Namespace) -> EnvSpec:
-    """The environment of the run in whose folder `source` lies, else the one that the options name."""
+    """The environment that the options name, or that of the run or of data/ENV in whose folder `source` lies."""
     for folder in (source, *source.resolve().parents):
         if (folder / "config.yaml").is_file() and (folder / "manifest.json").is_file():
             env = validate(read_yaml(folder / "config.yaml"), str(folder / "config.yaml")).env
+            _same(source, env.name, options.env)
             return envs.get(env.name, env.data, env.max_steps, env.shots, env.server)
-    return envs.get(options.env, options.data)
+    parts = source.resolve().parts
+    env = next((b for a, b in pairwise(parts) if a == "data" and b in envs.names()), None)
+    _same(source, env, options.env)
+    name = options.env or env
+    if name is None:
+        name = "alfworld"
+        print(f"{source} is taken for {name}'s; name another environment with --env", file=sys.stderr)
+    return envs.get(name, options.data)
+
+
+def _same(source: Path, found: str | None, asked: str | None) -> None:
+    if found and asked and found != asked:
+        raise IprError(f"--env {asked}: {source} is of {found}; leave --env out")
 
 
 def _tell(report: Path | str, lines: list[str]) -> None:

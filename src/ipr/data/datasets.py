@@ -106,12 +106,13 @@ def publish(
                 changed = {name: (base.get(name), md5) for name, md5 in given.items()}
                 changed |= {name: (base[name], None) for name in sorted(less & base.keys())}
             else:
-                names = here.keys() | base.keys()
+                # What was never here was not removed: a checkout may have made one environment's alone.
+                names = here.keys() | (base.keys() if state["at"] else set())
                 changed = {n: (base.get(n), here.get(n)) for n in sorted(names) if base.get(n) != here.get(n)}
             change = Change(_author(root), _now(), message, state["checkout"], changed, more, place, aside)
             tip = objects.fetch(repo, state["tip"]) if state["waiting"] else base
             # A clash with what is known here is one with what others published, for which the newest is asked below.
-            after, names = versions.apply(replace(change, aside=None), tip, lambda _: change.checkout, _appended(repo))
+            after, names = versions.apply(replace(change, aside=None), tip, None, _appended(repo))
             if after != tip or not state["tip"]:
                 md5 = objects.keep_tree(repo, after)
                 state["waiting"].append({"md5": md5, "base": at, "change": asdict(change)})

@@ -97,23 +97,29 @@ def find(versions: Sequence[Version], ref: str) -> Version | None:
 
 
 def apply(
-    change: Change, tree: Tree, owner: Callable[[str], str | None], appended: Callable[[str, str | None, str], str]
+    change: Change,
+    tree: Tree,
+    owner: Callable[[str], str | None] | None,
+    appended: Callable[[str, str | None, str], str],
 ) -> tuple[Tree, dict[str, str]]:
     """The tree with the change, and where each of the change's paths is in it.
 
-    `owner(path)`: the checkout that published the file last. `appended(path, md5, rows)`: the md5 of the file with the
-    rows appended. Raises Clash where a file that was changed by hand has been changed by another checkout, too.
+    `owner(path)`: the checkout that published the file last; None where nobody else has published. `appended(path, md5,
+    rows)`: the md5 of the file with the rows appended. Raises Clash where a file that was changed by hand has been
+    changed meanwhile, too, or one of a run by another checkout. (What this checkout has appended to others' rows is not
+    what it has here.)
     """
     clashes = [
         name
         for name, pair in change.files.items()
-        if tree.get(name) not in pair and name in tree and owner(name) != change.checkout
+        if owner and tree.get(name) not in pair and name in tree
+        if change.place is None or owner(name) != change.checkout
     ]
     if clashes and change.aside is None:
         raise Clash(
             f"data/{clashes[0]} was changed here and, meanwhile, in the newest version ({len(clashes)} such files);"
-            " keep yours under another name (or append its rows: ipr data import parquet FILE --env NAME --append),"
-            " then: ipr data pull"
+            " move data/ away, then: ipr data pull, and append your rows from there: ipr data import parquet FILE --env"
+            " NAME --append"
         )
     made, names = dict(tree), {}
     for name, (_, md5) in change.files.items():
