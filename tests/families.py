@@ -143,6 +143,9 @@ RIGHT: dict[str, Callable[[], Any]] = {
     ),
     "phi-4": lambda: _chatml("phi-4"),
     "olmo-2": lambda: make(byte_level(), template("olmo-2"), "<|endoftext|>", "<|endoftext|>"),
+    "olmo-3": lambda: make(
+        byte_level(), template("olmo-3"), "<|endoftext|>", "<|endoftext|>", "<|im_start|> <|im_end|>"
+    ),
     "smollm2": lambda: _chatml("smollm2"),
     "smollm3": lambda: _chatml("smollm3"),
     "smollm3 without thinking": lambda: make(

@@ -29,6 +29,7 @@ PLAIN = (
     "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}assistant: {% endif %}"
 )
+CLOSED = PLAIN.replace("'\n'", "eos_token")
 ENDS_WITH_THE_NEXT = CHATML.replace("+ '<|im_end|>\\n'", "")
 
 
@@ -199,6 +200,16 @@ def test_quotes_are_dropped_where_the_template_drops_them():
     assert ChatTokens(tokenizer).prompt(said) == served(ChatTokens(tokenizer), said)
 
 
+def test_of_a_block_in_an_answer_the_inner_part_is_kept_where_the_template_keeps_it():
+    keeps = families.template("chatml").replace(
+        "message['content']", "message['content'].split('<answer>')[-1].split('</answer>')[0]"
+    )
+    said = [Message("user", "Say a"), Message("assistant", "I do. <answer>a</answer>"), Message("user", "c")]
+    tokenizer = families.RIGHT["chatml"]()
+    tokenizer.chat_template = keeps
+    assert ChatTokens(tokenizer).prompt(said) == served(ChatTokens(tokenizer), said)
+
+
 @pytest.mark.parametrize("name", families.REFUSED)
 def test_families_that_cannot_be_used_are_refused(name: str):
     make, told = families.REFUSED[name]
@@ -227,6 +238,7 @@ def test_the_template_that_the_guide_gives_to_base_models_is_right():
         (FOR_ONE_QUESTION, "One question only!"),
         (ENDS_WITH_THE_NEXT, "no special token at the end"),
         (PLAIN, "no special token at the end"),
+        (CLOSED, "a prompt that ends in a blank, which becomes part of the agent's first word"),
         (PLAIN.split("{% if")[0], "puts 'assistant: ' before the agent's words"),
         (None, "no chat template"),
         (CHATML.replace("messages %}", "messages[-15:] %}", 1), "prints a long conversation otherwise"),

@@ -45,8 +45,12 @@ _ODD = (
     "a /no_think",
     '"a"',
     "'a'",
+    "a <answer>b</answer> c",
 )
 """What some templates print otherwise."""
+
+_BEGINNINGS = ("I", "Thought:", "go", "1", "a")
+"""Of an agent's words."""
 
 _LONG = (
     *(f"{i}\n\n\n\n{text}    \n\n{i}\t\t{text}" for i, text in enumerate(_SAID[:5] * 20)),
@@ -219,7 +223,10 @@ class ChatTokens:
         close = rest.removesuffix(following + ask)
         # With nothing after it the turn ends with the same token: the next message's marker is no end.
         last = self._render([first, answer], generate=False).rpartition(answer)[2]
-        ends = [self._markers[i] for i in self._encode(close[: _same(close, last)]) if i in self._markers]
+        ends = self._named(close[: _same(close, last)])
+        # A whole conversation may end with a token of its own (OLMo-3); the agent's turn then ends as the user's does.
+        if not ends and self._named(last) and self._named(close)[:1] == self._named(ask)[:1]:
+            ends = self._named(close)[:1]
         if not ends:
             raise self._refused("has no special token at the end of the agent's turn", "put one there")
         before, end, after = close.partition(ends[0])
@@ -227,6 +234,10 @@ class ChatTokens:
         self._answer = _Frame(ask, lead, before + end)
         self._next = _Frame(end, after, ask)
         return end
+
+    def _named(self, text: str) -> list[str]:
+        """The markers in a text."""
+        return [self._markers[i] for i in self._encode(text) if i in self._markers]
 
     def _printed(self, text: str, agent: bool) -> str | None:
         """What the template prints of a message; None where it refuses it or prints something else around it."""
@@ -257,6 +268,14 @@ class ChatTokens:
                     f"tokenizer of {self.name} loses text ({text!r} becomes {read!r}); use a model whose tokenizer"
                     f" keeps blanks and line breaks{_GUIDE}"
                 )
+        ask, lead = self._answer.before, self._answer.open
+        shown = self._known(ask)
+        if any(self._encode(ask + lead + word)[: len(shown)] != shown for word in _BEGINNINGS):
+            ending = "a blank" if ask[-1].isspace() else repr(ask[-1])
+            raise self._refused(
+                f"has a prompt that ends in {ending}, which becomes part of the agent's first word",
+                "take it out of the template's prompt for an answer, and leave it in the turn",
+            )
         ours = "".join(self._framed(i, text) for i, text in enumerate(_LONG))
         if self._render(_LONG) != ours:
             raise self._refused(
