@@ -54,6 +54,23 @@ def test_what_a_slot_takes_is_what_the_layers_keep(kind: str, more: dict[str, An
     assert kv.bytes_a_slot(64, model, torch.float32)[0] == held / 2
 
 
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("gptj", {}),
+        ("codegen", {}),
+        (
+            "falcon",
+            {"new_decoder_architecture": True, "num_attention_heads": 128, "num_kv_heads": 8, "hidden_size": 8192},
+        ),
+        ("falcon", {"multi_query": False, "num_kv_heads": 71}),
+    ],
+)
+def test_families_with_words_of_their_own_can_be_made_small(kind: str, more: dict[str, Any]) -> None:
+    model = models.tiny_copy(AutoConfig.for_model(kind, **more))
+    assert model(torch.tensor([[1, 2, 3]])).logits.shape == (1, 3, model.config.vocab_size)
+
+
 def test_latent_attention_keeps_what_its_heads_are_made_of() -> None:
     model = models.tiny_copy(AutoConfig.for_model("deepseek_v3"))
     width = model.config.kv_lora_rank + model.config.qk_rope_head_dim

@@ -79,6 +79,7 @@ OTHERS: dict[str, tuple[Callable[[], Any], str]] = {
     "deepseek-v2": (_of("DeepseekV2", **_LATENT), ""),
     "deepseek-v3": (_of("DeepseekV3", **_LATENT), ""),
     "nemotron": (_of("Nemotron"), ""),
+    "doge": (_of("Doge"), "a mask of its own"),
     "phi-3.5-moe with a window": (_of("Phimoe", sliding_window=40, **_EXPERTS), "other results"),
     "qwen-2-moe with a window": (
         _of("Qwen2Moe", use_sliding_window=True, sliding_window=40, moe_intermediate_size=32, **_EXPERTS),

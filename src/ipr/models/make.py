@@ -93,6 +93,7 @@ def tiny_copy(config: Any) -> Any:
     keys = given.get("num_key_value_heads") or queries
     groups = min(2, keys or 2)
     heads = groups if queries == keys or given.get("kv_lora_rank") else 2 * groups
+    heads = 4 if given["model_type"] == "codegen" else heads  # whose queries, keys and values stand in so many blocks
     width = 16
     small = {
         "num_attention_heads": heads,
@@ -109,6 +110,8 @@ def tiny_copy(config: Any) -> Any:
         "n_group": 1,
         "topk_group": 1,
         "head_dim": width,
+        "num_kv_heads": groups,  # Falcon's word
+        "rotary_dim": width // 2,
     }
     small |= dict.fromkeys(("n_routed_experts", "num_local_experts", "num_experts"), 4)
     small |= dict.fromkeys(("num_experts_per_tok", "top_k_experts"), 2)

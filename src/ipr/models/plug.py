@@ -156,6 +156,8 @@ def register(name: str, attend: Callable[..., Tensor]) -> None:
     ) -> tuple[Tensor, None]:
         if lacking := _lacks(given):
             raise IprError(f"the model's attention uses {lacking}, which ours lacks")
+        if attention_mask is not None:  # Doge: which tokens are seen depends on what they say
+            raise IprError("the model's attention has a mask of its own, which ours lacks")
         return attend(module.layer_idx, query, key, value, scaling, sliding_window, dropout, **given), None
 
     AttentionInterface.register(name, plugged)
