@@ -334,6 +334,10 @@ def test_base_url() -> None:
     for bad in ("host:1", "ftp://host", "http://", "http://h:abc/v1", "http://[::1/v1", "http://a..b", "http://h\r/v1"):
         with pytest.raises(IprError, match="is no URL"):
             base_url(bad)
+    for bad in ("http://me:secret@host:abc/v1", "ftp://me:secret@host", "http://me:secret@[::1/v1"):
+        with pytest.raises(IprError, match="is no URL") as error:
+            base_url(bad)
+        assert "secret" not in str(error.value)
     for bad in ("http://me:secret@host/v1", "http://host/v1?key=secret"):
         with pytest.raises(IprError, match="OPENAI_API_KEY") as error:
             base_url(bad)

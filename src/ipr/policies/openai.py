@@ -288,7 +288,8 @@ class EndpointPolicy:
 
 def base_url(url: str, option: str = "--endpoint") -> str:
     """The endpoint as far as /v1. Raises IprError for what is none, and for one that holds a secret."""
-    none = IprError(f"{option} {url!r} is no URL such as http://127.0.0.1:8000/v1")
+    shown = url.rpartition("@")[2]  # without what may be a password
+    none = IprError(f"{option} {shown!r} is no URL such as http://127.0.0.1:8000/v1")
     try:
         parts = urlsplit(url)
         named = (parts.hostname or "").encode("idna") and parts.port != 0
