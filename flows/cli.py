@@ -128,13 +128,25 @@ def quality(options: argparse.Namespace) -> Any:
     return found
 
 
+OF_A_MODEL = {"model": None, "endpoint": None, "shots": None, "env": "alfworld", "data": None}
+OF_A_MODEL |= {"split": "unseen", "games": 200, "out": None, "overrides": []}
+"""Options of `ipr eval --model` and what they are where they are not given."""
+
+
 def evaluate(options: argparse.Namespace) -> Any:
     """Evaluate a stage of a run (--dir), or any model, local or hosted (--endpoint), on any environment (--model)."""
+    given = [name for name in OF_A_MODEL if getattr(options, name) not in (None, [])]
+    if options.dir and given:
+        names = ", ".join("KEY=VALUE" if name == "overrides" else f"--{name}" for name in given)
+        raise IprError(f"{names}: not with --dir, as a run's own config says what is played and how")
     if options.best_of is not None:
         return best_of(options)
     if options.model:
         from ipr.apps import prompted
 
+        for name, default in OF_A_MODEL.items():
+            if getattr(options, name) is None:
+                setattr(options, name, default)
         figures = prompted.run(options)
         if not options.json:
             print(prompted.table(options.model, figures))
@@ -568,10 +580,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--model", help="a model folder, 'embedded', 'champion' or a hub name; its name at --endpoint")
     sub.add_argument("--endpoint", metavar="URL", help="an OpenAI-compatible server; the key is in OPENAI_API_KEY")
     sub.add_argument("--shots", type=int, choices=(0, 1), help="worked examples in the prompt (env.shots)")
-    sub.add_argument("--env", default="alfworld")
+    sub.add_argument("--env", help="alfworld (the default), sql, webshop or an installed package's")
     sub.add_argument("--data", help="folder of the real data set")
-    sub.add_argument("--split", default="unseen")
-    sub.add_argument("--games", type=_from(1), default=200)
+    sub.add_argument("--split", help="unseen (the default), seen, dev or train")
+    sub.add_argument("--games", type=_from(1), help="200, or so many")
     sub.add_argument("--out", type=Path, help="folder that keeps the episodes; an unfinished evaluation continues")
     sub.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="e.g. endpoint.price_in=0.15")
 

@@ -8,16 +8,17 @@ Left out on purpose: environment variables and interpolation. One file says what
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable
 from datetime import date as Date
 from math import ceil
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from ipr import algorithms
 from ipr.types import IprError
@@ -50,10 +51,14 @@ class _Section(BaseModel):
     )
 
 
+LocalPath = Annotated[str, AfterValidator(os.path.expanduser)]
+"""A file or folder of this machine; a shell leaves the ~ of KEY=~/x alone."""
+
+
 class EnvConfig(_Section):
     name: str = "alfworld"
     """Environment, one of `ipr env list`: alfworld, sql, webshop, or an installed package's."""
-    data: str | None = None
+    data: LocalPath | None = None
     """Folder of the real data set; null plays the generated world."""
     server: str | None = None
     """A MySQL or MariaDB for InterCodeSQL in place of SQLite, mysql://user@host/ (password: IPR_MYSQL_PASSWORD)."""
@@ -61,7 +66,7 @@ class EnvConfig(_Section):
     """Step limit of an episode; null takes the environment's own (ALFWorld 20)."""
     shots: Literal[0, 1] = 0
     """Worked examples put before every conversation: an expert's episode of the split "pretrain" (real data: train)."""
-    experts: str | None = None
+    experts: LocalPath | None = None
     """Parquet of expert trajectories (`ipr data import`), in place of the environment's own; null makes them."""
     tasks: int = Field(default=2851, ge=1)
     """Problems of the train split that have expert trajectories and are explored (fewer when there are fewer)."""
@@ -82,7 +87,7 @@ class LoraConfig(_Section):
 
 
 class ModelConfig(_Section):
-    path: str = "embedded"
+    path: LocalPath = "embedded"
     """"embedded" (the small base model shipped for the environment; "embedded-sql" and the like name one), a local
     folder, or a hub name, for transformers."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -195,7 +200,7 @@ class AlgorithmConfig(_Section):
     """Exact saving: step rewards of earlier iterations are reused (the scorer never changes)."""
     curtail: bool = False
     """Exact saving: stop a step's samples as soon as the decision on its pair is fixed (its mean is then censored)."""
-    cache: str | None = None
+    cache: LocalPath | None = None
     """Exact saving: file, from the project's folder, that keeps the scorer's outcomes for other runs; null: none."""
     error: float = Field(default=0.0, ge=0, lt=0.5)
     """With `curtail`, stop too where the decision of all N differs with at most this probability; 0 is exact."""
@@ -247,7 +252,7 @@ class RolloutConfig(_Section):
     endpoint: str | None = None
     """URL of a vLLM server (http://host:8000/v1) that runs the model. Needs backend=vllm and `model.lora.rank`. Decides
     no result."""
-    vllm: str | None = None
+    vllm: LocalPath | None = None
     """The `vllm` command of another environment, by its path: the run starts its server on this machine, and ends it.
     Needs backend=vllm. Decides no result."""
     slots: int = Field(default=128, ge=1)
@@ -398,7 +403,7 @@ class DataConfig(_Section):
 
 
 class PlaceConfig(_Section):
-    store: str | None = None
+    store: LocalPath | None = None
     """s3://bucket/prefix or a folder that keeps what is finished of the run's folder, for another machine to continue
     from; null: the run's folder alone. The endpoint and keys are AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and so on."""
 

@@ -6,6 +6,8 @@ import json
 import os
 import socket
 import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -113,7 +115,7 @@ def test_what_only_waits_does_not_stop_a_run(
     code, found = doctor(capsys)
     assert code == 0
     amiss = {name: check["detail"] for name, check in found.items() if not check["ok"]}
-    assert amiss.pop("mlflow") == NOWHERE
+    assert amiss.pop("mlflow").startswith(f"no answer from the MLflow server {NOWHERE}")
     assert amiss.pop("lock").startswith("pandas is 1, locked ")
     assert f"no answer from {NOWHERE}" in amiss.pop("dvc remote")
     assert "no data/" in amiss.pop("data")
@@ -140,6 +142,44 @@ def test_servers_that_stop_a_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert "STOP prefect: " in capsys.readouterr().out
     assert main(["deploy", "smoke", "--cron", "0 3 * * *"]) == 2
     assert "no answer from the Prefect server" in capsys.readouterr().err
+
+
+class _Login(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        health = self.path == "/health"
+        self.send_response(200 if health else 401)
+        self.end_headers()
+        self.wfile.write(b"OK" if health else b"You are not authenticated.")
+
+    do_POST = do_GET
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_a_tracking_server_that_wants_a_password_takes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As MLflow's own with --app-name basic-auth: its health is told to everyone."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Login) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
+        found = {check.name: check for check in checker._servers(tmp_path, configs.load(None, []))}
+        server.shutdown()
+    assert not found["mlflow"].ok
+    assert "401" in found["mlflow"].detail
+    assert "_PASSWORD" in found["mlflow"].fix
+
+
+def test_what_a_config_names_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("ENDPOINT_URL", NOWHERE), ("ACCESS_KEY_ID", "me"), ("SECRET_ACCESS_KEY", "x")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    config = configs.load(None, ["rollout.scheduler=tcp://127.0.0.1:9", "run.store=s3://bucket/runs"])
+    found = {check.name: check for check in checker._servers(tmp_path, config)}
+    assert (found["dask"].ok, found["dask"].needed) == (False, True)
+    assert "no Dask scheduler answers" in found["dask"].detail
+    assert (found["run.store"].ok, found["run.store"].needed) == (False, True)
+    assert NOWHERE in found["run.store"].detail
+    config = configs.load(None, [f"run.store={tmp_path / 'store'}"])
+    assert {check.name: check for check in checker._servers(tmp_path, config)}["run.store"].ok
 
 
 def test_vllm_that_is_not_there_stops_a_run(capsys: pytest.CaptureFixture[str]) -> None:

@@ -247,6 +247,22 @@ def test_a_split_without_games_is_told(tmp_path: Path, capsys: pytest.CaptureFix
     assert f"split 'unseen' of {tmp_path} has no games; give more data" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--dir", "runs/x", "--games", "5"], "--games: not with --dir, as a run's own config says"),
+        (["--dir", "runs/x", "--shots", "0", "a=b"], "--shots, KEY=VALUE: not with --dir"),
+        (["--dir", "runs/x", "--model", "embedded"], "--model: not with --dir"),
+        (["--model", "embedded", "env.name=sql"], "env.name=sql: say it by the option of its own (--env"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["eval", *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_a_file_in_the_way_is_told_without_a_flag_that_is_not_there(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

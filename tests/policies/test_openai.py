@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections import deque
@@ -171,6 +173,34 @@ def test_a_stream_does_not_wait_for_the_slowest() -> None:
             if completion.text == "c":
                 later.set()
     assert found == ["a", "b", "c", "slow"]
+
+
+def test_nobody_waits_for_what_is_under_way_when_it_is_ended() -> None:
+    """By hand or by an error: an answer may take minutes, and its retries as long again."""
+    later = threading.Event()
+    code = """
+import sys
+from collections import deque
+from ipr.config import EndpointConfig
+from ipr.policies.openai import EndpointPolicy
+from ipr.types import Message, Sampling, Turn
+policy = EndpointPolicy(sys.argv[1], "m", EndpointConfig(concurrency=2))
+turns = deque(Turn((Message("user", said),)) for said in ("slow", "quick"))
+for _ in policy.stream(turns, Sampling(0.0, 12)):
+    raise KeyboardInterrupt
+"""
+
+    def reply(body: dict[str, Any], _: Any) -> Any:
+        if body["messages"][-1]["content"] == "slow":
+            later.wait(120)
+        return answer("yes")
+
+    with scripted(reply) as url:
+        try:
+            ended = subprocess.run([sys.executable, "-c", code, url], capture_output=True, timeout=60, check=False)
+        finally:
+            later.set()
+    assert b"KeyboardInterrupt" in ended.stderr
 
 
 def test_the_rate_is_limited() -> None:

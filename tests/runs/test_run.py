@@ -269,3 +269,11 @@ def test_what_would_end_a_run_late_is_refused(override: str, said: str) -> None:
 
 def test_no_is_what_yaml_reads_as_false() -> None:
     assert configs.load("quick", ["train.mixed_precision=no"], PRESETS).train.mixed_precision == "no"
+
+
+def test_the_home_folder_is_meant_by_its_sign() -> None:
+    """A shell replaces it in `~/x`, not in `key=~/x`."""
+    named = {"env.data": "~/a", "env.experts": "~/b.parquet", "model.path": "~/c", "rollout.vllm": "~/d/bin/vllm"}
+    config = configs.load(None, [f"{key}={value}" for key, value in named.items()])
+    found = (config.env.data, config.env.experts, config.model.path, config.rollout.vllm)
+    assert found == tuple(value.replace("~", str(Path.home())) for value in named.values())

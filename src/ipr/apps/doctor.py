@@ -22,11 +22,11 @@ from packaging.requirements import Requirement
 
 from ipr import envs, models, policies
 from ipr.apps import start
-from ipr.config import EMBEDDED, RunConfig, public, shipped
+from ipr.config import EMBEDDED, RolloutConfig, RunConfig, TrackConfig, public, shipped
 from ipr.data import datasets
-from ipr.runs import alerts
+from ipr.runs import alerts, bucket, workers
 from ipr.runs.project import answers
-from ipr.tracking.client import tracking_uri
+from ipr.tracking.client import asking, tracking_uri
 from ipr.types import IprError
 
 SPARE = ("boto3", "dvc-s3", "rapidfuzz", "sqlglot")
@@ -206,8 +206,8 @@ def _servers(root: Path, config: RunConfig) -> Iterator[Check]:
     if not config.track.enabled:
         yield Check("mlflow", True, "off (track.enabled=false)")
     elif uri.startswith("http"):
-        fix = "start it, or unset MLFLOW_TRACKING_URI; until then runs keep events.jsonl: ipr status RUN --sync"
-        yield Check("mlflow", answers(uri), uri, fix)
+        fix = "start it, or set MLFLOW_TRACKING_URI, _USERNAME and _PASSWORD; until then runs keep events.jsonl: ipr"
+        yield _tried("mlflow", lambda: _asked(config.track, root), f"{fix} status RUN --sync")
     else:
         place = Path(re.sub(r"^(sqlite:///|file://)", "", public(uri)))
         above = next((p for p in (place, *place.parents) if p.exists()), Path("/"))
@@ -223,8 +223,29 @@ def _servers(root: Path, config: RunConfig) -> Iterator[Check]:
         up = hidden and answers(f"{api.rstrip('/')}/health")
         yield Check("prefect", up, public(api), fix, True)
 
+    if config.run.store:
+        yield _tried("run.store", lambda: _reached(str(config.run.store)), "correct run.store, or your keys", True)
+    if config.rollout.scheduler:
+        yield _tried("dask", lambda: _dialled(config.rollout), "correct rollout.scheduler", True)
     told = ", ".join(alerts.channels(config.alerts)) or "nobody is told (alerts.webhook, alerts.email, alerts.command)"
     yield Check("alerts", True, told)
+
+
+def _asked(config: TrackConfig, root: Path) -> str:
+    """Ask MLflow's server for something: one that wants a password is well, and takes nothing without it."""
+    with asking(config, root) as client:
+        client.search_experiments(max_results=1)
+    return tracking_uri(config, root)
+
+
+def _reached(store: str) -> str:
+    bucket.at(store).read("manifest.json")
+    return store
+
+
+def _dialled(config: RolloutConfig) -> str:
+    with workers.opened(config):
+        return f"{config.scheduler} has workers"
 
 
 def _models(config: RunConfig) -> Iterator[Check]:

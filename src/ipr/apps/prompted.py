@@ -146,6 +146,9 @@ def play(
 def run(options: Namespace) -> dict[str, Any]:
     """Any model on any environment, hosted (`--endpoint`) or a folder: figures, and the episodes in `--out`."""
     given = {"env.name": options.env, "env.data": options.data, "env.shots": options.shots}
+    for override in options.overrides:
+        if override.partition("=")[0] in given:
+            raise IprError(f"{override}: say it by the option of its own (--env, --data, --shots)")
     config = load(None, [*(f"{k}={v}" for k, v in given.items() if v is not None), *options.overrides])
     spec = experts.environment(config.env)
     if not spec.task_ids(options.split):

@@ -16,8 +16,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -114,30 +114,35 @@ def as_they_come(
     """(one, call(one)) of what waits, at most so many at the same time, each as it comes.
 
     One that raises IprError is called again, as all the others would be lost for it; the second time ends it, with its
-    `name`. Whoever iterates may add to what waits.
+    `name`. Whoever iterates may add to what waits. Its threads are daemons, which a pool's are not: where it is ended
+    by an error or by hand, nobody waits for answers that may take minutes, and their retries.
     """
-    with ThreadPoolExecutor(most) as pool:
-        asked: dict[Future[Any], Any] = {}
-        again: set[int] = set()
+    answered: SimpleQueue[tuple[Any, Any, BaseException | None]] = SimpleQueue()
+
+    def answer(one: Any) -> None:
         try:
-            while waiting or asked:
-                while waiting and len(asked) < most:
-                    one = waiting.popleft()
-                    asked[pool.submit(call, one)] = one
-                for answer in wait(asked, return_when=FIRST_COMPLETED).done:
-                    one = asked.pop(answer)
-                    try:
-                        found = answer.result()
-                    except IprError as error:
-                        if id(one) in again:
-                            raise IprError(f"{error} (asked twice: {name(one)})") from None
-                        again.add(id(one))
-                        asked[pool.submit(call, one)] = one
-                    else:
-                        again.discard(id(one))
-                        yield one, found
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            answered.put((one, call(one), None))
+        except BaseException as error:
+            answered.put((one, None, error))
+
+    under_way = 0
+    again: set[int] = set()
+    while waiting or under_way:
+        while waiting and under_way < most:
+            threading.Thread(target=answer, args=(waiting.popleft(),), daemon=True).start()
+            under_way += 1
+        one, found, error = answered.get()
+        under_way -= 1
+        if isinstance(error, IprError):
+            if id(one) in again:
+                raise IprError(f"{error} (asked twice: {name(one)})") from None
+            again.add(id(one))
+            waiting.appendleft(one)
+        elif error is not None:
+            raise error
+        else:
+            again.discard(id(one))
+            yield one, found
 
 
 class EndpointPolicy:

@@ -150,7 +150,7 @@ class VllmProcess:
 
 def find(path: str) -> list[str]:
     """How `vllm` is called, from the path of that command or of its environment's python. Raises IprError."""
-    found = shutil.which(Path(path).expanduser())
+    found = shutil.which(path)
     if found is None:
         raise IprError(
             f"rollout.vllm={path} is no executable; name the `vllm` of the environment that it is installed in"

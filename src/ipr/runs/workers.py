@@ -252,11 +252,11 @@ def _dial(address: str) -> Any:
 def _named_everywhere(player: Player) -> Player:
     """With whole paths: a worker may run in another folder."""
     path, env, played = player.path, player.config.env, player.config.rollout
-    whole = str(Path(path).expanduser().resolve()) if Path(path).expanduser().is_dir() else path
-    data = None if env.data is None else str(Path(env.data).expanduser().resolve())
+    whole = str(Path(path).resolve()) if Path(path).is_dir() else path
+    data = None if env.data is None else str(Path(env.data).resolve())
     env = env.model_copy(update={"data": data})
     if played.vllm is not None and Path(played.vllm).name != played.vllm:  # else it is looked for there
-        played = played.model_copy(update={"vllm": str(Path(played.vllm).expanduser().absolute())})
+        played = played.model_copy(update={"vllm": str(Path(played.vllm).absolute())})
     config = player.config.model_copy(update={"env": env, "rollout": played})
     return Player(whole, player.name, config, player.temperature)
 
