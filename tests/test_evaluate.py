@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from ipr.evaluate import compare_seeds, contrast, hierarchical, of_mean, wilson
+from ipr.evaluate import choose, compare_seeds, contrast, hierarchical, of_mean, wilson
 from ipr.types import IprError, Prefix, Step, StepReward, Trajectory
 
 
@@ -55,10 +56,28 @@ def test_rewards_that_are_all_equal_are_not_certain() -> None:
     assert of_mean(np.ones((2, 3)), 200) == of_mean(np.ones(3), 200) == wilson(1.0, 3)
 
 
-def test_groups_of_runs_are_compared_seed_by_seed() -> None:
-    def played(rewards: list[float]) -> list[Trajectory]:
-        return [Trajectory(f"g{k}", "", (), r, "terminated") for k, r in enumerate(rewards)]
+def played(rewards: Sequence[float]) -> list[Trajectory]:
+    return [Trajectory(f"g{k}", "", (), r, "terminated") for k, r in enumerate(rewards)]
 
+
+def test_the_last_stage_that_dev_does_not_show_to_be_worse_is_reported() -> None:
+    def agent(wins: int, first: int = 0) -> list[Trajectory]:
+        """That wins so many of 100 games, from the first on."""
+        return played([float(first <= k < first + wins) for k in range(100)])
+
+    sft, best = agent(50), agent(60)
+    noise, worse = agent(58, first=20), agent(40, first=20)  # 20 of its losses are wins of the best; so are 40
+    assert choose({"sft": sft}) == "sft"
+    assert choose({"sft": sft, "1": best}) == "1"
+    assert choose({"sft": sft, "1": best, "2": noise}) == "2"
+    assert choose({"sft": sft, "1": best, "2": worse}) == "1"
+    assert choose({"sft": sft, "1": best, "2": noise, "3": worse}) == "2"
+    assert choose({"sft": sft, "1": worse, "2": noise, "3": best}) == "3"
+    # Nothing is gained where the SFT agent is the best, be it by noise.
+    assert choose({"sft": best, "1": noise, "2": best}) == "sft"
+
+
+def test_groups_of_runs_are_compared_seed_by_seed() -> None:
     a = {0: played([0, 0, 1, 1]), 1: played([0, 1, 1, 1])}
     b = {0: played([0, 1, 1, 1]), 1: list(reversed(played([0, 1, 1, 1])))}
     found = compare_seeds(a, b)

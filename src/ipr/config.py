@@ -287,7 +287,7 @@ class EvalConfig(_Section):
     splits: list[str] = ["seen", "unseen"]
     """Test splits, one at least; reported, never chosen by."""
     dev_games: int = Field(default=200, ge=1)
-    """Problems of the dev split, by which the reported iteration is chosen."""
+    """Problems of the dev split, by which the reported stage is chosen."""
     step_reward_games: int = Field(default=0, ge=0)
     """Test problems on which the average step reward (by the scorer) of SFT and of each iteration is estimated; 0
     leaves it out."""

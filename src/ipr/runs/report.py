@@ -18,7 +18,8 @@ from ipr.types import IprError
 
 NOTE = (
     "mean reward in % with its 95 % interval (test, its splits, dev), success on test in %; pairs: outcome + step, or"
-    " episodes that were imitated; rollouts of exploring and scoring: played (saved); * reported"
+    " episodes that were imitated; rollouts of exploring and scoring: played (saved);"
+    " * reported: the last that is not worse on dev than the best by more than chance, SFT where that is best"
 )
 PROFILE = ("seconds", "workers", "model", "environment", "tokenizer", "io", "training", "waiting", "other")
 """The seconds of a profile's row: by the clock, of all workers together, and the parts that make up both."""

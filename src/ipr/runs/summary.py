@@ -38,7 +38,7 @@ def summarise(run: Run, status: str, links: dict[str, str] | None = None) -> dic
 
 
 def reported_iteration(run: Run) -> int | None:
-    """The stage (SFT or an iteration) with the best mean reward on the dev split; never chosen on test."""
+    """SFT or an iteration, chosen on the dev split (`evaluate.choose`), never on test."""
     done = [k for k in range(run.config.algorithm.iterations + 1) if run.record(k, "evaluate")]
     if not done:
         return None
