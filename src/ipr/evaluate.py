@@ -216,7 +216,7 @@ def choose(dev: Mapping[str, Sequence[Trajectory]]) -> str:
     best, which is where the paired 95 % interval of their difference reaches 0.
 
     `dev` is in the order of the stages. A later iteration has learnt from more play, and dev games are too few to tell
-    neighbours apart: the best on dev was less often the best on test than the last (docs/results.md).
+    neighbours apart: where they preferred the first of two, test mostly preferred the second (docs/results.md).
     """
     means = {stage: fmean(t.reward for t in trajectories) for stage, trajectories in dev.items()}
     best = max(means, key=lambda stage: means[stage])
