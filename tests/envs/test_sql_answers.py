@@ -43,6 +43,20 @@ def test_the_answer_is_mysqls(databases: dict[str, Database], key: tuple[str, st
         assert _ordered(row, list(map(repr, result.rows))) == _ordered(row, row["rows"])
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT YEAR(made) FROM item",
+        "SELECT id FROM item WHERE made < NOW()",
+        "SELECT NULLIF(made, 5) FROM item",
+        "SELECT id FROM item WHERE made IN (SELECT 5)",
+        "SELECT code * 1100000000 FROM item WHERE id = 3",
+    ],
+)
+def test_what_is_not_known_is_refused(databases: dict[str, Database], statement: str) -> None:
+    assert "cannot be answered here exactly" in databases["depot"].run(statement).text
+
+
 def _ordered(row: dict[str, Any], rows: list[str]) -> list[str]:
     return sorted(rows) if row.get("any_order") else rows
 

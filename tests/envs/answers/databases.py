@@ -128,6 +128,41 @@ CHOIR_KEYS = {
 }
 """Foreign keys of tables: column, other table, its column. Of those on second columns DESC says nothing."""
 
+DEPOT: dict[str, Table] = {
+    "item": (
+        [
+            ("id", "int", "NO", "PRI", None, ""),
+            ("size", "enum('small','medium','large','x-large')", "YES", "", None, ""),
+            ("state", "enum('printed','Out','back in')", "NO", "", "Out", ""),
+            ("tags", "set('red','blue','green')", "YES", "", None, ""),
+            ("stock", "int unsigned", "YES", "", None, ""),
+            ("code", "bigint unsigned", "YES", "", None, ""),
+            ("small", "tinyint unsigned", "YES", "", None, ""),
+            ("made", "year", "YES", "", None, ""),
+            ("price", "decimal(6,2) unsigned", "YES", "", None, ""),
+        ],
+        [
+            (1, "large", "Out", "red", 5, 7, 200, 1999, 10.5),
+            (2, "small", "printed", "red,green", 0, 0, 0, 2005, 3),
+            (3, "medium", "back in", "blue", 12, 9_000_000_000, 17, 2024, 7.25),
+            (4, "x-large", "Out", "", 7, 3, 255, 1901, None),
+            (5, "small", "Out", None, None, None, None, None, 0),
+            (6, None, "printed", "blue,green", 3, 12, 9, 2005, 99.99),
+            (7, "large", "back in", "red,blue,green", 5, 1, 1, 2155, 1),
+        ],
+    ),
+    "size_of": (
+        [
+            ("size", "enum('x-large','large','medium','small')", "NO", "PRI", None, ""),
+            ("label", "varchar(10)", "YES", "", None, ""),
+            ("since", "year", "YES", "", None, ""),
+        ],
+        [("small", "S", 2000), ("large", "L", 1999), ("medium", "M", 2005), ("x-large", "XL", None)],
+    ),
+}
+
+_STORED = {"double": "REAL", "float": "REAL", "enum": "TEXT", "set": "TEXT"}
+
 
 def written(
     file: Path, tables: dict[str, Table], foreign: Mapping[str, Sequence[tuple[str, str, str]]] | None = None
@@ -135,9 +170,7 @@ def written(
     """The tables as a SQLite file, with its `schema.json`."""
     with sqlite3.connect(file) as connection:
         for name, (columns, rows) in tables.items():
-            declared = ", ".join(
-                f"{c[0]} {'REAL' if c[1] in ('double', 'float') else c[1].split('(')[0]}" for c in columns
-            )
+            declared = ", ".join(f"{c[0]} {_STORED.get(c[1].split('(')[0], c[1].split('(')[0])}" for c in columns)
             keys = ", ".join(c[0] for c in columns if c[3] == "PRI")
             parts = [declared, *([f"PRIMARY KEY ({keys})"] if keys else [])]
             parts += [f"FOREIGN KEY ({c}) REFERENCES {t} ({k})" for c, t, k in (foreign or {}).get(name, ())]
@@ -152,6 +185,7 @@ def written(
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "land": land,
     "school": lambda file: written(file, SCHOOL),
+    "depot": lambda file: written(file, DEPOT),
     "choir": lambda file: written(file, CHOIR, CHOIR_KEYS),
 }
 """By name: makes the file."""

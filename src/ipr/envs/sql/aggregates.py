@@ -5,6 +5,7 @@ See https://dev.mysql.com/doc/refman/8.0/en/aggregate-functions.html. Left out: 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sqlglot import exp
@@ -46,7 +47,8 @@ def is_aggregate(node: Node) -> bool:
 def aggregate(c: Compiler, name: str, nodes: list[Node]) -> Term:
     if name == "ANY_VALUE" and len(nodes) == 1:
         term = c.single(nodes[0])
-        return Term(f"first_seen({term.sql})" if c.grouping else term.sql, term.kind, term.letters, one=True)
+        kind = replace(term.kind, members=())
+        return Term(f"first_seen({term.sql})" if c.grouping else term.sql, kind, term.letters, one=True)
     with c.inside_aggregate():
         terms, distinct = arguments(c, name, nodes)
         term = computed(name, distinct, terms)
@@ -149,12 +151,13 @@ def _avg(term: Term, distinct: str, over: str) -> Term:
 
 
 def extreme(term: Term, word: str, over: str = "") -> Term:
-    """MIN or MAX."""
+    """MIN or MAX: of an ENUM that of its texts, which is then one of the ENUM."""
     if term.kind.name != "str" or term.binary:
-        return Term(f"{word}({term.sql}){over}", term.kind, term.letters)
+        return Term(f"{word}({term.sql}){over}", replace(term.kind, year=False), term.letters)
+    kind = STR if term.field is None else term.kind
     if term.letters is not None and collation.ordered(term.letters):
-        return Term(f"{word}({term.sql} COLLATE NOCASE){over}", STR, term.letters)
-    return Term(f"{word}_text({term.sql}){over}", STR, term.letters)
+        return Term(f"{word}({term.sql} COLLATE NOCASE){over}", kind, term.letters)
+    return Term(f"{word}_text({term.sql}){over}", kind, term.letters)
 
 
 def _sorting(c: Compiler, node: Node, terms: list[Term]) -> Term:
@@ -184,6 +187,7 @@ def group_concat(c: Compiler, node: Node) -> Term:
         if distinct and not order:  # the values stand in a tree, from which they are read in their order
             keys, downs = terms, "a" * len(terms)
         sides = [constant(separator).sql, f"'{'D' if distinct else 'N'}{downs}'", text, same]
-        sides += [order_key(k) if k.kind.name != "str" or k.binary else f"text_key({k.sql})" for k in keys]
+        plain = [k.kind.name != "str" or k.binary or k.kind.members for k in keys]
+        sides += [order_key(k) if p else f"text_key({k.sql})" for k, p in zip(keys, plain, strict=True)]
     plain = common_letters([*terms, constant(separator)]) is not None
     return Term(f"join_texts({', '.join(sides)})", STR, collation.PLAIN if plain else None, one=True)

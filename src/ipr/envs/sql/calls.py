@@ -100,11 +100,15 @@ def printed(c: Compiler, node: Node) -> str:
         except MySqlError:  # a name of the select list
             return f"`{node.name}`"
         table = found.source.alias.lower()
-        parts = [found.source.database.lower()] if table in c.schema.names else []
+        base = found.source.table
+        parts = [found.source.database.lower()] if base is not None and base.name in c.schema.names else []
         return ".".join(f"`{part}`" for part in (*parts, table, found.name))
     if isinstance(node, exp.Anonymous):
-        name = str(node.this).lower()
-        return f"{'pow' if name == 'power' else name}({','.join(printed(c, n) for n in node.expressions)})"
+        name, inner = str(node.this).lower(), [printed(c, n) for n in node.expressions]
+        if name == "mod" and len(inner) == 2:
+            return f"({' % '.join(inner)})"
+        inner += ["0"] * (name == "round" and len(inner) == 1)
+        return f"{_PRINTED.get(name, name)}({','.join(inner)})"
     if (sign := _SIGNS.get(type(node))) is not None:
         return f"({printed(c, node.this)} {sign} {printed(c, node.expression)})"
     if isinstance(node, exp.Cast):
@@ -115,7 +119,8 @@ def printed(c: Compiler, node: Node) -> str:
     return node.sql(dialect="mysql")
 
 
-_SIGNS: dict[type, str] = {exp.Add: "+", exp.Sub: "-", exp.Mul: "*", exp.Div: "/", exp.IntDiv: "DIV"}
+_SIGNS: dict[type, str] = {exp.Add: "+", exp.Sub: "-", exp.Mul: "*", exp.Div: "/", exp.IntDiv: "DIV", exp.Mod: "%"}
+_PRINTED = {"power": "pow", "ceil": "ceiling"}
 
 
 # Those that read their arguments themselves ---------------------------------------------------------------------------

@@ -31,7 +31,12 @@ def compare(sign: str) -> Callable[[Compiler, Node], Term]:
 
 
 def _folded(c: Compiler, constant: Term, column: Term) -> Term:
-    """A text beside a FLOAT(M, D), which a condition takes for a number (`sql_const_folding.cc` of the server)."""
+    """A text beside a FLOAT(M, D), which a condition takes for a number (`sql_const_folding.cc` of the server).
+
+    Beside a YEAR a constant of two digits is one of 1970 to 2069, and a date its year.
+    """
+    if column.field is not None and column.kind.year and not constant.kind.year:
+        return _year(constant)
     fixed = column.field is not None and column.kind.name in ("flt", "dbl") and column.kind.scale is not None
     given = constant.literal
     known = isinstance(given, str) or (isinstance(given, float) and constant.kind.name == "dbl")
@@ -39,6 +44,18 @@ def _folded(c: Compiler, constant: Term, column: Term) -> Term:
         return constant
     number = dates.number(given) if isinstance(given, str) else given
     return Term(repr(number), dec(column.kind.scale or 0), DIGITS, number)
+
+
+def _year(term: Term) -> Term:
+    if term.kind.temporal:
+        if term.loose or term.kind.name != "date":
+            raise NotExactError("A YEAR beside a date")
+        return Term(f"CAST(substr({term.sql}, 1, 4) AS INTEGER)", INT, DIGITS)
+    if term.loose or term.kind.name == "null":
+        return term
+    number = as_number(term)
+    century = f"CASE WHEN {number} > 0 AND {number} < 70 THEN 2000 WHEN {number} >= 70 AND {number} < 100 THEN 1900"
+    return Term(f"({number} + {century} ELSE 0 END)", term.kind if term.kind.number else DBL, DIGITS)
 
 
 def between(c: Compiler, node: Node) -> Term:
@@ -99,6 +116,8 @@ def _in_query(c: Compiler, left: Node, node: Node) -> Term:
     parts = value.parts or (value,)
     if len(parts) != len(query.terms):
         raise errors.operand(len(parts))
+    if value.kind.year and isinstance(query.terms[0].literal, int):
+        raise NotExactError("A YEAR in a query of constants")
     lefts, rights = [], []
     for k, (ours, theirs) in enumerate(zip(parts, query.terms, strict=True)):
         column = Term(f"q.c{k}", theirs.kind, theirs.letters, binary=theirs.binary)

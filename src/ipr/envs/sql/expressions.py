@@ -218,6 +218,9 @@ def _divide(c: Compiler, node: Node) -> Term:
 def _whole_divide(c: Compiler, node: Node) -> Term:
     a, b, left, right = _numbers(c, node)
     if a.kind.name == b.kind.name == "int":
+        if a.kind.unsigned or b.kind.unsigned:
+            sql = f"natural_number({left} / {right}, {quoted(calls.printed(c, node))})"
+            return Term(sql, UNSIGNED, DIGITS, loose=loose(a, b))
         return Term(f"({left} / {right})", COUNTED, DIGITS, loose=loose(a, b))
     sql = f"whole({left}, {right}, {quoted(calls.printed(c, node))})"
     return Term(sql, COUNTED, DIGITS, loose=loose(a, b))
@@ -229,7 +232,7 @@ def _modulo(c: Compiler, node: Node) -> Term:
     if "null" in (a.kind.name, b.kind.name):
         return Term("NULL", NULL, loose=both)
     if all(t.kind.name == "int" or t.kind.temporal for t in (a, b)):
-        return Term(f"({left} % {right})", INT, DIGITS, loose=both)
+        return Term(f"({left} % {right})", UNSIGNED if a.kind.unsigned else INT, DIGITS, loose=both)
     if a.kind.exact and b.kind.exact:
         places = max(a.kind.scale or 0, b.kind.scale or 0)
         return Term(f"round(modulo({left}, {right}), {places})", dec(places), DIGITS, loose=both)
@@ -404,7 +407,8 @@ def _collate(c: Compiler, node: Node) -> Term:
     if name in ("utf8mb4_0900_ai_ci", "utf8mb4_bin", "utf8mb4_0900_bin", "utf8mb4_0900_as_cs") and term.text:
         if name.endswith("as_cs"):
             raise NotExactError(f"COLLATE {name}")
-        return Term(term.sql, term.kind, term.letters, term.literal, term.loose, name.endswith("bin"))
+        kind = replace(term.kind, members=())
+        return Term(term.sql, kind, term.letters, term.literal, term.loose, name.endswith("bin"))
     name = re.sub(r"^utf8_", "utf8mb3_", name)
     if name in COLLATIONS:
         raise MySqlError(f"COLLATION '{name}' is not valid for CHARACTER SET 'utf8mb4'")

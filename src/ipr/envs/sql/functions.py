@@ -168,7 +168,9 @@ _WORD = 2**64 - 1
 
 def _natural(value: Any, said: str) -> Any:
     """What is computed with an unsigned number."""
-    if value < 0:
+    if isinstance(value, float) and 2**63 <= value < 2**64:
+        raise NotExactError("A number beyond 9223372036854775807")
+    if value < 0 or value >= 2**64:
         raise MySqlError(f"BIGINT UNSIGNED value is out of range in '{said}'")
     return value
 

@@ -3,7 +3,7 @@
 Decided here: a decimal is kept as SQLite's number beside its scale, which is exact for 15 digits, since every operation
 rounds to its scale; a date is kept as ISO text. So SQLite computes, and only what is printed is converted: to Decimal,
 datetime, and floats as the server writes them (a FLOAT with 6 digits, a DOUBLE(10,2) with its decimals). Left out:
-unsigned numbers of more than 63 bits but as the last result, ENUM's order and JSON.
+unsigned numbers of more than 63 bits but as the last result, a YEAR as a date, and JSON.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import datetime as dt
 import re
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any, Literal
 
@@ -32,6 +32,12 @@ class Kind:
     counted: bool = False
     """Whether an integer was computed, and may have left the range of 64 bits."""
     unsigned: bool = False
+    year: bool = field(default=False, compare=False)
+    """Whether it is a YEAR, with which two digits are compared as a year."""
+    members: tuple[str, ...] = field(default=(), compare=False)
+    """Of an ENUM or SET: its values, by whose places it is sorted, and which are its number."""
+    several: bool = field(default=False, compare=False)
+    """Whether it is a SET."""
     own: bool = False
     """Whether each decimal is shown with its own decimals."""
     whole: int = field(default=10, compare=False)
@@ -55,7 +61,7 @@ class Kind:
         return 0 if self.name in ("int", "date", "dt", "time") else self.scale
 
 
-INT, COUNTED, UNSIGNED = Kind("int"), Kind("int", counted=True), Kind("int", unsigned=True)
+INT, COUNTED, UNSIGNED = Kind("int"), Kind("int", counted=True), Kind("int", unsigned=True, whole=20)
 LONG = Kind("int", whole=20)
 DBL, STR, BIN, NULL = Kind("dbl"), Kind("str"), Kind("bin"), Kind("null")
 DATE, DATETIME, TIME = Kind("date"), Kind("dt"), Kind("time")
@@ -69,9 +75,15 @@ _DECLARED = re.compile(
     r"\s*([a-z ]*?)\s*(?:\(\s*(\d+)\s*(?:,\s*(\d+)\s*)?\))?\s*(?:unsigned|zerofill|signed|\s)*", re.I
 )
 
+_MEMBER = r"'((?:[^']|'')*)'"
+_LISTED = re.compile(rf"\s*(enum|set)\s*\(\s*({_MEMBER}(?:\s*,\s*{_MEMBER})*)\s*\).*", re.I | re.S)
+
 
 def declared(text: str) -> Kind:
     """The type that a column is declared with, in MySQL's words or SQLite's."""
+    if listed := _LISTED.fullmatch(text):
+        members = tuple(m.replace("''", "'") for m in re.findall(_MEMBER, listed[2]))
+        return Kind("str", members=members, several=listed[1].lower() == "set")
     found = _DECLARED.fullmatch(text.lower())
     word = found[1] if found else text.lower()
     scale = int(found[3]) if found and found[3] else None
@@ -89,10 +101,13 @@ def declared(text: str) -> Kind:
         return DATETIME
     if word == "time":
         return TIME
+    if word == "year":
+        return Kind("int", unsigned=True, year=True)
+    unsigned = re.search("unsigned|zerofill", text, re.I) is not None
     if word == "bigint":
-        return LONG
-    if "int" in word or word in ("year", "bool", "boolean", "bit"):
-        return INT
+        return replace(LONG, unsigned=unsigned)
+    if "int" in word or word in ("bool", "boolean", "bit"):
+        return replace(INT, unsigned=unsigned)
     return BIN if word in ("blob", "binary", "varbinary", "longblob", "mediumblob", "tinyblob") else STR
 
 

@@ -12,6 +12,8 @@ NOW, TODAY, CLOCK = f"{dates.NOW}", f"{dates.NOW:%Y-%m-%d}", f"{dates.NOW:%H:%M:
 
 def dated(term: Term) -> str:
     """As what a date is read from; a time of day is one of today."""
+    if term.kind.year:
+        raise NotExactError("A YEAR as a date")
     if term.kind.name == "time":
         return f"('{TODAY} ' || {term.sql})"
     return term.sql if term.text or term.kind.temporal or term.kind.name == "null" else as_number(term)
@@ -56,6 +58,6 @@ def binary(term: Term) -> Term:
 def signed(term: Term) -> str:
     """CAST(... AS SIGNED): of text what it begins with, of decimals half away from zero."""
     term = counted(term)
-    if term.text:
+    if term.text and not term.kind.members:
         return f"text_integer({plain(term)})"
     return as_integer(term)

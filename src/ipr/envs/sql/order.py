@@ -18,7 +18,7 @@ from ipr.envs.sql.errors import MySqlError, NotExactError
 from ipr.envs.sql.filesort import Sorting
 from ipr.envs.sql.names import Field, Scope, Source
 from ipr.envs.sql.plan import Column, Index, Question, Test
-from ipr.envs.sql.terms import Term, truth
+from ipr.envs.sql.terms import Term, order_key, truth
 from ipr.types import IprError
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ def sorting(read: Reading, node: Node, keys: list[Term], shown: list[Term], sour
     wanted = _wanted(node)
     queue = False
     if wanted is not None and (not read.first or read.outer):
-        size = sum(16 * _width(t) // 4 + 8 if t.text else 9 for t in keys)
+        size = sum(16 * _width(t) // 4 + 8 if t.text and not t.kind.members else 9 for t in keys)
         if shown:
             size += sum(map(_width, shown))
         else:
@@ -205,7 +205,9 @@ def sorting(read: Reading, node: Node, keys: list[Term], shown: list[Term], sour
     offset = node.args.get("offset")
     skipped = int(offset.expression.this) if wanted is not None and offset is not None else 0
     limit = None if wanted is None else wanted - skipped
-    return Sorting(any(t.text for t in keys), queue, limit, skipped, bool(read.first), read.outer)
+    return Sorting(
+        any(t.text and not t.kind.members for t in keys), queue, limit, skipped, bool(read.first), read.outer
+    )
 
 
 def _width(term: Term) -> int:
@@ -220,7 +222,7 @@ def _key(source: Source, name: str) -> str:
     assert found is not None
     column = next(c for c in source.table.columns if c.name.lower() == name)  # type: ignore[union-attr]
     sql = f"{source.sql}.{column.sql}"
-    return f"text_key({sql})" if column.kind.name == "str" else sql
+    return order_key(Term(sql, column.kind))
 
 
 _STRICT = (exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE, exp.Like, exp.In, exp.Between)

@@ -21,6 +21,7 @@ from ipr.envs.sql.errors import MySqlError, NotExactError
 from ipr.envs.sql.kinds import DBL, INT, Kind, declared
 from ipr.envs.sql.names import Field, Letters
 from ipr.envs.sql.plan import Index, Stored
+from ipr.envs.sql.terms import Term, order_key
 
 _STORED = """SELECT name, type FROM sqlite_master WHERE type IN ('table', 'view')
     AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"""
@@ -224,7 +225,7 @@ class Schema:
     def _order(self, table: Table, key: frozenset[str]) -> list[str]:
         place = {row[1]: row[5] for row in self.info[table.name]}
         columns = sorted((c for c in table.columns if c.name.lower() in key), key=lambda c: place[c.name])
-        names = ", ".join(c.sql for c in columns)
+        names = ", ".join(order_key(Term(c.sql, c.kind)) if c.kind.members else c.sql for c in columns)
         rows = self._ask(f"SELECT {names} FROM {table.sql} ORDER BY rowid")
         found = [tuple(collation.key(v) if isinstance(v, str) else v for v in row) for row in rows]
         try:
@@ -232,7 +233,7 @@ class Schema:
                 return []
         except TypeError:
             return []
-        return [f"text_key({{}}.{c.sql})" if c.kind.name == "str" else f"{{}}.{c.sql}" for c in columns]
+        return [order_key(Term(f"{{0}}.{c.sql}", c.kind)) for c in columns]
 
     def counted(self, sql: str) -> int:
         """How many rows a statement of ours counts."""
@@ -345,7 +346,19 @@ def _letters(values: list[str]) -> Letters:
     return found if found <= collation.PLAIN else None
 
 
-_BYTES = {"tinyint": 1, "smallint": 2, "mediumint": 3, "int": 4, "integer": 4, "float": 4, "date": 3, "datetime": 5}
+_BYTES = {
+    "tinyint": 1,
+    "smallint": 2,
+    "mediumint": 3,
+    "int": 4,
+    "integer": 4,
+    "float": 4,
+    "date": 3,
+    "datetime": 5,
+    "enum": 1,
+    "set": 1,
+    "year": 1,
+}
 
 
 def _length(kind: str) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ipr.envs.sql import collation, dates, errors
 from ipr.envs.sql.errors import MySqlError, NotExactError
-from ipr.envs.sql.kinds import DATETIME, INT, NULL, STR, Kind
+from ipr.envs.sql.kinds import DATETIME, INT, NULL, STR, Kind, dec
 from ipr.envs.sql.names import Field, Letters
 
 
@@ -85,6 +85,8 @@ def as_number(term: Term) -> str:
     match term.kind.name:
         case "bin" if isinstance(term.literal, int):
             return str(term.literal)
+        case "str" if term.kind.members:
+            return _member_number(term)
         case "str" | "bin":
             if isinstance(term.literal, str):
                 return repr(dates.number(term.literal))
@@ -94,6 +96,15 @@ def as_number(term: Term) -> str:
         case "flt":
             return f"single({term.sql})"
     return term.sql
+
+
+def _member_number(term: Term) -> str:
+    """The number of an ENUM's value, from 1 in the order of the declaration, 0 for none of them; a SET's bits."""
+    if term.kind.several:
+        within = [f"(find_in_set({quoted(m)}, {term.sql}) > 0)" for m in term.kind.members]
+        return f"({' + '.join(f'{w} * {1 << k}' for k, w in enumerate(within))})"
+    whens = " ".join(f"WHEN {quoted(m)} THEN {k}" for k, m in enumerate(term.kind.members, 1))
+    return f"(CASE WHEN {term.sql} IS NULL THEN NULL ELSE CASE {term.sql} COLLATE NOCASE {whens} ELSE 0 END END)"
 
 
 def as_integer(term: Term) -> str:
@@ -201,6 +212,8 @@ def group_key(term: Term) -> str:
 
 def order_key(term: Term) -> str:
     """In MySQL's order."""
+    if term.kind.members:
+        return _member_number(term)
     if term.kind.name != "str" or term.binary:
         return term.sql
     if term.letters is not None and collation.ordered(term.letters):
@@ -257,14 +270,16 @@ def common(terms: list[Term]) -> tuple[Kind, list[str]]:
     if names == {"date", "dt"}:
         return DATETIME, [_with_time(t) if t.kind.name == "date" else t.sql for t in terms]
     if len(names) == 1 and not kinds[0].number:
-        return kinds[0], [t.sql for t in terms]
+        return replace(kinds[0], members=()), [t.sql for t in terms]
     if names <= {"int", "dec", "dbl", "flt"}:
         scales = [k.decimals for k in kinds]
         scale = None if None in scales else max(s for s in scales if s is not None)
         whole = max(k.whole for k in kinds)
         if names <= {"int"}:
+            if any(k.unsigned and k.whole >= 20 for k in kinds) and not all(k.unsigned for k in kinds):
+                return dec(0, whole), [t.sql for t in terms]  # neither sign of BIGINT holds all
             signs = {"counted": any(k.counted for k in kinds), "unsigned": all(k.unsigned for k in kinds)}
-            return replace(kinds[0], whole=whole, **signs), [t.sql for t in terms]
+            return replace(kinds[0], whole=whole, year=False, **signs), [t.sql for t in terms]
         if names <= {"int", "dec"}:
             return Kind("dec", scale, whole=whole), [t.sql for t in terms]
         literals = all(isinstance(t.literal, int) for t in terms if t.kind.name == "int")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ipr.envs.sql import dates
 from ipr.envs.sql.collation import PLAIN, ordered
 from ipr.envs.sql.errors import NotExactError
-from ipr.envs.sql.kinds import BIN, DATE, DATETIME, DBL, INT, NULL, STR, TIME, Kind, dec
+from ipr.envs.sql.kinds import BIN, DATE, DATETIME, DBL, INT, NULL, STR, TIME, UNSIGNED, Kind, dec
 from ipr.envs.sql.operands import as_shown, binary, clocked, dated
 from ipr.envs.sql.signatures import AS
 from ipr.envs.sql.terms import (
@@ -61,8 +61,15 @@ def _coalesce(c: Compiler, terms: list[Term], name: str) -> Term:
 
 def _nullif(c: Compiler, terms: list[Term], name: str) -> Term:
     a, b = terms
+    if a.kind.year and not b.kind.year and not b.loose:
+        raise NotExactError("NULLIF() of a YEAR and a constant")
     left, right = pair(a, b, True)
-    found = Term(f"(CASE WHEN {left} = {right} THEN NULL ELSE {a.sql} END)", a.kind, a.letters, loose=loose(a, b))
+    found = Term(
+        f"(CASE WHEN {left} = {right} THEN NULL ELSE {a.sql} END)",
+        replace(a.kind, members=()),
+        a.letters,
+        loose=loose(a, b),
+    )
     found.own = f"(CASE WHEN {left} = {right} THEN NULL ELSE {a.own} END)" if a.own else ""
     return found
 
@@ -135,7 +142,7 @@ def _round(c: Compiler, terms: list[Term], name: str) -> Term:
     number = as_number(value)
     if value.kind.name in ("int", "date", "dt", "time"):
         sql = number if n >= 0 else f"CAST({how}_exact({number}, {n}) AS INTEGER)"
-        return Term(sql, INT, DIGITS, loose=both)
+        return Term(sql, UNSIGNED if value.kind.unsigned else INT, DIGITS, loose=both)
     if value.kind.name == "dec":
         shown = max(0, min(n, value.kind.scale or 0))
         if n >= (value.kind.scale or 0):
@@ -168,7 +175,7 @@ def _whole(c: Compiler, terms: list[Term], name: str) -> Term:
     (value,) = terms
     word = "floor" if name == "FLOOR" else "ceil"
     if value.kind.name == "int":
-        return Term(value.sql, INT, DIGITS, loose=value.loose)
+        return Term(value.sql, UNSIGNED if value.kind.unsigned else INT, DIGITS, loose=value.loose)
     sql = f"{word}({as_number(value)})"
     if value.kind.exact:
         kind = dec(0, value.kind.whole) if value.kind.whole >= _LONGEST else INT
