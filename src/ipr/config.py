@@ -182,6 +182,9 @@ class AlgorithmConfig(_Section):
     draws: int = Field(default=1, ge=1)
     """Episodes from each explored prefix at most, until one earns `success`; more than 1 need
     explore_temperature above 0. RLOO and PPO play and keep all of them."""
+    weigh: bool = False
+    """Of `best`: a success counts as often as its problem took draws, so that easy problems do not crowd out the
+    others."""
     success: float = Field(default=1.0, le=1)
     """Outcome reward from which on an episode is a success (WebShop's experts have more than 0.7)."""
     tau: float = Field(default=0.5, ge=0)

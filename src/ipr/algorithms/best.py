@@ -2,14 +2,17 @@
 
 What was found to gain (docs/results.md). Each iteration the agent plays new problems, each until it succeeds or has
 tried `draws` times; of each solved problem the shortest success is kept, without the stretches that its end did not
-need. The next agent is trained on from this one at SFT's own rate. Sources: rejection sampling (RFT, Yuan et al. 2023)
+need. With `weigh` a success of the k-th draw counts k times: a problem that is solved in one of n draws with chance p
+is kept with 1 - (1 - p)^n, and so counts with about n p where p is small and 1 where it is not, nearly as often as it
+is asked. The next agent is trained on from this one at SFT's own rate. Sources: rejection sampling (RFT, Yuan et al. 2023)
 and ReST-EM (Singh et al. 2023, arXiv 2312.06585), which starts from the base each time. No step rewards.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from ipr.algorithms import OF_PAIRS, Examples, Training, Wanted
@@ -20,6 +23,7 @@ from ipr.types import Prefix, StepReward, Trajectory
 @dataclass(frozen=True)
 class Best:
     success: float
+    weigh: bool = False
 
     training: ClassVar[Training] = Training("sft", "agent", "train", ignores=(*OF_PAIRS, "clip"))
     scores: ClassVar[bool] = False
@@ -39,12 +43,15 @@ class Best:
         explored: Sequence[Trajectory],
         rewards: Mapping[Prefix, StepReward],
     ) -> Examples:
-        """The experts, and of each other problem the shortest success."""
+        """The experts, and of each other problem the shortest success, with the weight of its draws."""
         found = Examples(demonstrations=[demonstration(expert) for expert in experts])
         known = {expert.task_id for expert in experts}
+        drawn = Counter(agent.task_id for agent in explored)
         for agent in shortest_successes(explored, self.success, found):
             if agent.task_id not in known:
-                found.demonstrations.append(demonstration(agent))
+                row = demonstration(agent)
+                count = drawn[agent.task_id] if self.weigh else 1
+                found.demonstrations.append(replace(row, weights=(float(count),) * len(row.messages) * (count > 1)))
         return found
 
 
