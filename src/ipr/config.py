@@ -227,6 +227,8 @@ class AlgorithmConfig(_Section):
             raise ValueError("is fitted to means of all N samples; set algorithm.curtail=false, or rewards=monte_carlo")
         if value == "model" and info.data.get("confidence"):
             raise ValueError("gives no samples; set algorithm.confidence=0, or rewards=monte_carlo")
+        if value == "model" and info.data.get("iterations") == 1:
+            raise ValueError("is used from the second iteration on; set algorithm.iterations=2, or rewards=monte_carlo")
         return value
 
     @field_validator("draws")

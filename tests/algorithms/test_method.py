@@ -236,6 +236,12 @@ def test_best_imitates_experts_and_the_shortest_success_of_each_new_problem() ->
     assert found.demonstrations[0].source == "expert"
     assert [m.content for m in found.demonstrations[1].messages if m.role == "assistant"] == ["do a", "do c"]
     assert found.dropped == {"demonstration: no success": 1}
+    assert not any(d.weights for d in found.demonstrations)
+    weighed = algorithms.make(AlgorithmConfig.model_validate({"name": "best", "weigh": True}))
+    late = [replace(one, task_id="late") for one in (new[2], new[2], new[1])]
+    rows = weighed.examples([EXPERT], [new[1], *late], {}).demonstrations
+    assert [(d.task_id, *dict.fromkeys(d.weights)) for d in rows] == [("task",), ("new",), ("late", 3.0)]
+    assert len(rows[2].weights) == len(rows[2].messages)
     raft = algorithms.make(AlgorithmConfig.model_validate({"name": "raft"}))
     own = raft.examples([EXPERT], [*new, trajectory([A, C], 1)], {}).demonstrations
     assert [(d.task_id, d.source) for d in own] == [("new", "agent"), ("task", "agent")], "no expert beside them"

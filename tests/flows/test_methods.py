@@ -248,7 +248,7 @@ def test_what_the_step_rewards_of_turns_cost_is_planned() -> None:
     assert counted == {"ipr": [24, 24 * 2 * 5], "rloo": [18, 0], "step-rloo": [18, 18 * 3 * 5]}
 
 
-def test_a_reward_model_wants_whole_samples() -> None:
-    for setting in ("algorithm.curtail=true", "algorithm.confidence=0.9"):
+def test_a_reward_model_wants_whole_samples_and_a_second_iteration() -> None:
+    for setting in ("algorithm.curtail=true", "algorithm.confidence=0.9", "algorithm.iterations=1"):
         with pytest.raises(configs.IprError, match=r"algorithm\.rewards.*rewards=monte_carlo"):
             configs.load(None, ["algorithm.rewards=model", setting])
