@@ -13,6 +13,7 @@ import pytest
 
 from flows.cli import main
 from ipr.envs.sql.convert import convert
+from ipr.envs.sql.real import Folder
 from ipr.types import IprError
 
 GOOD = "CREATE DATABASE `good`;\nUSE `good`;\nCREATE TABLE `t` (`id` int, `n` varchar(9), PRIMARY KEY (`id`));\n"
@@ -59,6 +60,25 @@ def test_statements_with_rows(statement: str, row: tuple[Any, ...], dump: Callab
     path = dump(f"{GOOD}{statement};\n")
     assert convert(path, path.parent / "out")["messages"] == []
     assert rows(path.parent / "out", "SELECT * FROM t") == [row]
+
+
+def test_keys_are_those_of_the_dump(dump: Callable[[str], Path]) -> None:
+    path = dump(
+        "CREATE TABLE `other` (`y` int NOT NULL, PRIMARY KEY (`y`));\n"
+        "CREATE TABLE `t` (`id` int, `y` int, `z` int, `n` text, PRIMARY KEY (`y`,`id`), KEY `kz` (`z`,`id`),"
+        " CONSTRAINT `fk1` FOREIGN KEY (`z`) REFERENCES `other` (`y`) ON DELETE CASCADE);\n"
+        "INSERT INTO other VALUES (1), (2);\nINSERT INTO t VALUES (1, 2, 1, 'b'), (2, 1, 2, 'a');\n"
+    )
+    out = path.parent / "out"
+    assert convert(path, out)["messages"] == []
+    (name,) = (p.name for p in (out / "database").iterdir())
+    assert [(r[1], r[5]) for r in rows(out, "PRAGMA table_info(t)", name)] == [("id", 2), ("y", 1), ("z", 0), ("n", 0)]
+    assert [r[2:5] for r in rows(out, "PRAGMA foreign_key_list(t)", name)] == [("other", "z", "y")]
+    (out / "ic_spider_dev.json").write_text(json.dumps([{"db": name, "gold": "SELECT 1", "query": "What?"}]))
+    folder = Folder(out)
+    database = folder.database(folder.question(folder.all_ids()[0]))
+    assert database.run("SELECT n FROM t").text == "[('a',), ('b',)]"
+    assert "cannot be answered here exactly" in database.run("SHOW CREATE TABLE t").text
 
 
 def test_a_table_without_quotes(dump: Callable[[str], Path]) -> None:

@@ -238,3 +238,25 @@ def test_a_dump_becomes_spiders_folder(tmp_path: Path, capsys: pytest.CaptureFix
     dump.write_text("SELECT 1;")
     with pytest.raises(IprError, match="no CREATE TABLE"):
         convert(dump, tmp_path / "none")
+
+
+@needs_server
+def test_what_changes_a_session_and_what_passes_is_never_anothers_answer(port: int, url: str) -> None:
+    def fresh() -> server.Connection:
+        return server.Connection(server.address(url), "orchestra")
+
+    grouped = "SELECT Name, MAX(Conductor_ID) FROM conductor"
+    one, expected = fresh(), fresh().run("SELECT DATABASE()")
+    for statement in ("USE information_schema", "SET SESSION sql_mode = ''", "SET @x = 5", "SELECT @x := 6"):
+        one.run(statement)
+        assert one.run("SELECT DATABASE()") == fresh().run("SELECT DATABASE()") == expected
+    assert "5" not in one.run("SELECT @x").text
+    assert one.run(grouped).kind == fresh().run(grouped).kind == "error"
+    one.run("SELECT 'held'")
+    with servers.connect(port) as root, root.cursor() as cursor:
+        cursor.execute(f"KILL {one._made.thread_id()}")
+    assert one.run("SELECT 'after', COUNT(*) FROM conductor").text == "[('after', 12)]"
+    late = f"SELECT SUM(c0.Conductor_ID) FROM {', '.join(f'conductor c{k}' for k in range(9))}"
+    assert one.run(late).kind == "error"
+    assert server.engine.remembered((str(server.address(url)), "orchestra", "", late)) is None
+    one.close()

@@ -89,6 +89,7 @@ def written(file: Path, model: Any, tokenizer: Any, architecture: str = "llama",
 
 def test_the_folder_is_the_model(model, tokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, folder = written(tmp_path / "tiny.gguf", model, tokenizer), tmp_path / "tiny"
+    families.RIGHT["qwen2.5"]().save_pretrained(tmp_path)  # beside it, and not the file's
     assert main(["model", "import", str(file), "--out", str(folder), "--json"]) == 0
     said = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert said == {

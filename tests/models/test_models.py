@@ -8,13 +8,14 @@ import os
 import resource
 import shutil
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from ipr import identity, models
 from ipr.config import LoraConfig, ModelConfig
@@ -497,6 +498,16 @@ def test_modules_that_are_not_there_are_refused(base, targets):
     with pytest.raises(IprError, match=r"model\.lora\.targets=.* whose modules are .*'q_proj'") as error:
         models.check_model(base, config)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "lm_head"], ["embed_tokens"]])
+def test_embeddings_that_are_the_output_layer_too_are_not_adapted(targets):
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    for tied in (True, False):
+        model = LlamaForCausalLM(LlamaConfig(vocab_size=32, tie_word_embeddings=tied, **sizes))
+        config = ModelConfig(device="cpu", lora=LoraConfig(rank=4, targets=targets))
+        with pytest.raises(IprError, match="in common with its output layer") if tied else nullcontext():
+            loading.with_adapter(model, config)
 
 
 @pytest.mark.parametrize("targets", ["all-linear", ".*q_proj", ["q_proj", "self_attn.v_proj"]])

@@ -172,6 +172,18 @@ def test_a_server_without_token_ids_is_one_line(
         policies.load("m", "m", settings(url)).generate(turns(), GREEDY)
 
 
+@pytest.mark.parametrize("ids", ["ab", [None, 2], [1.0], [-1], {"a": 1}])
+def test_ids_that_are_none_are_one_line(
+    ids: Any, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m").symlink_to(folders["b"])  # what the server lists
+    choice = {"index": 0, "text": "words", "finish_reason": "stop", "logprobs": None, "token_ids": ids}
+    body = {"id": "1", "object": "text_completion", "created": 1, "model": "m", "choices": [choice]}
+    with scripted(lambda *_: (200, {}, body)) as url, pytest.raises(IprError, match="token ids that are none"):
+        policies.load("m", "m", settings(url)).generate(turns(), GREEDY)
+
+
 def test_a_server_that_limits_answers_is_one_line_and_no_full_context(
     folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,8 +4,8 @@ What was found to gain (docs/results.md). Each iteration the agent plays new pro
 tried `draws` times; of each solved problem the shortest success is kept, without the stretches that its end did not
 need. With `weigh` a success of the k-th draw counts k times: a problem that is solved in one of n draws with chance p
 is kept with 1 - (1 - p)^n, and so counts with about n p where p is small and 1 where it is not, nearly as often as it
-is asked. The next agent is trained on from this one at SFT's own rate. Sources: rejection sampling (RFT, Yuan et al. 2023)
-and ReST-EM (Singh et al. 2023, arXiv 2312.06585), which starts from the base each time. No step rewards.
+is asked. The next agent is trained on from this one at SFT's own rate. Sources: rejection sampling (RFT, Yuan et al.
+2023) and ReST-EM (Singh et al. 2023, arXiv 2312.06585), which starts from the base each time. No step rewards.
 """
 
 from __future__ import annotations

@@ -152,8 +152,7 @@ def run(options: Namespace) -> dict[str, Any]:
     config = load(None, [*(f"{k}={v}" for k, v in given.items() if v is not None), *options.overrides])
     spec = experts.environment(config.env)
     if not spec.task_ids(options.split):
-        of = options.data or options.env
-        raise IprError(f"split '{options.split}' of {of} has no games; give more data, or take another split")
+        raise experts.no_games(config.env, spec, options.split)
     sampling = Sampling(0.0, config.rollout.max_new_tokens)
     ask = {"split": options.split, "games": options.games}
     ask |= {"success": config.algorithm.success, "resamples": config.eval.bootstrap}

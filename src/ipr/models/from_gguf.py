@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from importlib import util
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ipr.models.folders import first_line
@@ -60,7 +61,9 @@ def _read(file: Path) -> tuple[Any, Any]:
                 f"{file} cuts words in a way ({_said(reader, 'tokenizer.ggml.pre') or 'it does not say which'}) that"
                 " transformers does not know, so the model would read other tokens; take its safetensors"
             )
-        built = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        with TemporaryDirectory() as alone:  # beside a tokenizer.json transformers would take that one
+            Path(alone, file.name).symlink_to(file.resolve())
+            built = AutoTokenizer.from_pretrained(alone, gguf_file=file.name)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             file.parent,
             gguf_file=file.name,

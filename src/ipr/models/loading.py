@@ -360,6 +360,7 @@ def with_adapter(model: Any, config: ModelConfig, revision: str | None = None) -
     """A model with a new trainable float32 adapter, as `config.lora` has it; `revision` is the base's on the hub."""
     import torch
     from peft import LoraConfig, TaskType, get_peft_model
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
     lora, modules = config.lora, dict(model.named_modules())
     linear = {name: module for name, module in modules.items() if isinstance(module, torch.nn.Linear)}
@@ -383,7 +384,16 @@ def with_adapter(model: Any, config: ModelConfig, revision: str | None = None) -
         raise IprError(told)
     with one_line(told), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # the same start for every process, and for a training that is resumed
-        return get_peft_model(model, adapter)
+        adapted = get_peft_model(model, adapter)
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    if getattr(model.config.get_text_config(), "tie_word_embeddings", False) and any(
+        isinstance(end, BaseTunerLayer) for end in ends
+    ):  # merged, what one of them has learnt would be the other's, too
+        raise IprError(
+            f"model.lora.targets={lora.targets} adapts embeddings that this model has in common with its output layer,"
+            " which no merged model could keep; leave them out (all-linear does)"
+        )
+    return adapted
 
 
 def _multiplies(module: Any) -> bool:

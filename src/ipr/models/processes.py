@@ -22,6 +22,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from ipr.types import IprError
+
 PATIENCE = timedelta(days=1)
 """How long processes wait for one another: while the first makes experts or writes a model. NCCL's own 10 minutes are
 too short for that; one that dies is the launcher's matter."""
@@ -66,7 +68,14 @@ def spread(model: Any) -> None:
         "offload_policy": OffloadPolicy() if state.device.type == "cpu" else asked.cpu_offload,
     }
     names = asked.transformer_cls_names_to_wrap or getattr(model, "_no_split_modules", None) or ()
-    for layer in [module for module in model.modules() if type(module).__name__ in names]:
+    layers = [module for module in model.modules() if type(module).__name__ in names]
+    if asked.transformer_cls_names_to_wrap and not layers:  # each process would gather the whole model
+        kinds = ", ".join(getattr(model, "_no_split_modules", None) or ["none"])
+        raise IprError(
+            f"accelerate's settings wrap {', '.join(names)}, which this model has not (its layers: {kinds});"
+            " correct fsdp_transformer_layer_cls_to_wrap, or leave it out"
+        )
+    for layer in layers:
         fully_shard(layer, **how)
     fully_shard(model, **how)  # what is left: embeddings, the last norm, the output layer
     for module in model.modules():

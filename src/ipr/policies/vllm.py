@@ -202,7 +202,7 @@ class _Server:
         name = next((name for name, more in served.items() if base == name or _same(more.get("root"), base)), None)
         if name is None:
             raise IprError(f"{self.url} serves {', '.join(served)}, not {base}; start it with: {self._need.command()}")
-        if (limit := served[name].get("max_model_len")) is not None and limit < most:
+        if isinstance(limit := served[name].get("max_model_len"), int) and limit < most:
             raise IprError(
                 f"{self.url} takes {limit} tokens, the run's conversations have up to {most} (model.max_length);"
                 f" start it with: {self._need.command()}"
@@ -253,7 +253,8 @@ class _Server:
     def served(self) -> dict[str, dict[str, Any]]:
         """Models and adapters by name, with what vLLM says of them: "root" (folder), "max_model_len"."""
         try:
-            return {m.id: m.model_extra or {} for m in self._client.with_options(max_retries=1).models.list()}
+            listed = self._client.with_options(max_retries=1).models.list()
+            return {m.id: m.model_extra or {} for m in listed if isinstance(m.id, str)}
         except openai.OpenAIError as error:
             raise self._refused(error) from None
         except (ValueError, TypeError, AttributeError):
@@ -290,10 +291,15 @@ class _Server:
                 answer = ask()
         except openai.OpenAIError as error:
             raise self._refused(error) from None
-        choice = answer.choices[0] if answer.choices else None
-        ids = ((choice and choice.model_extra) or {}).get("token_ids")
+        except ValueError as error:  # JSON that is cut off
+            raise IprError(f"{self.url} answers with what is no completion ({error}); {_HINT}") from None
+        choices = getattr(answer, "choices", None)
+        choice = choices[0] if choices else None
+        ids = (getattr(choice, "model_extra", None) or {}).get("token_ids")
         if choice is None or ids is None:
             raise IprError(f"{self.url} returns no token ids; {_HINT}")
+        if not isinstance(ids, list) or not all(type(n) is int and n >= 0 for n in ids):
+            raise IprError(f"{self.url} returns token ids that are none; {_HINT}")
         if choice.finish_reason != "stop" and len(ids) < request.max_new_tokens:
             # Taken for a full context, it would end the episode without a word.
             raise IprError(
@@ -337,5 +343,5 @@ def _seed(request: Request, temperature: float) -> int:
     return request.seed % 2**63 if temperature > 0 else 0
 
 
-def _same(root: str | None, folder: str) -> bool:
-    return root is not None and Path(root).resolve() == Path(folder).resolve()
+def _same(root: object, folder: str) -> bool:
+    return isinstance(root, str) and Path(root).resolve() == Path(folder).resolve()

@@ -42,6 +42,7 @@ _KEY = re.compile(
     rf"(?:CONSTRAINT\s+(?:{_NAME}\s+)??)?(PRIMARY|UNIQUE|FULLTEXT|SPATIAL|KEY|INDEX|FOREIGN|CHECK)\b[^(]*\(",
     re.IGNORECASE,
 )
+_REFERENCES = re.compile(rf"\bREFERENCES\s+{_TABLE}\s*\(", re.IGNORECASE)
 _VALUE = re.compile(
     rf"\s*(?:(_\w+)?\s*{_TEXT}|(NULL)|b'([01]+)'|(?:0x|x')([0-9a-f]*)'?|([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?))"
     r"\s*([,)])",
@@ -61,6 +62,10 @@ class _Table:
     name: str
     rows: list[dict[str, Any]] = field(default_factory=list)
     """As DESC prints them."""
+    primary: list[str] = field(default_factory=list)
+    """The primary key's columns, in its own order where the dump names it apart."""
+    foreign: list[tuple[list[str], str, list[str]]] = field(default_factory=list)
+    """Foreign keys: columns, the other table, its columns."""
     read: int = 0
     """How many rows the dump had for it so far."""
 
@@ -174,9 +179,13 @@ def _describe(table: _Table, body: str) -> None:
     keys: list[tuple[str, list[str]]] = []
     for part in map(str.strip, _parts(body)):
         if found := _KEY.match(part):
-            names = [_unquoted(n[0]) for p in _parts(part[found.end() :]) if (n := re.match(_NAME, p.strip()))]
-            if found[1].upper() not in ("FOREIGN", "CHECK"):
-                keys.append((found[1].upper(), names))
+            word, names = found[1].upper(), _names(part[found.end() :])
+            if word == "FOREIGN" and (there := _REFERENCES.search(part)):
+                table.foreign.append((names, _unquoted(there[2]).lower(), _names(part[there.end() :])))
+            elif word == "PRIMARY":
+                table.primary = names
+            if word not in ("FOREIGN", "CHECK"):
+                keys.append((word, names))
         elif found := _COLUMN.match(part):
             column, kind, rest = _unquoted(found[1]), re.sub(r"\s*,\s*", ",", found[2].lower()), found[3]
             kind = re.sub(r"\b(tinyint|smallint|mediumint|int|bigint)\(\d+\)", r"\1", kind)  # as MySQL 8 prints it
@@ -207,6 +216,11 @@ def _describe(table: _Table, body: str) -> None:
                 row["key"] = "UNI" if kind == "UNIQUE" and len(names) == 1 else "MUL"
 
 
+def _names(text: str) -> list[str]:
+    """Of columns, up to the parenthesis that closes."""
+    return [_unquoted(found[0]) for part in _parts(text) if (found := re.match(_NAME, part.strip()))]
+
+
 def _parts(text: str) -> Iterator[str]:
     """What commas part, up to the parenthesis that closes; ValueError where none does."""
     depth = start = 0
@@ -226,8 +240,9 @@ _STORED = {"int": "INTEGER", "dec": "NUMERIC", "dbl": "REAL", "flt": "REAL", "bi
 
 def _in_sqlite(table: _Table) -> str:
     lines = [f"{_listed([row['field']])} {_STORED.get(declared(row['type']).name, 'TEXT')}" for row in table.rows]
-    if keys := [row["field"] for row in table.rows if row["key"] == "PRI"]:
+    if keys := table.primary or [row["field"] for row in table.rows if row["key"] == "PRI"]:
         lines.append(f"PRIMARY KEY ({_listed(keys)})")
+    lines += [f"FOREIGN KEY ({_listed(n)}) REFERENCES {_listed([t])} ({_listed(m)})" for n, t, m in table.foreign]
     return f"CREATE TABLE {_listed([table.name])} ({', '.join(lines)})"
 
 

@@ -10,6 +10,7 @@ in IPR_MYSQL_PASSWORD. Left out: TLS, which a server on another machine should h
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +40,11 @@ MODE = (
 _ENDED = (1146, 1064)
 """Errors after whose text the published wrapper's observation ends in a line break."""
 _LOST = (2006, 2013, 2014, 2055)
+"""The connection is gone: nothing that the statement is the cause of, as a rule."""
+_LATE = (1317, 1969, 3024)
+"""It took too long, which it may not at another time."""
+_READS = re.compile(r"[\s(]*(?:SELECT|SHOW|DESC|DESCRIBE|EXPLAIN|WITH|TABLE|VALUES)\b[^@]*", re.IGNORECASE)
+"""Statements after which the session is what it was before: no SET, USE, PREPARE, no user variable."""
 _HARMLESS = frozenset(("SELECT", "USAGE", "SHOW VIEW", "SHOW DATABASES"))
 
 
@@ -121,15 +127,29 @@ class Connection:
         self._owner = (0, 0)
 
     def run(self, statement: str, lenient: bool = False) -> Result:
-        """Runs one statement. `lenient`: in an sql_mode without ONLY_FULL_GROUP_BY."""
+        """Runs one statement. `lenient`: in an sql_mode without ONLY_FULL_GROUP_BY.
+
+        A statement answers the same wherever an episode begins: one that changes its session (SET, USE, a user
+        variable) has a session of its own.
+        """
         key = (str(self._at), self._database, "lenient" if lenient else "", statement)
         known = engine.remembered(key)
-        if known is None:
-            known, cost = self._run(statement.encode("utf-8", "replace").decode(), lenient)
-            engine.remember(key, known, cost)
-        return known
+        if known is not None:
+            return known
+        text = statement.encode("utf-8", "replace").decode()
+        try:
+            found, cost = self._run(text, lenient)
+            if cost is None and self._made is None:  # lost: of a server that was started anew, or closed a quiet one
+                found, cost = self._run(text, lenient)
+        finally:
+            if not _READS.fullmatch(text):
+                self.close()
+        if cost is not None:
+            engine.remember(key, found, cost)
+        return found
 
-    def _run(self, statement: str, lenient: bool) -> tuple[Result, int]:
+    def _run(self, statement: str, lenient: bool) -> tuple[Result, int | None]:
+        """The answer and what it costs to keep; None where the same statement may have another one next time."""
         text = statement.strip().rstrip(";").strip()
         if len(text) > MAX_LENGTH:
             return Result(None, f"{ERROR}The statement is longer than {MAX_LENGTH} characters", "error"), 1000
@@ -146,7 +166,8 @@ class Connection:
                 if code in _LOST:
                     self.close()
                 said = f"{ERROR}{said or error}" + ("\n" if code in _ENDED else "")
-                return Result(None, engine.shown(said), "error"), 1000
+                passing = code in _LOST or code in _LATE
+                return Result(None, engine.shown(said), "error"), None if passing else 1000
             finally:
                 if lenient and self._made is not None:
                     cursor.execute(f"SET SESSION sql_mode = '{MODE}'")

@@ -91,7 +91,10 @@ class Folder:
         order = list(range(int(ends[-1]) if len(ends) else 0))
         random.Random(SHUFFLE_SEED).shuffle(order)
         if not order:
-            raise IprError(f"{self.files[1]} names no goal for a product of {self.files[0]}; give files of one set")
+            fix = ", or move it away for the synthetic goals" if len(self.files) > 2 else ""
+            raise IprError(
+                f"{self.files[-1]} names no goal for a product of {self.files[0]}; give files of one set{fix}"
+            )
         return lines, ends, np.array(order)
 
     @lru_cache(maxsize=8)  # noqa: B019 - one object a run
