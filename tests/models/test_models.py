@@ -502,9 +502,9 @@ def test_modules_that_are_not_there_are_refused(base, targets):
 
 @pytest.mark.parametrize("targets", [["q_proj", "lm_head"], ["embed_tokens"]])
 def test_embeddings_that_are_the_output_layer_too_are_not_adapted(targets):
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
     for tied in (True, False):
-        model = LlamaForCausalLM(LlamaConfig(vocab_size=32, tie_word_embeddings=tied, **sizes))
+        model = LlamaForCausalLM(LlamaConfig(vocab_size=32, num_attention_heads=2, tie_word_embeddings=tied, **sizes))
         config = ModelConfig(device="cpu", lora=LoraConfig(rank=4, targets=targets))
         with pytest.raises(IprError, match="in common with its output layer") if tied else nullcontext():
             loading.with_adapter(model, config)
