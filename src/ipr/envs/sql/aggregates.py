@@ -187,7 +187,7 @@ def group_concat(c: Compiler, node: Node) -> Term:
         if distinct and not order:  # the values stand in a tree, from which they are read in their order
             keys, downs = terms, "a" * len(terms)
         sides = [constant(separator).sql, f"'{'D' if distinct else 'N'}{downs}'", text, same]
-        plain = [k.kind.name != "str" or k.binary or k.kind.members for k in keys]
-        sides += [order_key(k) if p else f"text_key({k.sql})" for k, p in zip(keys, plain, strict=True)]
+        texts = [k.kind.name == "str" and not k.binary and not k.kind.members for k in keys]
+        sides += [f"text_key({k.sql})" if t else order_key(k) for k, t in zip(keys, texts, strict=True)]
     plain = common_letters([*terms, constant(separator)]) is not None
     return Term(f"join_texts({', '.join(sides)})", STR, collation.PLAIN if plain else None, one=True)
