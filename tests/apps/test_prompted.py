@@ -244,7 +244,9 @@ def test_a_split_without_games_is_told(tmp_path: Path, capsys: pytest.CaptureFix
     orchestra(tmp_path)
     code = main(["eval", "--model", "embedded", "--env", "sql", "--data", str(tmp_path), "--split", "unseen"])
     assert code == 2
-    assert f"split 'unseen' of env.data={tmp_path} has no games (train " in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"split 'unseen' of env.data={tmp_path} has no games (train " in said
+    assert said.rstrip().endswith("; give more data")
 
 
 @pytest.mark.parametrize(
