@@ -47,7 +47,7 @@ def is_aggregate(node: Node) -> bool:
 def aggregate(c: Compiler, name: str, nodes: list[Node]) -> Term:
     if name == "ANY_VALUE" and len(nodes) == 1:
         term = c.single(nodes[0])
-        kind = replace(term.kind, members=())
+        kind = term.kind.plain
         return Term(f"first_seen({term.sql})" if c.grouping else term.sql, kind, term.letters, one=True)
     with c.inside_aggregate():
         terms, distinct = arguments(c, name, nodes)

@@ -407,7 +407,7 @@ def _collate(c: Compiler, node: Node) -> Term:
     if name in ("utf8mb4_0900_ai_ci", "utf8mb4_bin", "utf8mb4_0900_bin", "utf8mb4_0900_as_cs") and term.text:
         if name.endswith("as_cs"):
             raise NotExactError(f"COLLATE {name}")
-        kind = replace(term.kind, members=())
+        kind = term.kind.plain
         return Term(term.sql, kind, term.letters, term.literal, term.loose, name.endswith("bin"))
     name = re.sub(r"^utf8_", "utf8mb3_", name)
     if name in COLLATIONS:

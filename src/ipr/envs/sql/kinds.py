@@ -48,6 +48,11 @@ class Kind:
         return self.name in ("int", "dec", "dbl", "flt")
 
     @property
+    def plain(self) -> Kind:
+        """What an expression makes of it: of an ENUM or SET a text."""
+        return replace(self, members=()) if self.members else self
+
+    @property
     def exact(self) -> bool:
         return self.name in ("int", "dec")
 

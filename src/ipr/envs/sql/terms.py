@@ -270,7 +270,7 @@ def common(terms: list[Term]) -> tuple[Kind, list[str]]:
     if names == {"date", "dt"}:
         return DATETIME, [_with_time(t) if t.kind.name == "date" else t.sql for t in terms]
     if len(names) == 1 and not kinds[0].number:
-        return replace(kinds[0], members=()), [t.sql for t in terms]
+        return kinds[0].plain, [t.sql for t in terms]
     if names <= {"int", "dec", "dbl", "flt"}:
         scales = [k.decimals for k in kinds]
         scale = None if None in scales else max(s for s in scales if s is not None)

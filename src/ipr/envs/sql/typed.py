@@ -66,7 +66,7 @@ def _nullif(c: Compiler, terms: list[Term], name: str) -> Term:
     left, right = pair(a, b, True)
     found = Term(
         f"(CASE WHEN {left} = {right} THEN NULL ELSE {a.sql} END)",
-        replace(a.kind, members=()),
+        a.kind.plain,
         a.letters,
         loose=loose(a, b),
     )
