@@ -48,7 +48,7 @@ def make(name: str, chat, **more: Any) -> Any:
 
 
 def can_share(model: Any) -> bool:
-    with shared_rows(model) as share:
+    with shared_rows(model, 512) as share:
         return share
 
 
@@ -61,7 +61,7 @@ def gradients(model: Any, examples: list[Example], share: bool) -> tuple[torch.T
 
 
 def assert_equal(model: Any, examples: list[Example]) -> None:
-    with shared_rows(model):
+    with shared_rows(model, 512):
         packed, mine = gradients(model, examples, True)
     padded, theirs = gradients(model, examples, False)
     torch.testing.assert_close(packed, padded, rtol=1e-4, atol=1e-4)
@@ -106,6 +106,30 @@ def test_models_that_cannot_share_train_on_padded_rows(chat, tmp_path, name, mor
     model = make(name, chat, **more)
     assert not can_share(model)
     assert tiny.prefer(model, tmp_path, tiny.CONFIG.model_copy(update={"epochs": 1})).updates == 3
+
+
+@pytest.mark.parametrize("recomputes", [False, True])
+@pytest.mark.parametrize("kind", ["longrope", "dynamic"])
+def test_positions_scaled_by_a_rows_length_are_those_of_the_row_alone(chat, examples, kind, recomputes):
+    """Also in a pair of which one side alone is beyond the original length."""
+    lengths = sorted({len(row.ids) - 1 for example in examples for row in example.rows})
+    original = lengths[len(lengths) // 2]
+    rope: dict[str, Any] = {"rope_type": kind, "rope_theta": 10000.0}
+    if kind == "dynamic":
+        model = make("Llama", chat, rope_parameters=rope | {"factor": 4.0}, max_position_embeddings=original)
+    else:
+        rope |= {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "original_max_position_embeddings": original}
+        model = make("Phi3", chat, rope_parameters=rope, original_max_position_embeddings=original)
+    with shared_rows(model, original, True) as short, shared_rows(model, original + 1, True) as long:
+        assert (short, long) == (True, False)
+    if recomputes:
+        model.train().activation_checkpointing_enable()
+    assert any(len({len(row.ids) - 1 > original for row in example.rows}) == 2 for example in examples)
+    found, together = gradients(model, examples, False)
+    alone = [gradients(model, [Example((row, row))], False)[0][0] for example in examples for row in example.rows]
+    torch.testing.assert_close(found.T.flatten(), torch.cat(alone), rtol=1e-4, atol=1e-4)
+    assert all(gradient.isfinite().all() for gradient in together.values())
+    assert "forward" not in vars(model.model.rotary_emb), "as it was"
 
 
 def test_lora_and_recomputed_activations(chat, examples, tmp_path):

@@ -58,7 +58,7 @@ def test_logps_are_those_of_the_whole_logits(chat, share):
     model = tiny.make_model(chat)
     examples = [pair_example(chat, tiny.PROMPT, pair) for pair in tiny.make_pairs()]
     with torch.no_grad():
-        with shared_rows(model) if share else nullcontext():
+        with shared_rows(model, 512) if share else nullcontext():
             chosen, rejected = trainer._pair_logps(model, examples, share)
         for i, example in enumerate(examples):
             for found, row in zip((chosen[i], rejected[i]), example.rows, strict=True):

@@ -124,7 +124,7 @@ def _peak(
     """Bytes that the largest pass of a process adds to what is there between passes, the tokens that are trained
     and read in it, and those of the longest example, below which no pass can be cut."""
     dtype, found = getattr(torch, models.dtype_of(config.model, training=True)), []
-    share = _shares(text)
+    share = not plug.scaled(text, max(e.length for e in own)) and _shares(text)
     cut = micro_batches(own, range(len(own)), section.micro_batch_tokens, share)
     passes = [collate([row for i in part for row in own[i].rows], share) for part in cut]
     batch = max(passes, key=lambda one: (_read(one), len(one.targets)))

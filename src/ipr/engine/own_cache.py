@@ -103,7 +103,7 @@ def lacks(model: Any, max_length: int) -> str | None:
             raise sampling.no_numbers(f"this {config.model_type} model", alone[0].dtype)
         if not plug.pluggable(model):
             return f"no attention of ours can take the place of {config.model_type}'s own"
-        if plug.positions(config, max_length) != plug.positions(config, 1):
+        if plug.scaled(config, max_length):
             return f"its positions are scaled by a conversation's length ({plug.rope(config)[0]})"
         try:
             engine = TransformersEngine(model, [], max_length=len(_TRIAL[0]), slots=2)

@@ -294,6 +294,11 @@ def positions(config: Any, length: int) -> int:
     return int(kind == "longrope" and length > longest)
 
 
+def scaled(config: Any, most: int) -> bool:
+    """Whether a token's position means another thing in some conversation of up to so many tokens."""
+    return positions(config, most) != positions(config, 1)
+
+
 def forget_length(model: Any) -> None:
     """Make `dynamic` rotary positions those of a new model; else those of the longest conversation read so far stay.
 
@@ -310,6 +315,43 @@ def forget_length(model: Any) -> None:
             first = first.to(getattr(module, f"{prefix}inv_freq").device)
             module.register_buffer(f"{prefix}inv_freq", first, persistent=False)
             setattr(module, f"{prefix}max_seq_len_cached", module.original_max_seq_len)
+
+
+@contextmanager
+def rows_alone(model: Any, lengths: Sequence[int]) -> Iterator[None]:
+    """Within it the rotary positions of padded rows [B, T] are those of each row alone: `lengths` [B] of its tokens.
+
+    Where they depend on a conversation's length, a model takes the longest row's for all. Relies on rotary modules that
+    have a buffer `original_inv_freq` and are called with (x, position ids [1, T]), and return [1, T, ...] each
+    (transformers 5.23).
+    """
+    config = own_config(model)
+    if len({positions(config, n) for n in lengths}) == 1:
+        yield
+        return
+    rotary = [
+        module
+        for module in model.modules()
+        if any(name.endswith("original_inv_freq") for name, _ in module.named_buffers(recurse=False))
+    ]
+
+    def by_row(forward: Callable[..., Any]) -> Callable[..., Any]:
+        def of_rows(x: Tensor, position_ids: Tensor, *rest: Any, **named: Any) -> tuple[Tensor, ...]:
+            found = []
+            for length in lengths:
+                forget_length(model)
+                found.append(forward(x, position_ids[:1].clamp(max=length - 1), *rest, **named))
+            return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
+
+        return of_rows
+
+    try:
+        for module in rotary:
+            module.forward = by_row(module.forward)
+        yield
+    finally:
+        for module in rotary:
+            del module.forward
 
 
 def revision(name: str) -> str | None:

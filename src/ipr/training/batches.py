@@ -74,6 +74,8 @@ class Batch:
 
     inputs: Tensor | Tree
     """Padded rows [B, T] of ids, or the packed rows; a row's last token is not read, as nothing follows it."""
+    lengths: list[int]
+    """[B]: how many tokens are read of each row."""
     before: Tensor
     """[K]: of each token, where the one before it is among those read: its logits predict it."""
     targets: Tensor
@@ -198,6 +200,7 @@ def collate(rows: Sequence[Row], share: bool, device: torch.device | str = "cpu"
 
     return Batch(
         inputs,
+        [len(ids) for ids in read],
         chosen(places),
         chosen(row.ids[1:] for row in rows),
         torch.arange(len(rows)).repeat_interleave(torch.tensor([int(w.sum()) for w in where])).to(device),

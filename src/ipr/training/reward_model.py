@@ -67,7 +67,7 @@ class RewardModel:
                 " algorithm.rewards=monte_carlo"
             )
         processes.spread(self._model)
-        with shared_rows(self._model, self._share) as share:
+        with shared_rows(self._model, self._max_length, self._share) as share:
 
             def objective(micro: list[Example], batch: list[Example]) -> tuple[Tensor, dict[str, Tensor]]:
                 targets = torch.tensor([e.reference[0] for e in micro], device=processes.place(self._model))

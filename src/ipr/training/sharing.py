@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ipr.models.folders import longest
-from ipr.models.plug import own_config, pluggable, plugged_in, register, short_windows
+from ipr.models.plug import own_config, pluggable, plugged_in, register, scaled, short_windows
 from ipr.models.processes import forget_pass, place
 
 
@@ -126,13 +126,13 @@ def _first(path: list[tuple[int, int]], n: int) -> list[tuple[int, int]]:
 
 
 @contextmanager
-def shared_rows(model: Any, share: bool | None = None) -> Iterator[bool]:
+def shared_rows(model: Any, most: int, share: bool | None = None) -> Iterator[bool]:
     """Within it, where it gives true, `run` is how the model is called, and its gradients are taken.
 
-    `share`: whether the model `shares`, where that is known.
+    `most`: the tokens of the longest row that may come; `share`: whether the model `shares`, where that is known.
     (A model that recomputes its activations attends in the backward pass as well.)
     """
-    share = shares(model) if share is None else share
+    share = not scaled(own_config(model), most) and (shares(model) if share is None else share)
     with plugged_in(own_config(model), "ipr_tree") if share else nullcontext():
         yield share
 

@@ -132,7 +132,7 @@ def train(
         examples = _with_start_logps(model, examples, config, max_length)
 
     temperature = config.temperature if chosen.tempered else 1.0
-    with shared_rows(model) as shares:
+    with shared_rows(model, max_length) as shares:
 
         def objective(micro: list[Example], batch: list[Example]) -> tuple[Tensor, dict[str, Tensor]]:
             return chosen.of(_part(model, micro, shares, temperature), _whole(batch), config)
@@ -192,7 +192,7 @@ def scored(
     found: dict[int, Any] = {}
     state = processes.here(processes.place(model))
     model.eval()
-    with torch.no_grad(), plug.fast_products(), shared_rows(model, share) as shared, _precision(model, config):
+    with torch.no_grad(), plug.fast_products(), shared_rows(model, limit, share) as shared, _precision(model, config):
         plan = micro_batches(examples, kept, config.micro_batch_tokens, shared)
         for done in range(0, len(plan), state.num_processes):
             # As many passes in each process: one that is left over is the last one again.
@@ -383,7 +383,7 @@ def logits(model: Any, batch: Batch) -> Tensor:
     """What the output layer says before each of the K tokens with a weight [K, V]."""
     inputs = batch.inputs
     plug.forget_length(model)
-    with plug.logits_only_at(model, batch.before):
+    with plug.logits_only_at(model, batch.before), plug.rows_alone(model, batch.lengths):
         output = run(model, inputs) if isinstance(inputs, Tree) else model(input_ids=inputs, use_cache=False)
     return output.logits[0]
 
