@@ -193,7 +193,7 @@ def games(spec: EnvSpec) -> dict[str, Any]:
 
 def of_games(spec: EnvSpec) -> str:
     """Which games there are, whatever version plays them: task ids of two data sets may be the same, they are not."""
-    return digest({key: value for key, value in games(spec).items() if key in ("env", "data", "server")})[:16]
+    return digest({key: value for key, value in games(spec).items() if key in ("env", "data")})[:16]
 
 
 def prompted(spec: EnvSpec, sampling: Sampling) -> dict[str, Any]:

@@ -8,15 +8,16 @@ from collections.abc import Iterator
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flows.cli import main
 from ipr import config as configs
-from ipr import envs
+from ipr import envs, identity
 from ipr.apps import doctor
 from ipr.envs import checker, sql
-from ipr.envs.sql import compare, server
+from ipr.envs.sql import compare, engine, server
 from ipr.envs.sql.convert import convert
 from ipr.envs.sql.engine import Result
 from ipr.envs.sql.real import Folder
@@ -260,3 +261,57 @@ def test_what_changes_a_session_and_what_passes_is_never_anothers_answer(port: i
     assert one.run(late).kind == "error"
     assert server.engine.remembered((str(server.address(url)), "orchestra", "", late)) is None
     one.close()
+
+
+@needs_server
+def test_what_a_server_has_is_part_of_what_decides(
+    port: int, folder: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows, keys and views, its version and settings; not where it stands, nor who asks."""
+
+    def now(at: str = url) -> tuple[dict[str, Any], str]:
+        spec = envs.get("sql", folder, server=at)
+        return identity.games(spec), identity.of_games(spec)
+
+    first = now()
+    assert now() == first == now(f"mysql://root@localhost:{port}/")
+    assert str(port) not in str(first)
+    seen = [first[1]]
+    with servers.connect(port, database="orchestra") as root, root.cursor() as cursor:
+        for change, back in (
+            (
+                "INSERT INTO conductor (Conductor_ID, Name) VALUES (99, 'New')",
+                "DELETE FROM conductor WHERE Conductor_ID = 99",
+            ),
+            ("CREATE INDEX named ON conductor (Name(9))", "DROP INDEX named ON conductor"),
+            ("CREATE VIEW one AS SELECT 1 AS x", "DROP VIEW one"),
+        ):
+            cursor.execute(change)
+            seen.append(now()[1])
+            cursor.execute(back)
+            assert now() == first
+        cursor.execute("SET GLOBAL div_precision_increment = 6")
+        changed = now()
+        cursor.execute("SET GLOBAL div_precision_increment = 4")
+    assert len(set(seen)) == len(seen)
+    assert changed[1] == first[1], "the same games, played otherwise"
+    assert identity.differences(first[0], changed[0]) == ["server.div_precision_increment: '4' -> '6'"]
+
+
+@needs_server
+def test_the_bounds_of_a_statement_grow_with_the_data(port: int, url: str) -> None:
+    with servers.connect(port, database="orchestra") as root, root.cursor() as cursor:
+        cursor.execute("CREATE TABLE many (a INT, b INT, c INT, d INT, e INT, f INT)")
+        cursor.execute("INSERT INTO many (a) VALUES (1), (2), (3), (4), (5), (6), (7), (8)")
+        for _ in range(13):
+            cursor.execute("INSERT INTO many (a) SELECT a FROM many")
+        server._bounds.cache_clear()
+        try:
+            connection = server.Connection(server.address(url), "orchestra")
+            rows = connection.run("SELECT a FROM many").rows
+            assert rows is not None
+            assert len(rows) == 8 * 2**13 > engine.MAX_ROWS
+            connection.close()
+        finally:
+            cursor.execute("DROP TABLE many")
+            server._bounds.cache_clear()

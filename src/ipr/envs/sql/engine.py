@@ -108,6 +108,23 @@ def deciding() -> dict[str, Any]:
     return libraries | {f"limits.{name}": value for name, value in limits.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Of one statement."""
+
+    opcodes: float
+    seconds: float
+    rows: int
+    result: int
+
+
+def bounds(size: int) -> Bounds:
+    """For a database of so many bytes: a gold query may read all rows and show them all."""
+    factor = min(1.0 + size / _SIZE, _MOST)
+    seconds = MAX_SECONDS * min(factor, _MOST / 2)
+    return Bounds(MAX_OPCODES * factor, seconds, int(MAX_ROWS * factor), int(MAX_RESULT * factor))
+
+
 class Session(Protocol):
     """Where an episode's statements run."""
 
@@ -237,7 +254,7 @@ class Database:
             self._connection = source.open()
             self.schema = Schema(source.name, self._connection, self._ask, source.described, served=source.served)
             pages, size = (self._connection.execute(f"PRAGMA {p}").fetchone()[0] for p in ("page_count", "page_size"))
-            self._bytes = pages * size
+            self._bounds = bounds(pages * size)
         except (sqlite3.Error, UnicodeDecodeError) as error:
             raise IprError(f"{source.where or source.name}: {error}; fetch the file again") from error
         self.tables = self.schema.names
@@ -265,10 +282,7 @@ class Database:
         for name, (arguments, aggregate) in AGGREGATES.items():
             make = connection.create_window_function if name in WINDOWED else connection.create_aggregate
             make(name, arguments, watch.telling_class(aggregate))
-        # A gold query may read all rows and show them all: limits grow with the data, but never beyond `_MOST` times.
-        factor = min(1.0 + self._bytes / _SIZE, _MOST)
-        watch.opcodes, self._seconds = MAX_OPCODES * factor, MAX_SECONDS * min(factor, _MOST / 2)
-        self._rows, self._result = int(MAX_ROWS * factor), int(MAX_RESULT * factor)
+        watch.opcodes = self._bounds.opcodes
         connection.set_authorizer(watch.may)
         connection.set_progress_handler(watch.over, _EVERY)
 
@@ -342,7 +356,7 @@ class Database:
         return self._read(sql)
 
     def _read(self, sql: str) -> tuple[list[Row] | None, int, str]:
-        self._watch.start(self._seconds)
+        self._watch.start(self._bounds.seconds)
         rows: list[Row] = []
         cost = 1000
         cursor = self._connection.cursor()
@@ -353,8 +367,8 @@ class Database:
             for row in cursor:
                 rows.append(row)
                 cost += sum(64 + len(v) if isinstance(v, (str, bytes)) else 64 for v in row)
-                if len(rows) > self._rows or cost > self._result:
-                    return None, 0, f"The result has more than {self._rows} rows or is too large; LIMIT it"
+                if len(rows) > self._bounds.rows or cost > self._bounds.result:
+                    return None, 0, f"The result has more than {self._bounds.rows} rows or is too large; LIMIT it"
         except (sqlite3.Warning, sqlite3.ProgrammingError) as error:
             return None, 0, str(error)
         except sqlite3.DatabaseError as error:

@@ -3,7 +3,8 @@
 Decided here: an episode has one connection, made when its first statement is new and closed with it; what a statement
 gave is remembered, as the databases do not change. The server keeps the bounds: an account that may only read (`ipr
 doctor` makes and checks it), read-only transactions, a statement's time (`max_execution_time`, in MariaDB
-`max_statement_time`), `sql_select_limit` rows; the client gives up on what goes on longer. The password stands
+`max_statement_time`), `sql_select_limit` rows, more of both where a database is large; the client gives up on what
+goes on longer. The password stands
 in IPR_MYSQL_PASSWORD. Left out: TLS, which a server on another machine should have around it.
 """
 
@@ -12,10 +13,10 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -23,7 +24,7 @@ from urllib.parse import unquote, urlsplit
 from ipr import identity
 from ipr.envs.sql import engine
 from ipr.envs.sql.dialect import MAX_LENGTH
-from ipr.envs.sql.engine import MAX_ROWS, MAX_SECONDS, Result, Session
+from ipr.envs.sql.engine import Bounds, Result, Session
 from ipr.envs.sql.errors import ERROR
 from ipr.envs.sql.real import Folder
 from ipr.envs.sql.world import Question
@@ -45,6 +46,23 @@ _LATE = (1317, 1969, 3024)
 """It took too long, which it may not at another time."""
 _READS = re.compile(r"[\s(]*(?:SELECT|SHOW|DESC|DESCRIBE|EXPLAIN|WITH|TABLE|VALUES)\b[^@]*", re.IGNORECASE)
 """Statements after which the session is what it was before: no SET, USE, PREPARE, no user variable."""
+_PATIENCE = 60.0
+"""Seconds for a question of ours, which may read a whole table."""
+_SETTINGS = (
+    *("collation_connection", "cte_max_recursion_depth", "default_week_format", "div_precision_increment"),
+    *("group_concat_max_len", "lc_time_names", "lower_case_table_names", "max_sort_length", "optimizer_switch"),
+    *("system_time_zone", "time_zone", "version"),
+)
+"""Variables of a server that decide answers."""
+_DESCRIBED = {
+    "columns": "ordinal_position, column_name, column_type, collation_name, is_nullable, column_default, extra",
+    "statistics": "index_name, seq_in_index, column_name, sub_part, non_unique",
+    "key_column_usage": "constraint_name, ordinal_position, column_name, referenced_table_name, referenced_column_name",
+    "views": "view_definition",
+}
+"""What decides answers beside the rows: columns of information_schema's tables."""
+_VALUE = 8
+"""Bytes that a value takes in a file of SQLite, by and large."""
 _HARMLESS = frozenset(("SELECT", "USAGE", "SHOW VIEW", "SHOW DATABASES"))
 
 
@@ -69,8 +87,9 @@ def address(url: str) -> Address:
     return Address(parts.hostname, parts.port or 3306, unquote(parts.username), password)
 
 
-def connect(at: Address, database: str | None = None) -> Any:
-    """A connection, with the bounds of an episode set."""
+def connect(at: Address, database: str | None = None, bounds: Bounds | None = None) -> Any:
+    """A connection that may only read. `bounds`: of an episode's statements; None: those of work of ours."""
+    seconds, rows = (bounds.seconds, bounds.rows) if bounds else (_PATIENCE, 1_000_000)
     pymysql = _client()
     conv = {**pymysql.converters.conversions}
     for code in (pymysql.constants.FIELD_TYPE.DATE, pymysql.constants.FIELD_TYPE.NEWDATE):
@@ -80,7 +99,7 @@ def connect(at: Address, database: str | None = None) -> Any:
     try:
         made = pymysql.connect(
             host=at.host, port=at.port, user=at.user, password=at.password, database=database, charset="utf8mb4",
-            autocommit=True, conv=conv, connect_timeout=10, read_timeout=10 * MAX_SECONDS,
+            autocommit=True, conv=conv, connect_timeout=10, read_timeout=10 * seconds,
         )  # fmt: skip
     except pymysql.err.OperationalError as error:
         code, said = (*error.args, "")[:2]
@@ -91,12 +110,63 @@ def connect(at: Address, database: str | None = None) -> Any:
         raise IprError(f"{at}: {said or error}; {fix}") from error
     with made.cursor() as cursor:
         cursor.execute("SET SESSION TRANSACTION READ ONLY")
-        cursor.execute(f"SET SESSION sql_mode = '{MODE}', sql_select_limit = {MAX_ROWS + 1}")
+        cursor.execute(f"SET SESSION sql_mode = '{MODE}', sql_select_limit = {rows + 1}")
         if "MariaDB" in made.get_server_info():
-            cursor.execute(f"SET SESSION max_statement_time = {MAX_SECONDS}")
+            cursor.execute(f"SET SESSION max_statement_time = {seconds}")
         else:
-            cursor.execute(f"SET SESSION max_execution_time = {int(1000 * MAX_SECONDS)}")
+            cursor.execute(f"SET SESSION max_execution_time = {int(1000 * seconds)}")
     return made
+
+
+@contextmanager
+def _asking(at: Address, database: str | None = None) -> Iterator[Callable[[str], list[tuple[Any, ...]]]]:
+    """Questions of ours, each answered by its rows. Raises IprError for what the server refuses."""
+    pymysql = _client()
+    made = connect(at, database)
+
+    def ask(statement: str) -> list[tuple[Any, ...]]:
+        try:
+            with made.cursor() as cursor:
+                cursor.execute(statement)
+                return list(cursor.fetchall())
+        except pymysql.err.Error as error:
+            said = error.args[-1] if error.args else error
+            raise IprError(f"{at}: {statement[:80]}: {said}; ipr doctor env.server=... checks the account") from error
+
+    try:
+        yield ask
+    finally:
+        made.close()
+
+
+def _base_tables(ask: Callable[[str], list[tuple[Any, ...]]]) -> list[str]:
+    """Their names, as a statement has them."""
+    found = ask("SHOW FULL TABLES WHERE Table_type = 'BASE TABLE'")
+    return sorted(f"`{str(name).replace('`', '``')}`" for name, _ in found)
+
+
+@lru_cache(maxsize=512)
+def _bounds(at: Address, database: str) -> Bounds:
+    """Of an episode's statements: they grow with the data, as the sandboxed engine's do."""
+    with _asking(at, database) as ask:
+        tables = _base_tables(ask)
+        values = sum(ask(f"SELECT COUNT(*) FROM {t}")[0][0] * len(ask(f"SHOW COLUMNS FROM {t}")) for t in tables)
+    return engine.bounds(_VALUE * values)
+
+
+def _content(at: Address, database: str) -> dict[str, Any]:
+    """Digests of what decides a database's answers: its rows, and what describes them."""
+    with _asking(at, database) as ask:
+        found = {
+            what: sorted(
+                ask(f"SELECT table_name, {columns} FROM information_schema.{what} WHERE table_schema = DATABASE()"),
+                key=repr,
+            )
+            for what, columns in _DESCRIBED.items()
+        }
+        tables = _base_tables(ask)
+        found["rows"] = [row[1:] for row in ask(f"CHECKSUM TABLE {', '.join(tables)}")] if tables else []
+    return {name: identity.digest(repr(rows))[:16] for name, rows in found.items()}
 
 
 def _client() -> Any:
@@ -125,6 +195,10 @@ class Connection:
         self._at, self._database = at, database
         self._made: Any = None
         self._owner = (0, 0)
+
+    @property
+    def _bounds(self) -> Bounds:
+        return _bounds(self._at, self._database)
 
     def run(self, statement: str, lenient: bool = False) -> Result:
         """Runs one statement. `lenient`: in an sql_mode without ONLY_FULL_GROUP_BY.
@@ -176,20 +250,22 @@ class Connection:
         cursor.execute(text)
         if cursor.description is None:
             return Result(None, f"{ERROR}{text.split(None, 1)[0].upper()} gives no rows", "nothing"), 1000
-        rows, cost = [], 1000
+        rows, cost, bounds = [], 1000, self._bounds
         for row in cursor.fetchall_unbuffered():
             rows.append(row)
             cost += sum(64 + len(v) if isinstance(v, (str, bytes)) else 64 for v in row)
-            if len(rows) > MAX_ROWS or cost > engine.MAX_RESULT:
+            if len(rows) > bounds.rows or cost > bounds.result:
                 self.close()  # with the rows that are still to come
-                return Result(None, f"{ERROR}The result has more than {MAX_ROWS} rows or is too large", "error"), 1000
+                return Result(
+                    None, f"{ERROR}The result has more than {bounds.rows} rows or is too large", "error"
+                ), 1000
         return engine.found(rows), cost
 
     @contextmanager
     def _cursor(self, pymysql: Any) -> Iterator[Any]:
         owner = (os.getpid(), threading.get_ident())
         if self._made is None or self._owner != owner:  # never one that a fork brought along
-            self._made, self._owner = connect(self._at, self._database), owner
+            self._made, self._owner = connect(self._at, self._database, self._bounds), owner
         cursor = self._made.cursor(pymysql.cursors.SSCursor)
         try:
             yield cursor
@@ -237,10 +313,21 @@ class ServedFolder(Folder):
         self._at = address(url)
 
     def deciding(self) -> dict[str, Any]:
-        """The questions, and which server has the databases: what is in them cannot be told cheaply."""
-        limits = {"rows": MAX_ROWS, "seconds": MAX_SECONDS, "shown": engine.SHOWN, "mode": MODE}
-        told = {"data": identity.contents(self.questions()), "server": f"{self._at.host}:{self._at.port}"}
-        return told | {f"limits.{name}": value for name, value in limits.items()}
+        """The questions, what the server has of their databases, how it is set, and the bounds of a statement."""
+        bounds = repr([engine.bounds(size * _VALUE) for size in (0, 1_000_000)])
+        return {"limits.shown": engine.SHOWN, "limits.mode": MODE, "limits": bounds} | self._served_by
+
+    @cached_property
+    def _served_by(self) -> dict[str, Any]:
+        """Asked once: whole tables are read."""
+        content = {name: _content(self._at, name) for name in self.databases()}
+        with _asking(self._at) as ask:
+            listed = ", ".join(f"'{name}'" for name in _SETTINGS)
+            settings = {
+                str(name): str(value) for name, value in ask(f"SHOW VARIABLES WHERE Variable_name IN ({listed})")
+            }
+        data = identity.digest([identity.contents(self.questions()), content])
+        return {"data": data} | {f"server.{name}": value for name, value in settings.items()}
 
     def session(self, question: Question) -> Session:
         return Connection(self._at, question.database)
@@ -255,13 +342,8 @@ class ServedFolder(Folder):
     def check(self) -> None:
         """Raises IprError for the first question that is broken, or database that the server lacks."""
         names = self.databases()
-        made = connect(self._at)
-        try:
-            with made.cursor() as cursor:
-                cursor.execute("SHOW DATABASES")
-                there = {str(row[0]).lower() for row in cursor.fetchall()}
-        finally:
-            made.close()
+        with _asking(self._at) as ask:
+            there = {str(name).lower() for (name,) in ask("SHOW DATABASES")}
         missing = [name for name in names if name.lower() not in there]
         if missing:
             raise IprError(
@@ -276,15 +358,9 @@ class ServedFolder(Folder):
 def check_account(url: str) -> str:
     """What may be said of the account, or IprError where it may do more than read."""
     at = address(url)
-    made = connect(at)
-    try:
-        with made.cursor() as cursor:
-            cursor.execute("SHOW GRANTS")
-            grants = [str(row[0]) for row in cursor.fetchall()]
-            cursor.execute("SELECT VERSION()")
-            version = cursor.fetchone()[0]
-    finally:
-        made.close()
+    with _asking(at) as ask:
+        grants = [str(grant) for (grant,) in ask("SHOW GRANTS")]
+        ((version,),) = ask("SELECT VERSION()")
     for grant in grants:
         rights = grant.removeprefix("GRANT ").split(" ON ")[0]
         more = {r.strip().upper() for r in rights.split(",")} - _HARMLESS
