@@ -81,6 +81,21 @@ def test_keys_are_those_of_the_dump(dump: Callable[[str], Path]) -> None:
     assert "cannot be answered here exactly" in database.run("SHOW CREATE TABLE t").text
 
 
+@pytest.mark.parametrize(
+    ("column", "named"),
+    [
+        ("`c` int GENERATED ALWAYS AS (`id` + 1) VIRTUAL", "'c' is a generated column"),
+        ("c int AS (id + 1) STORED", "'c' is a generated column"),
+        ("`c` int DEFAULT (`id` + 1)", "a default that is computed"),
+    ],
+)
+def test_what_no_dump_tells_is_refused(column: str, named: str, dump: Callable[[str], Path]) -> None:
+    path = dump(f"CREATE TABLE `t` (`id` int, {column});\n")
+    with pytest.raises(IprError, match=named):
+        convert(path, path.parent / "out")
+    assert not (path.parent / "out").exists()
+
+
 def test_a_table_without_quotes(dump: Callable[[str], Path]) -> None:
     """Columns and keys in each way of writing them; what follows the table's parenthesis is no column."""
     path = dump(
@@ -159,7 +174,7 @@ def test_a_broken_dump_is_named_and_leaves_nothing(text: str, told: str, dump: C
     assert str(error.value).endswith("; give a dump as mysqldump writes it")
     assert "\n" not in str(error.value)
     assert rows(out, "SELECT * FROM t") == [(7, "old")]
-    assert sorted(p.name for p in out.rglob("*")) == ["database", "good", "good.sqlite", "schema.json"]
+    assert sorted(p.name for p in out.rglob("*")) == ["create.json", "database", "good", "good.sqlite", "schema.json"]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le"])

@@ -315,3 +315,41 @@ def test_the_bounds_of_a_statement_grow_with_the_data(port: int, url: str) -> No
         finally:
             cursor.execute("DROP TABLE many")
             server._bounds.cache_clear()
+
+
+MADE = """CREATE TABLE Parent (a INT NOT NULL, b VARCHAR(9) NOT NULL DEFAULT 'it''s', PRIMARY KEY (b, a), UNIQUE (a)) ;
+CREATE TABLE Child (
+  id INT NOT NULL AUTO_INCREMENT, a INT COMMENT 'no DEFAULT 5', b VARCHAR(9), flag BIT(1) DEFAULT b'0', t TEXT,
+  made DATETIME DEFAULT CURRENT_TIMESTAMP, changed TIMESTAMP NULL DEFAULT NOW() ON UPDATE NOW(), y YEAR UNIQUE,
+  exact DATETIME(3) DEFAULT CURRENT_TIMESTAMP(3), fee DECIMAL(9,2) DEFAULT -1.5, e ENUM('A, b', 'C)') DEFAULT 'C)',
+  PRIMARY KEY (id), KEY two (a, b), UNIQUE KEY short (b(3)), KEY (fee DESC), UNIQUE both_ (made, e),
+  CONSTRAINT belongs FOREIGN KEY (b, a) REFERENCES Parent (b, a) ON DELETE CASCADE,
+  FOREIGN KEY (a) REFERENCES Parent (a)
+) AUTO_INCREMENT=40 ;
+CREATE TABLE Lone (x INT, y INT NOT NULL, z INT NOT NULL, UNIQUE (x), UNIQUE (y, x), UNIQUE (z), UNIQUE (y)) ;
+CREATE TABLE Pair (x INT NOT NULL, y INT NOT NULL, z INT, UNIQUE (z), UNIQUE (y, x))"""
+
+
+@pytest.mark.skipif(not servers.installed("mysql"), reason="no MySQL is installed (Debian: mysql-server-core)")
+def test_a_table_of_mysqls_own_words_is_described_as_there(tmp_path: Path) -> None:
+    asked = [
+        f"{what} {table}" for what in ("SHOW CREATE TABLE", "DESC") for table in ("parent", "child", "lone", "pair")
+    ]
+    with servers.server(tmp_path, "mysql") as port, servers.connect(port) as root, root.cursor() as cursor:
+        cursor.execute("CREATE DATABASE kin")
+        cursor.execute("USE kin")
+        for statement in MADE.split(" ;\n"):
+            cursor.execute(statement)
+        theirs = []
+        for statement in asked:
+            cursor.execute(statement)
+            theirs.append(tuple(tuple(v.decode() if isinstance(v, bytes) else v for v in r) for r in cursor.fetchall()))
+    dump = tmp_path / "kin.sql"
+    dump.write_text("".join(f"{rows[0][1]};\n" for rows in theirs[:4]))
+    convert(dump, tmp_path / "out")
+    item = {"db": "kin", "gold": "SELECT * FROM child", "query": "Who?", "hardness": "easy"}
+    (tmp_path / "out/ic_spider_dev.json").write_text(json.dumps([item]))
+    folder = Folder(tmp_path / "out")
+    database = folder.database(folder.question("ic_spider_dev/00000"))
+    for statement, rows in zip(asked, theirs, strict=True):
+        assert database.run(statement).rows == rows

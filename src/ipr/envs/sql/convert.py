@@ -1,11 +1,12 @@
-"""A dump of MySQL (`mysqldump`, as InterCode ships its databases) as Spider's folder: SQLite files and schema.json.
+"""A dump of MySQL (`mysqldump`, as InterCode ships its databases) as Spider's folder: SQLite files and descriptions.
 
 Decided here: the dump is read as text, one statement after another, so nothing of MySQL is needed; CREATE TABLE gives
-the types and keys that DESC prints, INSERT and REPLACE the rows. Names stand with quotes or without. Files are written
-when all of the dump is read. A row that its table cannot take is named and ends it: without it a question would have
-another answer. A statement that is not read and holds data or tables (INSERT ... SELECT, LOAD DATA, ALTER TABLE, a
-view) is left out and told; what else there is (settings, locks, MySQL's own comments, triggers) is passed over. A value
-is kept as the dump writes it: a number, a text, bytes, NULL.
+the types and keys that DESC prints, INSERT and REPLACE the rows. A CREATE TABLE in MySQL 8's own words is what SHOW
+CREATE TABLE prints. Names stand with quotes or without. Files are written when all of the dump is read. A row that its
+table cannot take is named and ends it, as does a generated column, whose values no dump holds: without them a question
+would have another answer. A statement that is not read and holds data or tables (INSERT ... SELECT, LOAD DATA, ALTER
+TABLE, a view) is left out and told; what else there is (settings, locks, MySQL's own comments, triggers) is passed
+over. A value is kept as the dump writes it: a number, a text, bytes, NULL.
 """
 
 from __future__ import annotations
@@ -37,11 +38,21 @@ _LEFT_OUT = re.compile(
     r"|ALTER\s+TABLE(?!.*\b(?:DIS|EN)ABLE\s+KEYS))\b",
     re.IGNORECASE | re.DOTALL,
 )
-_COLUMN = re.compile(rf"({_NAME})\s+(\w+(?:\s*\([^)]*\))?(?:\s+unsigned)?)(.*)", re.IGNORECASE | re.DOTALL)
+_COLUMN = re.compile(
+    rf"({_NAME})\s+(\w+(?:\s*\((?:'(?:[^'\\]|\\.|'')*'|[^)'])*\))?(?:\s+unsigned)?)(.*)", re.IGNORECASE | re.DOTALL
+)
 _KEY = re.compile(
     rf"(?:CONSTRAINT\s+(?:{_NAME}\s+)??)?(PRIMARY|UNIQUE|FULLTEXT|SPATIAL|KEY|INDEX|FOREIGN|CHECK)\b[^(]*\(",
     re.IGNORECASE,
 )
+_DEFAULT = re.compile(rf"\bDEFAULT\s+(?:{_TEXT}|(b'[01]*'|[\w.+-]+(?:\(\d*\))?|\(.*\)))", re.IGNORECASE | re.DOTALL)
+_NOW = re.compile(r"(?:CURRENT_TIMESTAMP|NOW|LOCALTIME(?:STAMP)?)(?:\((\d*)\))?$", re.IGNORECASE)
+_ON_UPDATE = re.compile(r"\bON\s+UPDATE\s+(\w+(?:\(\d*\))?)", re.IGNORECASE)
+_CREATED = re.compile(
+    r"CREATE TABLE `[^\n]*` \(\n(?:  [^\n]*\n)+\) ENGINE=InnoDB(?: AUTO_INCREMENT=\d+)?"
+    r" DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_0900_ai_ci"
+)
+_OLDER = re.compile(r"\b(?:small|medium|big)?int\(\d+\)|/\*!")
 _REFERENCES = re.compile(rf"\bREFERENCES\s+{_TABLE}\s*\(", re.IGNORECASE)
 _VALUE = re.compile(
     rf"\s*(?:(_\w+)?\s*{_TEXT}|(NULL)|b'([01]+)'|(?:0x|x')([0-9a-f]*)'?|([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?))"
@@ -66,6 +77,8 @@ class _Table:
     """The primary key's columns, in its own order where the dump names it apart."""
     foreign: list[tuple[list[str], str, list[str]]] = field(default_factory=list)
     """Foreign keys: columns, the other table, its columns."""
+    created: str | None = None
+    """What SHOW CREATE TABLE prints; None where the dump is not in MySQL 8's own words."""
     read: int = 0
     """How many rows the dump had for it so far."""
 
@@ -168,10 +181,57 @@ def _create(databases: dict[str, _Database], name: str, found: re.Match[str], st
         return
     try:
         _describe(table, statement[found.end() :])
+        table.created = _created(statement)
         database.connection.execute(_in_sqlite(table))
     except (ValueError, sqlite3.Error) as error:
         raise ValueError(f"table {name}.{table.name}: {error}") from None
     database.tables[table.name] = table
+
+
+def _created(statement: str) -> str | None:
+    text = statement.replace("\r\n", "\n")
+    if not _CREATED.fullmatch(text) or _OLDER.search(re.sub(_TEXT, "''", text)):
+        return None
+    # As lower_case_table_names=1 keeps them.
+    return re.sub(
+        rf"(^CREATE TABLE|\bFOREIGN KEY \([^)]*\) REFERENCES) ({_NAME})", lambda m: f"{m[1]} {m[2].lower()}", text
+    )
+
+
+def _kind(text: str) -> str:
+    """A type as MySQL prints it; what ENUM and SET list stays as it is."""
+    parts = re.split(r"('(?:[^'\\]|\\.|'')*')", text)
+    return "".join(p if k % 2 else re.sub(r"\s*,\s*", ",", p.lower()) for k, p in enumerate(parts))
+
+
+def _now(word: str) -> str | None:
+    """The present moment, as MySQL writes it in a default."""
+    found = _NOW.match(word)
+    if found is None:
+        return None
+    return f"CURRENT_TIMESTAMP({found[1]})" if found[1] else "CURRENT_TIMESTAMP"
+
+
+def _defaults(rest: str, said: str) -> tuple[str | None, str]:
+    """Default and extra of DESC, of what follows a column's type, and of that in upper case without its texts."""
+    value, extra = None, ""
+    if found := _DEFAULT.search(re.sub(rf"\bCOMMENT\s+{_TEXT}", "", rest, flags=re.IGNORECASE | re.DOTALL)):
+        text, word = found[1], found[2]
+        if text is not None:
+            value = _plain(text)
+        elif word.upper() == "NULL":
+            value = None
+        elif now := _now(word):
+            value, extra = now, "DEFAULT_GENERATED"
+        elif word.startswith("("):
+            raise ValueError(
+                f"a default that is computed, {_told(word)}, of which only a server knows how it is printed"
+            )
+        else:
+            value = word
+    if (found := _ON_UPDATE.search(said)) and (now := _now(found[1])):
+        extra = f"{extra} on update {now}".strip()
+    return value, "auto_increment" if "AUTO_INCREMENT" in said else extra
 
 
 def _describe(table: _Table, body: str) -> None:
@@ -187,21 +247,26 @@ def _describe(table: _Table, body: str) -> None:
             if word not in ("FOREIGN", "CHECK"):
                 keys.append((word, names))
         elif found := _COLUMN.match(part):
-            column, kind, rest = _unquoted(found[1]), re.sub(r"\s*,\s*", ",", found[2].lower()), found[3]
+            column, kind, rest = _unquoted(found[1]), _kind(found[2]), found[3]
             kind = re.sub(r"\b(tinyint|smallint|mediumint|int|bigint)\(\d+\)", r"\1", kind)  # as MySQL 8 prints it
             kind = "tinyint(1)" if re.match(r"tinyint\s*\(1\)", found[2], re.I) else kind
-            default = re.search(rf"DEFAULT\s+(?:{_TEXT}|([\w.+-]+(?:\(\))?))", rest, re.I)
-            value = None if default is None else _plain(default[1]) if default[1] is not None else default[2]
             said = re.sub(_TEXT, "''", rest, flags=re.DOTALL).upper()
+            if re.search(r"\bAS\s*\(", said):
+                raise ValueError(
+                    f"'{column}' is a generated column, whose values are not in a dump; make it a plain one"
+                )
+            default, extra = _defaults(rest, said)
             primary = re.search(r"PRIMARY\s+KEY", said)
+            if unique := re.search(r"\bUNIQUE\b", said):
+                keys.append(("UNIQUE", [column]))
             table.rows.append(
                 {
                     "field": column,
                     "type": kind,
                     "null": "NO" if primary or re.search(r"NOT\s+NULL", said) else "YES",
-                    "key": "PRI" if primary else "UNI" if re.search(r"\bUNIQUE\b", said) else "",
-                    "default": None if value is None or value.upper() == "NULL" else value,
-                    "extra": "auto_increment" if "AUTO_INCREMENT" in said else "",
+                    "key": "PRI" if primary else "UNI" if unique else "",
+                    "default": default,
+                    "extra": extra,
                 }
             )
         else:
@@ -214,6 +279,16 @@ def _describe(table: _Table, body: str) -> None:
                 row["key"], row["null"] = "PRI", "NO"
             elif not row["key"] and names[:1] == [row["field"]]:
                 row["key"] = "UNI" if kind == "UNIQUE" and len(names) == 1 else "MUL"
+    _promote(table, keys)
+
+
+def _promote(table: _Table, keys: list[tuple[str, list[str]]]) -> None:
+    """Without a primary key the first unique one that is never NULL is printed as one."""
+    required = {row["field"] for row in table.rows if row["null"] == "NO"}
+    first = next((names for word, names in keys if word == "UNIQUE" and required.issuperset(names)), [])
+    if not any(row["key"] == "PRI" for row in table.rows):
+        for row in table.rows:
+            row["key"] = "PRI" if row["field"] in first else row["key"]
 
 
 def _names(text: str) -> list[str]:
@@ -320,3 +395,4 @@ def _write(database: _Database, folder: Path) -> None:
     database.connection.commit()
     store.replace(folder / f"{folder.name}.sqlite", copy)
     store.write_json(folder / "schema.json", {t.name: t.rows for t in database.tables.values()})
+    store.write_json(folder / "create.json", {t.name: t.created for t in database.tables.values()})

@@ -147,6 +147,8 @@ class Source:
     """What tells a file from the same file changed."""
     served: bool = False
     """Whether it is a server's, and its rows come in the order in which that would read them (see `order`)."""
+    created: Mapping[str, str | None] | None = None
+    """Table -> what SHOW CREATE TABLE prints, None where that is not known; None: made of what DESC prints."""
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -252,7 +254,8 @@ class Database:
         self._watch = _Watch()
         try:
             self._connection = source.open()
-            self.schema = Schema(source.name, self._connection, self._ask, source.described, served=source.served)
+            told = source.described, source.created
+            self.schema = Schema(source.name, self._connection, self._ask, *told, served=source.served)
             pages, size = (self._connection.execute(f"PRAGMA {p}").fetchone()[0] for p in ("page_count", "page_size"))
             self._bounds = bounds(pages * size)
         except (sqlite3.Error, UnicodeDecodeError) as error:

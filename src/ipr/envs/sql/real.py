@@ -136,7 +136,7 @@ class Folder:
         found = self.questions()
         for name in self.databases():
             folder = self.folder / "database" / name
-            for file in (f"{name}.sqlite", f"{name}.sqlite-wal", "schema.json"):
+            for file in (f"{name}.sqlite", f"{name}.sqlite-wal", "schema.json", "create.json"):
                 if (folder / file).is_file():
                     found[f"{name}/{file}"] = folder / file
         return found
@@ -152,7 +152,9 @@ class Folder:
         state = _check(file)
         schema = file.with_name("schema.json")
         described = _described(schema) if schema.is_file() else None
-        return Source(name, partial(open_file, file), described, str(file), state, served=True)
+        create = file.with_name("create.json")
+        created = _json(create) if create.is_file() else None
+        return Source(name, partial(open_file, file), described, str(file), state, served=True, created=created)
 
     def databases(self) -> list[str]:
         """The databases that are asked, by name."""

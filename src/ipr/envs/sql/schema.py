@@ -100,6 +100,7 @@ class Schema:
         connection: sqlite3.Connection,
         ask: Ask,
         described: Mapping[str, Sequence[Row]] | None,
+        created: Mapping[str, str | None] | None,
         served: bool = False,
     ) -> None:
         """`served`: whether rows come in the order in which a server would read them (see `order`)."""
@@ -133,6 +134,8 @@ class Schema:
             elif keys := connection.execute(f"PRAGMA foreign_key_list({_quoted(stored)})").fetchall():
                 numbers = sorted({key[0] for key in keys}, reverse=True)
                 self._foreign[lower] = [[key[3].lower() for key in keys if key[0] == n] for n in numbers]
+        self.created = created
+        """What SHOW CREATE TABLE prints, where a dump has said it (see `convert`)."""
         self.described = {t.lower(): list(rows) for t, rows in (described or {}).items()}
         self._tables: dict[str, Table] = {}
         self._counts: dict[str, int] = {}
