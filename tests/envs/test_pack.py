@@ -236,6 +236,21 @@ def test_iprs_index_file_selects_the_games(official: Path, tmp_path: Path) -> No
             get("alfworld", official)
 
 
+def test_games_that_the_index_file_names_and_are_not_there_are_told(
+    official: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = get("alfworld", official).task_ids("train")[:5]
+    paths = [*chosen, *(f"{task_id}_gone" for task_id in chosen)]
+    (official / "alfworld_game_files.json").write_text(json.dumps(paths))
+    assert main(["env", "check", "alfworld", "--data", str(official)]) == 1
+    told = f"alfworld_game_files.json: 5 of its games are not there ({min(chosen)}_gone, "
+    assert f"problem: {told}" in capsys.readouterr().out
+    assert Path(pack(official, tmp_path / "out")["report"]).read_text().startswith(told)
+    (official / "alfworld_game_files.json").write_text(json.dumps(chosen))
+    main(["env", "check", "alfworld", "--data", str(official)])
+    assert "not there" not in capsys.readouterr().out
+
+
 def test_a_broken_game_is_named_before_a_run(official: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = next((official / "train").glob("*/*"))
     for k in range(200):  # until one of them is of dev

@@ -37,7 +37,7 @@ def pack(folder: Path, out: Path) -> dict[str, Any]:
     folder = source.folder
     if out.resolve() in (folder.resolve(), *folder.resolve().parents):
         raise IprError(f"--out {out} is the data itself or above it; give a new folder")
-    messages = _without_game(folder)
+    messages = [*_without_game(folder), *source.absent()]
     wordings: Counter[str] = Counter()
     ids: dict[str, list[str]] = {}
     for split in DIRECTORIES:

@@ -74,6 +74,14 @@ class Folder:
             return frozenset(map("/".join, ids))
         return frozenset()
 
+    def absent(self) -> list[str]:
+        """What IPR's index file names and the folder lacks, in a line; nothing where all is there."""
+        lacking = sorted(i for i in self._listed if not (self.folder / i / "game.tw-pddl").is_file())
+        if not lacking:
+            return []
+        told = ", ".join(lacking[:3]) + ("" if len(lacking) < 4 else ", ...")
+        return [f"{INDEX}: {len(lacking)} of its games are not there ({told}); fetch them: alfworld-download"]
+
     @property
     def _index(self) -> list[Path]:
         """IPR's index file, where there is one."""
@@ -136,10 +144,10 @@ def check_data(folder: Path) -> dict[str, Any] | None:
 def _broken_games(folder: Path) -> list[str]:
     """What is wrong with the games, a line each."""
     try:
-        files = Folder(folder).files()
+        source = Folder(folder)
+        files, messages = source.files(), source.absent()
     except IprError:  # of no such layout, but there may be transcripts
         return []
-    messages: list[str] = []
     for file in files.values():
         if file.name != INDEX:
             try:
