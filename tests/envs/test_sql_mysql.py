@@ -600,6 +600,8 @@ def test_what_other_dialects_have_is_a_syntax_error(database: Database, statemen
         "SELECT 1 INTO @x",
         "SELECT CAST(-1 AS UNSIGNED) + 1",
         "SHOW INDEX FROM town",
+        "DESC named",
+        "SHOW COLUMNS FROM named",
         "SELECT table_name FROM information_schema.tables",
         "SELECT table_rows FROM information_schema.tables WHERE table_schema = DATABASE()",
         "SELECT JSON_EXTRACT('{}', '$')",

@@ -129,7 +129,7 @@ def _columns(schema: Schema) -> list[Row]:
     for lower, name in sorted(schema.names.items()):
         if lower in schema.broken:
             raise NotExactError("information_schema.columns beside a view that cannot be read")
-        found = list(enumerate(schema.describe(lower), 1))
+        found = list(enumerate(schema.printed(lower), 1))
         for place, (column, kind, null, key, default, extra) in sorted(found, key=lambda f: str(f[1][0]).lower()):
             said = (
                 place,

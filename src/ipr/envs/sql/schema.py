@@ -213,6 +213,13 @@ class Schema:
             rows.append((column, kind, "NO" if missing else "YES", "PRI" if key else "", default, extra))
         return rows
 
+    def printed(self, lower: str) -> list[Row]:
+        """`describe`, where what it tells is MySQL's: the types of a view's columns are only known as SQLite's."""
+        computed = any(not row[2] for row in self.info[lower])
+        if lower in self.views and lower not in self.described and (computed or self.described):
+            raise NotExactError(f"The types of the view {lower}")
+        return self.describe(lower)
+
     def refers(self, lower: str) -> bool:
         """Whether a table has foreign keys."""
         return lower in self._foreign

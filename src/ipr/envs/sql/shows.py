@@ -185,7 +185,7 @@ def used(schema: Schema, words: list[Word]) -> None:
 def columns(schema: Schema, name: str, full: bool = False, pattern: str | None = None) -> list[Row]:
     """DESC and SHOW COLUMNS."""
     schema.known(name)
-    rows = [row for row in schema.describe(name.lower()) if _like(row[0], pattern)]
+    rows = [row for row in schema.printed(name.lower()) if _like(row[0], pattern)]
     if not full:
         return rows
     found = []
