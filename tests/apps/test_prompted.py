@@ -273,3 +273,22 @@ def test_a_file_in_the_way_is_told_without_a_flag_that_is_not_there(
     code, _, said = run(capsys, *out)
     assert code == 2
     assert "is a file; choose another folder" in said
+
+
+@pytest.mark.parametrize(
+    ("command", "override"),
+    [
+        ("eval --model embedded", "rollout.workers=2"),
+        ("eval --model embedded", "endpoint.concurrency=2"),
+        ("eval --model m --endpoint http://127.0.0.1:1/v1 --out {}", "rollout.slots=2"),
+        ("eval --model m --endpoint http://127.0.0.1:1/v1 --out {}", "model.max_length=900"),
+        ("serve embedded", "rollout.backend=vllm"),
+        ("serve embedded", "rollout.max_new_tokens=9"),
+    ],
+)
+def test_keys_that_a_command_would_ignore_are_refused(
+    command: str, override: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command.format(tmp_path / "out").split(), override]) == 2
+    assert f"{override}: ipr {command.split()[0]}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

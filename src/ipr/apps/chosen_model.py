@@ -14,6 +14,16 @@ from ipr.tokens import ChatTokens
 from ipr.tracking import champion_info
 from ipr.types import EnvSpec, IprError, Message
 
+OF_PLAYING = ("model", "track", "rollout.slots", "rollout.kv_dtype")
+"""Keys and sections that decide how a model that is named plays, wherever."""
+
+
+def only(command: str, overrides: Sequence[str], *keys: str) -> None:
+    """Raises IprError for the first override of a key that the command has no use for."""
+    for override in overrides:
+        if not f"{override.partition('=')[0]}.".startswith(tuple(f"{key}." for key in keys)):
+            raise IprError(f"{override}: {command} has no use for it, only for {', '.join(keys)}; leave it out")
+
 
 def folder_of(model: str, config: RunConfig) -> str:
     """The folder or hub name of a model that can be played, the champion's where it is asked for."""

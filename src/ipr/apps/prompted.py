@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ipr import evaluate, identity, models, policies, rollout, store
-from ipr.apps.chosen_model import check_room, folder_of
+from ipr.apps.chosen_model import OF_PLAYING, check_room, folder_of, only
 from ipr.config import EndpointConfig, load
 from ipr.data import experts
 from ipr.runs.progress import progress
@@ -27,6 +27,10 @@ from ipr.types import EnvSpec, IprError, Job, Policy, Prefix, Sampling, Trajecto
 
 if TYPE_CHECKING:
     from ipr.policies.openai import Usage
+
+
+_ASKED = ("env.server", "env.max_steps", "rollout.max_new_tokens", "algorithm.success", "eval.bootstrap")
+_ENGINES = ("rollout.backend", "rollout.endpoint", "rollout.vllm")
 
 
 class Folder:
@@ -150,6 +154,10 @@ def run(options: Namespace) -> dict[str, Any]:
         if override.partition("=")[0] in given:
             raise IprError(f"{override}: say it by the option of its own (--env, --data, --shots)")
     config = load(None, [*(f"{k}={v}" for k, v in given.items() if v is not None), *options.overrides])
+    if options.endpoint:
+        only("ipr eval --endpoint", options.overrides, *_ASKED, "endpoint")
+    else:
+        only("ipr eval --model", options.overrides, *_ASKED, *OF_PLAYING, *_ENGINES)
     spec = experts.environment(config.env)
     if not spec.task_ids(options.split):
         raise experts.no_games(config.env, spec, options.split)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ipr import models
 from ipr.apps import guard, serve
-from ipr.apps.chosen_model import folder_of
+from ipr.apps.chosen_model import OF_PLAYING, folder_of, only
 from ipr.config import RunConfig, load
 from ipr.policies import local
 from ipr.policies.chat import ChatPolicy
@@ -18,6 +18,7 @@ from ipr.types import IprError
 def run(options: Namespace) -> None:
     """Serve a model through the chat protocol until stopped."""
     config = load(None, options.overrides)
+    only("ipr serve", options.overrides, *OF_PLAYING, "env.name", "env.data")
     path = folder_of(options.model, config)
     may = guard.limits(options.host, options.allow_host, options.max_body, options.max_tokens, options.max_requests)
     if options.adapters and not options.adapters.is_dir():
