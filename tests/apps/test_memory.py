@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from flows.cli import main
 from ipr import config as configs
@@ -205,3 +205,22 @@ def test_a_state_that_goes_from_token_to_token_is_not_counted() -> None:
     text.num_attention_heads, text.intermediate_size = 4, 64
     with pytest.raises(RuntimeError, match="from token to token"):
         memory.estimate(text, configs.load("smoke", [], PRESETS), {})
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_what_sees_pictures_is_counted_as_it_is_loaded(rank: int) -> None:
+    """A model of text and pictures is loaded, and trained, whole."""
+    text = {"vocab_size": 100, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
+    text |= {"num_attention_heads": 4, "num_key_value_heads": 2}
+    seen = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    both = AutoConfig.for_model("gemma3", text_config=text, vision_config=seen | {"image_size": 28, "patch_size": 14})
+    config = configs.load("smoke", [f"model.lora.rank={rank}"], PRESETS)
+    model = AutoModelForCausalLM.from_config(both)
+    loaded = models.with_adapter(model, config.model) if rank else model
+    counted = [p for p in loaded.parameters() if p.requires_grad]
+    found, alone = memory.sizes(both, config.model), memory.sizes(both.get_text_config(), config.model)
+    assert found.trained == sum(p.numel() for p in counted)
+    assert found.whole == sum(p.numel() for p in loaded.parameters()) > alone.whole
+    assert found.layer == alone.layer
+    of_both, of_text = (memory.playing(c, config)["weights"] for c in (both, both.get_text_config()))
+    assert of_both - of_text == 4 * (found.whole - alone.whole)

@@ -12,6 +12,7 @@ kernels of a GPU, where they keep something else than a CPU's do. Pure: files ar
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -65,9 +66,9 @@ class Sizes:
     """Of a layer."""
 
 
-def sizes(text: Any, config: ModelConfig) -> Sizes:
-    """Of the model of a transformers config, with the adapter that the config asks for."""
-    model, one, two = (_build(text, config, layers) for layers in (text.num_hidden_layers, 1, 2))
+def sizes(of: Any, config: ModelConfig) -> Sizes:
+    """Of the model of a transformers config, what reads pictures and sounds too, with the adapter that is asked for."""
+    model, one, two = (_build(of, config, layers) for layers in (None, 1, 2))
     whole, first, second = (sum(p.numel() for p in m.parameters()) for m in (model, one, two))
     outside = set(map(id, models.embeddings(model)))
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -79,7 +80,7 @@ def sizes(text: Any, config: ModelConfig) -> Sizes:
 
 
 def training(
-    text: Any,
+    of: Any,
     config: RunConfig,
     section: TrainConfig,
     examples: Sequence[Example],
@@ -93,7 +94,7 @@ def training(
     `examples` are those of an update, of which every process has its part; `sharded`: weights, gradients and optimizer
     state are divided among the processes, and a layer is gathered while it is used (FSDP2).
     """
-    size = sizes(text, config.model)
+    text, size = of.get_text_config(), sizes(of, config.model)
     itemsize = getattr(torch, models.dtype_of(config.model, training=True)).itemsize
     states = 8 * size.trained - (4 * size.matrices if section.optimizer == "muon" else 0)
     found = {
@@ -182,10 +183,11 @@ def _read(batch: Batch) -> int:
     return batch.inputs.numel() if isinstance(batch.inputs, torch.Tensor) else len(batch.inputs.ids)
 
 
-def _build(text: Any, config: ModelConfig, layers: int, dtype: torch.dtype = torch.float32) -> Any:
-    """A model of so many layers, without numbers, with the adapter that the config asks for."""
+def _build(of: Any, config: ModelConfig, layers: int | None, dtype: torch.dtype = torch.float32) -> Any:
+    """A model of so many layers of text (None: all there is), without numbers, with the adapter that is asked for."""
+    part = models.shallow(of, layers) if layers else copy.deepcopy(of)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(models.shallow(text, layers), dtype=dtype)
+        model = AutoModelForCausalLM.from_config(part, dtype=dtype)
         if config.lora.rank:
             return models.with_adapter(model, config)
         if config.freeze_embeddings:
@@ -233,16 +235,17 @@ def _longer(trajectory: Trajectory, limit: int) -> Trajectory:
 # Playing --------------------------------------------------------------------------------------------------------------
 
 
-def playing(text: Any, config: RunConfig, *, memory: float | None = None) -> dict[str, int]:
+def playing(of: Any, config: RunConfig, *, memory: float | None = None) -> dict[str, int]:
     """Bytes on the GPU of a process that plays, by what takes them, their "total", and "slots": episodes at a time.
 
     On a GPU with so many bytes of `memory` there are as many slots as fit, 0 where none does. vLLM takes its share of
     it, whatever the slots need.
     """
+    text = of.get_text_config()
     dtype, limit = getattr(torch, config.model.dtype), min(config.model.max_length, models.longest(text))
     base = config.model.model_copy(update={"lora": LoraConfig()})
-    adapter = sizes(text, config.model).trained if config.model.lora.rank else 0
-    weights = dtype.itemsize * sizes(text, base).whole + 4 * adapter
+    adapter = sizes(of, config.model).trained if config.model.lora.rank else 0
+    weights = dtype.itemsize * sizes(of, base).whole + 4 * adapter
     kept = torch.bfloat16 if config.rollout.kv_dtype == "bfloat16" else dtype
     _check_states(text, base, dtype)
     model = _build(text, base, text.num_hidden_layers, dtype).eval()
@@ -338,7 +341,7 @@ class Estimate:
 
 
 def estimate(
-    text: Any,
+    of: Any,
     config: RunConfig,
     examples: dict[str, list[Example]],
     *,
@@ -352,9 +355,9 @@ def estimate(
     """
     workers, share = config.rollout.workers, config.rollout.on_a_gpu(gpus)
     # First, as it is what fails soon where there are no key-values to count.
-    played = {} if config.rollout.endpoint else playing(text, config, memory=memory and memory / share)
+    played = {} if config.rollout.endpoint else playing(of, config, memory=memory and memory / share)
     learnt = {
-        name: training(text, config, getattr(config, name), rows, processes=processes, sharded=sharded)
+        name: training(of, config, getattr(config, name), rows, processes=processes, sharded=sharded)
         for name, rows in examples.items()
         if (section := getattr(config, name)).epochs or section.updates
     }
@@ -370,9 +373,9 @@ def estimate(
     return Estimate(learnt, played, _TURNS[kind].format(weights=played["weights"] / GIB))
 
 
-def disk(text: Any, config: RunConfig) -> dict[str, int]:
+def disk(of: Any, config: RunConfig) -> dict[str, int]:
     """Bytes that a run writes at most, beside its tables: the models of its stages, and a training's checkpoint."""
-    size = sizes(text, config.model)
+    size = sizes(of, config.model)
     saved = 4 * (size.trained if config.model.lora.rank else size.whole)
     # A checkpoint is written aside while the one before is still there: weights and both of AdamW's moments.
     return {"models": (config.algorithm.iterations + 1) * saved, "checkpoint": 2 * 12 * size.trained}

@@ -141,13 +141,13 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
         planned["tokens"] = (
             f"by the tokenizer of {path}: {config.model.path} is not here, its own may make more of them"
         )
-    text, machine = (away or models.config_of(path)).get_text_config(), config.machine
+    of, machine = away or models.config_of(path), config.machine
     room = machine.memory and machine.memory * memory.GIB
-    found = _estimate(config, spec, chat, text, room, machine.gpus, machine.gpus)
+    found = _estimate(config, spec, chat, of, room, machine.gpus, machine.gpus)
     if isinstance(found, str):
         planned["gibibytes_on_each_gpu"] = found
     else:
-        size = memory.sizes(text, config.model)
+        size = memory.sizes(of, config.model)
         planned["parameters"] = {"all": size.whole, "trained": size.trained}
         planned["gibibytes_on_each_gpu"] = {
             name: {what: value if what in memory.NUMBERS else _gib(value) for what, value in held.items()}
@@ -159,7 +159,7 @@ def dry_run(config: RunConfig) -> dict[str, Any]:
             n = machine.gpus
             how = f", which train together in {n} processes (docs/training.md)" if n > 1 else ""
             planned["fits"] = f"no: {refused}" if refused else f"yes: {n} x {machine.memory:g} GiB{how}"
-        disk = memory.disk(text, config)
+        disk = memory.disk(of, config)
         planned["gibibytes_of_disk_at_most"] = {what: _gib(value) for what, value in disk.items()}
     if told := hours(config, planned):
         planned["hours_at_most"] = {what: round(value, 1) for what, value in told.items()}
@@ -181,9 +181,9 @@ def check_memory(config: RunConfig) -> None:
         return
     spec, path = experts.environment(config.env), config.model.path
     chat = ChatTokens(models.load_tokenizer(path, config.model.date))
-    text = models.config_of(path).get_text_config()
+    of = models.config_of(path)
     processes, gpus = int(os.environ.get("WORLD_SIZE", "1")), len(models.gpus(config.model)) or config.machine.gpus
-    found = _estimate(config, spec, chat, text, room, processes, gpus)
+    found = _estimate(config, spec, chat, of, room, processes, gpus)
     if isinstance(found, str):
         print(f"note: whether the run fits into {_gib(int(room))} GiB is {found}", file=sys.stderr)
     elif refused := found.refusal(config, room, idle=gpus > processes):
@@ -191,18 +191,18 @@ def check_memory(config: RunConfig) -> None:
 
 
 def _estimate(
-    config: RunConfig, spec: EnvSpec, chat: ChatTokens, text: Any, room: float | None, processes: int, gpus: int
+    config: RunConfig, spec: EnvSpec, chat: ChatTokens, of: Any, room: float | None, processes: int, gpus: int
 ) -> memory.Estimate | str:
     """What the run takes of each GPU, or in words why it is not known."""
     batch = max(config.sft.batch_size, config.train.batch_size)
     shown = [spec.expert(task_id) for task_id in spec.task_ids("train")[: min(batch, config.env.tasks)]]
     rows = memory.updates(config, spec, chat, shown)
     try:
-        return memory.estimate(text, config, rows, memory=room, processes=processes, sharded=processes > 1, gpus=gpus)
+        return memory.estimate(of, config, rows, memory=room, processes=processes, sharded=processes > 1, gpus=gpus)
     except IprError:
         raise
     except Exception as error:  # of a family that does not run without numbers, whatever it is
-        return f"not known: a {text.model_type} cannot be counted without its weights ({models.first_line(error)})"
+        return f"not known: a {of.model_type} cannot be counted without its weights ({models.first_line(error)})"
 
 
 def end_orphans() -> None:
