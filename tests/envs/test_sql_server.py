@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 from collections.abc import Iterator
 from datetime import date
@@ -353,3 +354,52 @@ def test_a_table_of_mysqls_own_words_is_described_as_there(tmp_path: Path) -> No
     database = folder.database(folder.question("ic_spider_dev/00000"))
     for statement, rows in zip(asked, theirs, strict=True):
         assert database.run(statement).rows == rows
+
+
+NAMED = [
+    "SELECT column_name FROM information_schema.columns WHERE table_name = 'conductor'",
+    "SELECT table_name, column_name FROM INFORMATION_SCHEMA.COLUMNS WHERE TABLE_NAME IN ('Conductor', 'nope')",
+    "SELECT table_name FROM information_schema.tables WHERE table_name = 'conductor' OR (table_name LIKE 'nope')",
+    "SELECT COUNT(*) FROM information_schema.columns c WHERE c.table_name = 'nope'",
+]
+"""Of a table that no other database has, or none at all."""
+UNSURE = [
+    "SELECT column_name FROM information_schema.columns WHERE table_name = 'stage'",
+    "SELECT column_name FROM information_schema.columns WHERE table_name = 'user'",
+    "SELECT column_name FROM information_schema.columns WHERE table_name = 'conductor' OR column_name = 'Name'",
+    "SELECT column_name FROM information_schema.columns WHERE table_name LIKE 'conduct%'",
+    "SELECT column_name FROM information_schema.columns WHERE NOT table_name = 'conductor'",
+    "SELECT column_name FROM information_schema.columns WHERE table_name = column_name",
+]
+
+
+def two_databases(tmp_path: Path) -> Folder:
+    """The orchestra, and another database with a stage, as it has one."""
+    folder = orchestra(tmp_path)
+    (folder / "database/choir").mkdir()
+    for name in ("orchestra", "choir"):
+        with sqlite3.connect(folder / f"database/{name}/{name}.sqlite") as connection:
+            connection.execute("CREATE TABLE Stage (id INT)")
+        connection.close()
+    file = folder / "ic_spider_dev.json"
+    asked = json.loads(file.read_text())
+    file.write_text(json.dumps([*asked, asked[0] | {"db": "choir", "gold": "SELECT * FROM Stage"}]))
+    return Folder(folder)
+
+
+@pytest.mark.parametrize("statement", UNSURE)
+def test_information_schema_of_tables_that_others_may_have_is_refused(statement: str, tmp_path: Path) -> None:
+    folder = two_databases(tmp_path)
+    database = folder.database(folder.question("ic_spider_dev/00000"))
+    assert "information_schema.columns without a condition" in database.run(statement).text
+    asked = [database.run(statement).rows for statement in NAMED]
+    assert [len(rows or ()) for rows in asked] == [2, 2, 1, 1]
+
+
+@needs_server
+def test_information_schema_of_a_table_by_its_name_is_the_servers(folder: Path, url: str) -> None:
+    ours = Folder(folder).session(Folder(folder).question("ic_spider_dev/00000"))
+    theirs = server.Connection(server.address(url), "orchestra")
+    for statement in NAMED:
+        assert ours.run(statement).rows == theirs.run(statement).rows
+    theirs.close()

@@ -18,11 +18,11 @@ OF_PLAYING = ("model", "track", "rollout.slots", "rollout.kv_dtype")
 """Keys and sections that decide how a model that is named plays, wherever."""
 
 
-def only(command: str, overrides: Sequence[str], *keys: str) -> None:
-    """Raises IprError for the first override of a key that the command has no use for."""
+def only(where: str, overrides: Sequence[str], *keys: str) -> None:
+    """Raises IprError for the first override of another key, which would be ignored there."""
     for override in overrides:
         if not f"{override.partition('=')[0]}.".startswith(tuple(f"{key}." for key in keys)):
-            raise IprError(f"{override}: {command} has no use for it, only for {', '.join(keys)}; leave it out")
+            raise IprError(f"{override} changes nothing {where}, where {', '.join(keys)} may be given; leave it out")
 
 
 def folder_of(model: str, config: RunConfig) -> str:

@@ -155,9 +155,9 @@ def run(options: Namespace) -> dict[str, Any]:
             raise IprError(f"{override}: say it by the option of its own (--env, --data, --shots)")
     config = load(None, [*(f"{k}={v}" for k, v in given.items() if v is not None), *options.overrides])
     if options.endpoint:
-        only("ipr eval --endpoint", options.overrides, *_ASKED, "endpoint")
+        only("with --endpoint", options.overrides, *_ASKED, "endpoint")
     else:
-        only("ipr eval --model", options.overrides, *_ASKED, *OF_PLAYING, *_ENGINES)
+        only("with a model that is not hosted", options.overrides, *_ASKED, *OF_PLAYING, *_ENGINES)
     spec = experts.environment(config.env)
     if not spec.task_ids(options.split):
         raise experts.no_games(config.env, spec, options.split)

@@ -18,7 +18,7 @@ from ipr.types import IprError
 def run(options: Namespace) -> None:
     """Serve a model through the chat protocol until stopped."""
     config = load(None, options.overrides)
-    only("ipr serve", options.overrides, *OF_PLAYING, "env.name", "env.data")
+    only("in ipr serve", options.overrides, *OF_PLAYING, "env.name", "env.data")
     path = folder_of(options.model, config)
     may = guard.limits(options.host, options.allow_host, options.max_body, options.max_tokens, options.max_requests)
     if options.adapters and not options.adapters.is_dir():

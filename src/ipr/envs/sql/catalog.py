@@ -2,7 +2,8 @@
 
 Decided here: what the server alone knows (how many rows it guesses, when a table was made) is no column here; asking
 for it says so. information_schema speaks of all databases of a server, of which one is known: so a statement has to say
-which one it means (`WHERE table_schema = DATABASE()`). Keys are not told as such: their names are the server's.
+which one it means (`WHERE table_schema = DATABASE()`), or name tables that no other one has. Keys are not told as
+such: their names are the server's.
 """
 
 from __future__ import annotations
@@ -23,6 +24,17 @@ COLLATION = "utf8mb4_0900_ai_ci"
 PRIVILEGES = "select,insert,update,references"
 SYSTEM = frozenset(("information_schema", "mysql", "performance_schema", "sys"))
 """Databases that every server has."""
+SERVERS = re.compile(
+    r"(?:x\$|(?:administrable|applicable|binary|character|check|clone|collation|columns?|component|cond|connection|data"
+    r"|default|enabled|engine|error|events|file|firewall|general|global|gtid|help|host|innodb|io|json|key|keyring|latest"
+    r"|log|memory|metadata|metrics|mutex|mysql|ndb|objects|optimizer|password|performance|persisted|prepared|processlist"
+    r"|procs|proxies|ps|referential|replication|resource|role|routine|rwlock|schema|schemata|servers?|session|setup|slave"
+    r"|slow|socket|st|statements?|status|sys|tables?|tablespaces|temporary|threads|time|tls|tp|unused|users?|variables"
+    r"|version|view|waits?)_).*|accounts|collations|columns|component|db|engines|events?|files|func|hosts?|keywords"
+    r"|libraries|metrics|parameters|partitions|plugins?|proc|processlist|profiling|routines|schemata|servers|session"
+    r"|statistics|tables|tablespaces|threads|triggers|users?|version|views"
+)
+"""Names of tables that a server may have in `SYSTEM`, and some more."""
 _TABLES = """
     TABLE_CATALOG TABLE_SCHEMA TABLE_NAME TABLE_TYPE ENGINE VERSION ROW_FORMAT TABLE_ROWS? AVG_ROW_LENGTH? DATA_LENGTH?
     MAX_DATA_LENGTH? INDEX_LENGTH? DATA_FREE? AUTO_INCREMENT? CREATE_TIME? UPDATE_TIME? CHECK_TIME? TABLE_COLLATION

@@ -149,6 +149,8 @@ class Source:
     """Whether it is a server's, and its rows come in the order in which that would read them (see `order`)."""
     created: Mapping[str, str | None] | None = None
     """Table -> what SHOW CREATE TABLE prints, None where that is not known; None: made of what DESC prints."""
+    others: Callable[[], frozenset[str]] | None = None
+    """Names of the tables of the server's other databases, in lower case; None: not known."""
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -254,7 +256,7 @@ class Database:
         self._watch = _Watch()
         try:
             self._connection = source.open()
-            told = source.described, source.created
+            told = source.described, source.created, source.others
             self.schema = Schema(source.name, self._connection, self._ask, *told, served=source.served)
             pages, size = (self._connection.execute(f"PRAGMA {p}").fetchone()[0] for p in ("page_count", "page_size"))
             self._bounds = bounds(pages * size)

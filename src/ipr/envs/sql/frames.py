@@ -218,6 +218,7 @@ class Names:
         """Whether the query around says which database it asks a table of information_schema about.
 
         It names it, or compares it with that of another such table. A name that is not this database's has no rows.
+        Or it names tables that no other database of the server has.
         """
         node = self.frame.node
         if node is None:
@@ -225,21 +226,39 @@ class Names:
         where = [node.args["where"].this] if node.args.get("where") is not None else []
         where += [join.args["on"] for join in node.args.get("joins") or () if join.args.get("on") is not None]
         parts = [part for one in where for part in (one.flatten() if isinstance(one, exp.And) else [one])]
-        return any(_says_database(part, alias.lower()) for part in parts)
+        return any(_says_database(part, alias.lower()) or self._says_table(part, alias.lower()) for part in parts)
+
+    def _says_table(self, node: Node, alias: str) -> bool:
+        while isinstance(node, exp.Paren):
+            node = node.this
+        if isinstance(node, exp.Or):
+            return all(self._says_table(part, alias) for part in node.flatten())
+        found = _compared(node, alias, "table_name")
+        texts = [s.name for s in found or () if isinstance(s, exp.Literal) and s.is_string]
+        return bool(texts) and len(texts) == len(found or ()) and not any(map(self.schema.elsewhere, texts))
+
+
+def _compared(node: Node, alias: str, *names: str) -> list[Node] | None:
+    """What a column of one of these names is equal to; None where the condition is another."""
+    if not isinstance(node, (exp.EQ, exp.In, exp.Like)):
+        return None
+    sides = [node.this, *(node.expressions if isinstance(node, exp.In) else [node.expression])]
+    columns = [s for s in sides if isinstance(s, exp.Column) and s.name.lower() in names]
+    if not any(column.table.lower() in ("", alias) for column in columns):
+        return None
+    said = [s for s in sides if s not in columns]
+    patterns = said if isinstance(node, exp.Like) else ()
+    return None if any(re.search("[%_]", s.name) for s in patterns if isinstance(s, exp.Literal)) else said
 
 
 def _says_database(node: Node, alias: str) -> bool:
     while isinstance(node, exp.Paren):
         node = node.this
-    if not isinstance(node, (exp.EQ, exp.In, exp.Like)):
+    said = _compared(node, alias, "table_schema", "schema_name")
+    if said is None:
         return False
-    sides = [node.this, *(node.expressions if isinstance(node, exp.In) else [node.expression])]
-    names = [s for s in sides if isinstance(s, exp.Column) and s.name.lower() in ("table_schema", "schema_name")]
-    if not any(column.table.lower() in ("", alias) for column in names):
-        return False
-    said = [s for s in sides if s not in names]
     texts = [s.name for s in said if isinstance(s, exp.Literal) and s.is_string]
-    if any(t.lower() in SYSTEM or (isinstance(node, exp.Like) and re.search("[%_]", t)) for t in texts):
+    if any(text.lower() in SYSTEM for text in texts):
         return False
     calls = [s for s in said if isinstance(s, exp.Anonymous) and str(s.this).upper() in ("DATABASE", "SCHEMA")]
     return len(texts) + len(calls) == len(said)

@@ -12,6 +12,8 @@ together.
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -146,7 +148,7 @@ class Folder:
 
     @lru_cache(maxsize=512)  # noqa: B019 - one object a run
     def _source(self, name: str) -> Source:
-        file = self.folder / "database" / name / f"{name}.sqlite"
+        file = self._file(name)
         if "/" in name or "\\" in name or name.startswith("."):
             raise IprError(f"{self.folder}: '{name}' is no name of a database; correct the question file")
         state = _check(file)
@@ -154,7 +156,23 @@ class Folder:
         described = _described(schema) if schema.is_file() else None
         create = file.with_name("create.json")
         created = _json(create) if create.is_file() else None
-        return Source(name, partial(open_file, file), described, str(file), state, served=True, created=created)
+        return Source(
+            name,
+            partial(open_file, file),
+            described,
+            str(file),
+            state,
+            served=True,
+            created=created,
+            others=partial(self._others, name),
+        )
+
+    def _others(self, name: str) -> frozenset[str]:
+        """Names of the tables of the other databases, in lower case."""
+        return frozenset().union(*(_tables(self._file(other)) for other in self.databases() if other != name))
+
+    def _file(self, name: str) -> Path:
+        return self.folder / "database" / name / f"{name}.sqlite"
 
     def databases(self) -> list[str]:
         """The databases that are asked, by name."""
@@ -199,6 +217,15 @@ def _check(file: Path) -> str:
     if sure and found.st_size < (65536 if size == 1 else size) * pages:
         raise IprError(f"{file} is cut short; fetch the file again")
     return f"{found.st_size} {found.st_mtime_ns}"
+
+
+@lru_cache(maxsize=512)
+def _tables(file: Path) -> frozenset[str]:
+    try:
+        with closing(open_file(file)) as opened:
+            return frozenset(name.lower() for (name,) in opened.execute("SELECT name FROM sqlite_master"))
+    except sqlite3.Error as error:
+        raise IprError(f"{file}: {error}; fetch the file again") from error
 
 
 def _described(file: Path) -> dict[str, list[Row]]:

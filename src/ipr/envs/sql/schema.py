@@ -101,12 +101,14 @@ class Schema:
         ask: Ask,
         described: Mapping[str, Sequence[Row]] | None,
         created: Mapping[str, str | None] | None,
+        others: Callable[[], frozenset[str]] | None = None,
         served: bool = False,
     ) -> None:
-        """`served`: whether rows come in the order in which a server would read them (see `order`)."""
+        """`others`: names of the tables of the server's other databases, in lower case; None where nobody knows.
+        `served`: whether rows come in the order in which a server would read them (see `order`)."""
         self.name = name.lower()
         self.served = served
-        self._ask = ask
+        self._ask, self._others = ask, others
         self.stored: dict[str, str] = {}
         """Tables as SQLite calls them, by their name in lower case."""
         self.names: dict[str, str] = {}
@@ -159,6 +161,11 @@ class Schema:
             raise NotExactError(f"What the database {database.lower()} holds")
         if database and database.lower() != self.name.lower():
             raise MySqlError(f"Unknown database '{database.lower()}'")
+
+    def elsewhere(self, table: str) -> bool:
+        """Whether another database of the server may have a table of this name."""
+        name = table.lower()
+        return self._others is None or bool(catalog.SERVERS.fullmatch(name)) or name in self._others()
 
     def beside(self, table: Table) -> Schema:
         """The same with one more table."""
