@@ -148,7 +148,7 @@ def _apart(folder: Path, plan: bench.Plan, name: str, seed: int, samples: int) -
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
     log = folder / name / f"{member(folder / name, seed).name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    print(f"seed {seed}, {name}: {log}", file=sys.stderr)
+    sys.stderr.write(f"seed {seed}, {name}: {log}\n")  # whole, as others write there too
     with open(log, "a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

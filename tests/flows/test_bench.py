@@ -165,11 +165,13 @@ def test_runs_side_by_side_end_with_the_bench(tmp_path: Path, monkeypatch: pytes
     command = [sys.executable, "-m", "flows.cli", "bench", "alfworld", "--jobs", "2", "--dir", str(tmp_path / "b")]
     with subprocess.Popen([*command, "env.tasks=4", "track.enabled=false"], cwd=ROOT, stderr=subprocess.PIPE) as bench:
         assert bench.stderr is not None
-        told = {bench.stderr.readline().decode() for _ in range(2)}
-        assert told == {f"seed {s}, best: {tmp_path / 'b' / 'best' / f'best-{s}.log'}\n" for s in (0, 1)}
-        children = psutil.Process(bench.pid).children()
-        assert len(children) >= 2
-        bench.kill()
+        try:
+            told = {bench.stderr.readline().decode() for _ in range(2)}
+            children = psutil.Process(bench.pid).children()
+        finally:
+            bench.kill()
+    assert told == {f"seed {s}, best: {tmp_path / 'b' / 'best' / f'best-{s}.log'}\n" for s in (0, 1)}
+    assert len(children) >= 2
     deadline = time.monotonic() + 60
     while any(alive(child) for child in children):
         assert time.monotonic() < deadline
