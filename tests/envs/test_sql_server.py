@@ -265,9 +265,7 @@ def test_what_changes_a_session_and_what_passes_is_never_anothers_answer(port: i
 
 
 @needs_server
-def test_what_a_server_has_is_part_of_what_decides(
-    port: int, folder: Path, url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_server_has_is_part_of_what_decides(port: int, folder: Path, url: str) -> None:
     """Its rows, keys and views, its version and settings; not where it stands, nor who asks."""
 
     def now(at: str = url) -> tuple[dict[str, Any], str]:

@@ -229,8 +229,7 @@ class Names:
         return any(_says_database(part, alias.lower()) or self._says_table(part, alias.lower()) for part in parts)
 
     def _says_table(self, node: Node, alias: str) -> bool:
-        while isinstance(node, exp.Paren):
-            node = node.this
+        node = node.unnest()
         if isinstance(node, exp.Or):
             return all(self._says_table(part, alias) for part in node.flatten())
         found = _compared(node, alias, "table_name")
@@ -252,9 +251,7 @@ def _compared(node: Node, alias: str, *names: str) -> list[Node] | None:
 
 
 def _says_database(node: Node, alias: str) -> bool:
-    while isinstance(node, exp.Paren):
-        node = node.this
-    said = _compared(node, alias, "table_schema", "schema_name")
+    said = _compared(node.unnest(), alias, "table_schema", "schema_name")
     if said is None:
         return False
     texts = [s.name for s in said if isinstance(s, exp.Literal) and s.is_string]
