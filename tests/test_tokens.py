@@ -210,6 +210,26 @@ def test_of_a_block_in_an_answer_the_inner_part_is_kept_where_the_template_keeps
     assert ChatTokens(tokenizer).prompt(said) == served(ChatTokens(tokenizer), said)
 
 
+@pytest.mark.parametrize("place", ["loop.first", "not loop.first", "message['role'] == 'assistant'"])
+def test_blanks_are_dropped_at_the_places_where_the_template_drops_them(place: str):
+    tokenizer = families.RIGHT["chatml"]()
+    words = f"(message['content'] | trim if {place} else message['content'])"
+    tokenizer.chat_template = families.template("chatml").replace("message['content']", words)
+    chat = ChatTokens(tokenizer)
+    for n in range(1, len(odd_conversation()) + 1, 2):
+        assert chat.prompt(odd_conversation()[:n]) == served(chat, odd_conversation()[:n])
+
+
+def test_a_template_that_refuses_an_empty_answer_is_taken():
+    """No server with it reads such a conversation."""
+    refuses = "{%- if message['content'] == '' %}{{ raise_exception('Say something!') }}{% endif -%}"
+    tokenizer = families.RIGHT["chatml"]()
+    tokenizer.chat_template = families.template("chatml").replace("messages %}", "messages %}" + refuses, 1)
+    chat = ChatTokens(tokenizer)
+    assert chat.text(chat.agent("")) == ""
+    assert chat.agent("stop") == ChatTokens(families.RIGHT["chatml"]()).agent("stop")
+
+
 @pytest.mark.parametrize("name", families.REFUSED)
 def test_families_that_cannot_be_used_are_refused(name: str):
     make, told = families.REFUSED[name]
@@ -246,6 +266,15 @@ def test_the_template_that_the_guide_gives_to_base_models_is_right():
         (
             CHATML.replace("message['content']", "message['content'].replace('\n\n\n', '\n')"),
             "empty lines otherwise than they are",
+        ),
+        (CHATML.replace("messages %}", "messages if message['content'] %}", 1), "leaves out the message ''"),
+        (
+            CHATML.replace("messages %}", "messages if not message['content'].startswith('{') %}", 1),
+            """leaves out the message '{"a": 1}'""",
+        ),
+        (
+            CHATML.replace("message['content']", "(message['content'] | trim if loop.last else message['content'])"),
+            "or prints it otherwise at one place than at another",
         ),
         ("{{ messages[0].content + 1 }}", r"fails for a user and an agent in turn \(TypeError"),
         ("{{ 1 / 0 }}", r"fails .*\(ZeroDivisionError"),

@@ -46,8 +46,11 @@ _ODD = (
     '"a"',
     "'a'",
     "a <answer>b</answer> c",
+    "",
+    '{"a": 1}',
+    "[1]",
 )
-"""What some templates print otherwise."""
+"""What some templates print otherwise, or leave out."""
 
 _BEGINNINGS = ("I", "Thought:", "go", "1", "a")
 """Of an agent's words."""
@@ -107,7 +110,7 @@ class ChatTokens:
         end = self._learn()
         self.end_id: int = self._encode(end)[0]
         """The token that ends the agent's turn (e.g. <|im_end|>), which it writes itself; generation stops at it."""
-        self._verbatim = all(self._printed(text, agent) == text for text in _ODD for agent in (False, True))
+        self._verbatim = all(self._printed(text, place) == text for text in _ODD for place in range(3))
         self._user = lru_cache(maxsize=65536)(self._user_uncached)
         self._agent = lru_cache(maxsize=65536)(self._agent_uncached)
         self._check()
@@ -150,14 +153,15 @@ class ChatTokens:
         return trimmed(self.tokenizer.decode(written, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def _user_uncached(self, text: str, first: bool) -> list[int]:
-        return self._turn(self._first if first else self._next, self._said(text, agent=False))
+        place = 0 if first else 2
+        return self._turn(self._frame(place), self._said(text, place))
 
     def _agent_uncached(self, text: str) -> list[int]:
-        return self._turn(self._answer, self._said(text, agent=True))
+        return self._turn(self._answer, self._said(text, 1))
 
-    def _said(self, text: str, agent: bool) -> str:
-        """`text` as the template prints it; what it does not take (some refuse an empty answer) as it is."""
-        printed = None if self._verbatim else self._printed(text, agent)
+    def _said(self, text: str, place: int) -> str:
+        """`text` as the template prints it there; what it does not take (some refuse an empty answer) as it is."""
+        printed = None if self._verbatim else self._printed(text, place)
         return text if printed is None else printed
 
     def _turn(self, frame: _Frame, words: str) -> list[int]:
@@ -239,15 +243,13 @@ class ChatTokens:
         """The markers in a text."""
         return [self._markers[i] for i in self._encode(text) if i in self._markers]
 
-    def _printed(self, text: str, agent: bool) -> str | None:
-        """What the template prints of a message; None where it refuses it or prints something else around it."""
-        first, _, following = _SAID[:3]
-        start, stop = self._first.open, self._first.close
-        said = [text]
-        if agent:
-            start += first + stop + self._answer.open
-            stop = self._answer.close + self._next.open + following + stop
-            said = [first, text, following]
+    def _printed(self, text: str, place: int) -> str | None:
+        """What the template prints of a message at place 0, 1 or 2; None where it refuses it, leaves it out or prints
+        something else around it.
+        """
+        said, frame = [*_SAID[:place], text, *_SAID[place + 1 : 3]], self._frame(place)
+        start = "".join(self._framed(i, said[i]) for i in range(place)) + frame.open
+        stop = frame.close + "".join(self._framed(i, said[i]) for i in range(place + 1, 3))
         try:
             whole = self._render(said)
         except IprError:
@@ -282,10 +284,29 @@ class ChatTokens:
                 "prints a long conversation otherwise than a short one, or empty lines otherwise than they are",
                 "use one that cuts and folds nothing",
             )
+        for text in _ODD:
+            self._check_odd(text)
+
+    def _check_odd(self, text: str) -> None:
+        """The template prints it alike at every place; what it refuses, no server with it reads."""
+        for n in (1, 3, 5):
+            try:
+                whole = self._render([text] * n)
+            except IprError:
+                continue
+            if whole != "".join(self._framed(i, self._said(text, min(i, 2 - i % 2))) for i in range(n)):
+                raise self._refused(
+                    f"leaves out the message {text!r}, or prints it otherwise at one place than at another",
+                    "take out what asks for its words (if message.content), or for its place",
+                )
+
+    def _frame(self, i: int) -> _Frame:
+        """What stands around the i-th message of a conversation."""
+        return self._answer if i % 2 else self._next if i else self._first
 
     def _framed(self, i: int, text: str) -> str:
         """The i-th message of a conversation with what stands around it."""
-        frame = self._answer if i % 2 else self._next if i else self._first
+        frame = self._frame(i)
         return frame.open + text + frame.close
 
     def _render(self, said: Sequence[str], generate: bool = True) -> str:
