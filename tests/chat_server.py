@@ -35,17 +35,18 @@ def refusal(status: int, message: str, code: str | None = None, **headers: str) 
     return status, headers, {"error": {"message": message, "type": "error", "code": code, "param": None}}
 
 
+_LISTED: Reply = (200, {}, {"object": "list", "data": [{"id": "m", "object": "model", "created": 1, "owned_by": ""}]})
+
+
 @contextmanager
-def scripted(reply: Callable[[dict[str, Any], dict[str, str]], Reply]) -> Iterator[str]:
+def scripted(reply: Callable[[dict[str, Any], dict[str, str]], Reply], listed: Reply = _LISTED) -> Iterator[str]:
     """The URL of a server that answers a chat request with `reply(body, headers)`, and lists the model "m"."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            self._send(
-                200, {}, {"object": "list", "data": [{"id": "m", "object": "model", "created": 1, "owned_by": ""}]}
-            )
+            self._send(*listed)
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

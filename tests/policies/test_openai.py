@@ -226,7 +226,12 @@ def test_the_rate_is_limited() -> None:
             refusal(422, "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 4090"),
             Completion("", (), "overflow"),
         ),
+        (
+            (422, {}, {"error": "Input validation error: `inputs` must have less than 4096 tokens. Given: 4099"}),
+            Completion("", (), "overflow"),
+        ),
         (refusal(400, "too many tokens: size limit exceeded by 9 tokens"), Completion("", (), "overflow")),
+        ((400, {}, {"message": "too many tokens: size limit exceeded by 9 tokens"}), Completion("", (), "overflow")),
         (refusal(413, "Payload Too Large"), Completion("", (), "overflow")),
         (changed(answer("yes"), usage={}), Completion("yes", (), "stop")),
         (
@@ -258,6 +263,13 @@ def test_how_an_answer_ends(reply: Any, expected: Completion) -> None:
         (refusal(400, "temperature must be 1"), "temperature must be 1.*endpoint.parameters.temperature=null"),
         (refusal(429, "quota is used up"), "quota is used up"),
         (refusal(503, "down"), "503 down"),
+        (
+            (401, {}, {"error": f"Unauthorized {KEY}"}),
+            r"refuses the key \(401 Unauthorized <key>\); set OPENAI_API_KEY",
+        ),
+        ((403, {}, b""), r"refuses the key \(403 Forbidden\)"),
+        ((400, {}, {"detail": "no such field"}), r"\(400 no such field\)"),
+        ((502, {}, b"<html>Bad gateway</html>"), "502 and a web page"),
         ((200, {}, b"<html>hello</html>"), "something else than a chat completion"),
         ((200, {}, {"object": "chat.completion", "choices": []}), "without a choice"),
         ((200, {}, {"error": {"message": "upstream", "code": 502}}), "502 upstream"),

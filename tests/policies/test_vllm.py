@@ -172,6 +172,34 @@ def test_a_server_without_token_ids_is_one_line(
         policies.load("m", "m", settings(url)).generate(turns(), GREEDY)
 
 
+_CARD = {"object": "model", "created": 1, "owned_by": "vllm"}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "told"),
+    [
+        (200, {"object": "list", "data": []}, "does not list its models; it must be vLLM"),
+        (200, {"models": [{"name": "m"}]}, "does not list its models; it must be vLLM"),
+        (200, b"<html>Sign in</html>", "does not list its models; it must be vLLM"),
+        (401, {"error": "Unauthorized"}, r"refuses the key \(401 Unauthorized\); set OPENAI_API_KEY"),
+        (404, b"<html>Not found</html>", r"refuses the request \(404 and a web page.*\); it must be vLLM"),
+        (404, {"detail": "Not Found"}, r"refuses the request \(404 Not Found\); it must be vLLM"),
+        (200, {"data": [_CARD | {"id": "m", "root": "/other"}]}, "serves m, not .*; start it with: .*vllm serve"),
+        (200, {"data": [_CARD | {"id": f"m{i}"} for i in range(30)]}, "serves m0, .*, m7 and 22 others, not "),
+    ],
+)
+def test_odd_lists_of_models_are_one_line(
+    status: int, body: Any, told: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    with scripted(lambda *_: (400, {}, {}), (status, {}, body)) as url:
+        for path in (
+            str(folders["b"]),
+            *(["champion"] if "serves" not in told else []),
+        ):  # which model is not known yet
+            with pytest.raises(IprError, match=told):
+                vllm.check(settings(url, path=path), tmp_path)
+
+
 @pytest.mark.parametrize("ids", ["ab", [None, 2], [1.0], [-1], {"a": 1}])
 def test_ids_that_are_none_are_one_line(
     ids: Any, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -98,9 +98,7 @@ class Server:
         """The error in one line, without the key, which some servers repeat."""
         text = str(error)
         if isinstance(error, openai.APIStatusError):
-            body = _wrapped(error.body) or error.body
-            words = body.get("message") if isinstance(body, dict) else None
-            text = f"{error.status_code} {words or text}"
+            text = f"{error.status_code} {_words(error)}"
         elif error.__cause__ is not None:
             text = str(error.__cause__)
         if self._key:
@@ -351,6 +349,16 @@ def _wrapped(body: Any) -> dict[str, Any] | None:
     return error if isinstance(error, dict) else None
 
 
+def _words(error: openai.APIStatusError) -> str:
+    """What a refusal says, wherever its body has it: as a message, a bare error (vLLM, TGI) or a detail (FastAPI)."""
+    body: Any = _wrapped(error.body) or error.body
+    if isinstance(body, dict):
+        body = body.get("message") or body.get("detail") or body
+    if isinstance(body, str) and body.lstrip().startswith("<"):
+        return "and a web page, as a proxy or another kind of server sends it"
+    return str(body or error.response.reason_phrase)
+
+
 def _text(content: Any) -> str:
     """What an answer says: a text, or a list of parts of which those of text count; half a character becomes U+FFFD."""
     if isinstance(content, list):
@@ -362,4 +370,4 @@ def _text(content: Any) -> str:
 def _too_long(error: openai.APIStatusError) -> bool:
     if error.status_code not in (400, 413, 422) or error.code == "rate_limit_exceeded":
         return False
-    return error.status_code == 413 or bool({error.code, error.type} & _CODES) or bool(_TOO_LONG.search(str(error)))
+    return error.status_code == 413 or bool({error.code, error.type} & _CODES) or bool(_TOO_LONG.search(_words(error)))

@@ -201,7 +201,8 @@ class _Server:
         base, most, served = self._need.base, self._need.max_length, self.served()
         name = next((name for name, more in served.items() if base == name or _same(more.get("root"), base)), None)
         if name is None:
-            raise IprError(f"{self.url} serves {', '.join(served)}, not {base}; start it with: {self._need.command()}")
+            there = ", ".join([*served][:8]) + (f" and {len(served) - 8} others" if len(served) > 8 else "")
+            raise IprError(f"{self.url} serves {there}, not {base}; start it with: {self._need.command()}")
         if isinstance(limit := served[name].get("max_model_len"), int) and limit < most:
             raise IprError(
                 f"{self.url} takes {limit} tokens, the run's conversations have up to {most} (model.max_length);"
@@ -254,11 +255,14 @@ class _Server:
         """Models and adapters by name, with what vLLM says of them: "root" (folder), "max_model_len"."""
         try:
             listed = self._client.with_options(max_retries=1).models.list()
-            return {m.id: m.model_extra or {} for m in listed if isinstance(m.id, str)}
+            found = {m.id: m.model_extra or {} for m in listed if isinstance(m.id, str)}
         except openai.OpenAIError as error:
             raise self._refused(error) from None
         except (ValueError, TypeError, AttributeError):
-            raise IprError(f"{self.url} does not list its models; {_HINT}") from None
+            found = {}
+        if not found:
+            raise IprError(f"{self.url} does not list its models; {_HINT}")
+        return found
 
     def _refused(self, error: openai.OpenAIError) -> IprError:
         """A process of ours that has died is the reason itself."""
