@@ -341,6 +341,12 @@ def test_a_new_adapter_changes_nothing_and_alone_is_trained(base):
     assert all("lora_" in name for name in trained)
 
 
+def test_of_adapters_no_library_tells_what_its_next_release_changes(base, sft_folder, recwarn):
+    models.load_model(base, LORA, training=True)
+    models.load_model(sft_folder, LORA)
+    assert not [str(told.message) for told in recwarn if issubclass(told.category, FutureWarning)]
+
+
 def test_adapter_is_saved_and_loaded_exactly(chat, base, sft_folder):
     models.check_model(sft_folder)
     assert models.context_length(sft_folder) == 512

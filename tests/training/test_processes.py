@@ -24,6 +24,7 @@ from ipr.config import LoraConfig, ModelConfig, TrainConfig, load
 from ipr.models import load_model, processes, save_model
 from ipr.runs.run import Run
 from ipr.training.trainer import checkpoint, reference_logps, train
+from ipr.types import IprError
 from tests.training import test_reward_model, tiny
 from tests.training.ranks import launch
 
@@ -152,6 +153,29 @@ def waits(out: Path) -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def wrapped(base: Path, layer: str) -> str:
+    """What is said where accelerate's settings name that layer; nothing where it is the model's."""
+    settings = {"FSDP_TRANSFORMER_CLS_TO_WRAP": layer}
+    with patch_environment(**settings):
+        model = load_model(base, ModelConfig(device="cpu"), training=True)
+        try:
+            processes.spread(model)
+        except IprError as error:
+            return str(error)
+    return ""
+
+
+def test_a_layer_to_wrap_that_the_model_has_not_is_refused_in_every_process(tmp_path: Path) -> None:
+    chat = tiny.make_chat()
+    base = save_model(tiny.make_model(chat), chat.tokenizer, tmp_path / "base")
+    told = launch(2, tmp_path, wrapped, base, "Qwen2DecoderLayer")
+    assert told is not None
+    assert told[0] == told[1]
+    assert "wrap Qwen2DecoderLayer, which this model has not (its layers: LlamaDecoderLayer)" in told[0]
+    assert "correct fsdp_transformer_layer_cls_to_wrap" in told[0]
+    assert launch(2, tmp_path, wrapped, base, "LlamaDecoderLayer") == ["", ""]
 
 
 def test_how_long_processes_wait_for_one_another_is_ours_to_say(tmp_path: Path) -> None:

@@ -325,9 +325,11 @@ def _with_saved_adapter(model: Any, folder: Path, trainable: bool = False) -> An
     """The adapter in `folder` on its base. Raises IprError where it is another model's."""
     from peft import PeftConfig, PeftModelForCausalLM
 
+    from ipr.models import plug
+
     fix = "name the model that it was trained on (base_model_name_or_path in adapter_config.json)"
     how = {"low_cpu_mem_usage": model.device.type == "meta"}
-    with one_line(f"adapter {folder} does not fit its base; {fix}"):
+    with one_line(f"adapter {folder} does not fit its base; {fix}"), plug.quiet():
         config = PeftConfig.from_pretrained(str(folder))
         config.inference_mode = not trainable
         found = PeftModelForCausalLM(model, config, **how)
@@ -362,6 +364,8 @@ def with_adapter(model: Any, config: ModelConfig, revision: str | None = None) -
     from peft import LoraConfig, TaskType, get_peft_model
     from peft.tuners.tuners_utils import BaseTunerLayer
 
+    from ipr.models import plug
+
     lora, modules = config.lora, dict(model.named_modules())
     linear = {name: module for name, module in modules.items() if isinstance(module, torch.nn.Linear)}
     other = [name for name, module in linear.items() if not _multiplies(module)]
@@ -382,7 +386,7 @@ def with_adapter(model: Any, config: ModelConfig, revision: str | None = None) -
     }
     if not lora.targets or not (isinstance(lora.targets, str) or known >= set(lora.targets)):
         raise IprError(told)
-    with one_line(told), torch.random.fork_rng(devices=[]):
+    with one_line(told), plug.quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # the same start for every process, and for a training that is resumed
         adapted = get_peft_model(model, adapter)
     ends = (model.get_input_embeddings(), model.get_output_embeddings())

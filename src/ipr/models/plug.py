@@ -6,6 +6,7 @@ that names the function, where the installed library is another one in this.
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -262,11 +263,15 @@ def kept(cache: Any) -> list[Tensor]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """transformers tells errors only. Relies on its own logger's levels (transformers 5.23)."""
+    """transformers tells errors only, and nobody what its next release changes (peft asks for what goes then).
+
+    Relies on its own logger's levels (transformers 5.23).
+    """
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        yield
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):
+            yield
     finally:
         logging.set_verbosity(before)
 
