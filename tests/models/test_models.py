@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import resource
 import shutil
+import subprocess
+import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -164,6 +167,28 @@ def test_of_a_folder_of_links_the_files_are_copied(base, tmp_path):
         assert not any(file.is_symlink() for file in folder.iterdir())
         models.check_model(folder)
         assert models.model_hash(folder) == models.model_hash(base)
+
+
+def test_where_the_hub_cannot_be_reached_what_was_fetched_is_used_and_the_rest_refused_at_once(base, tmp_path):
+    commit = "0123456789abcdef" * 2 + "01234567"
+    there = tmp_path / "hub" / "models--someone--tiny"
+    shutil.copytree(base, there / "snapshots" / commit)
+    (there / "refs").mkdir()
+    (there / "refs" / "main").write_text(commit)
+    code = (
+        "from ipr import models; from ipr.config import ModelConfig\n"
+        "models.check_model('someone/tiny'); models.load_model('someone/tiny', ModelConfig(device='cpu'))\n"
+        "models.check_model('someone/else')"
+    )
+    away = {"HF_HOME": str(tmp_path), "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_ENDPOINT": "http://127.0.0.1:9"}
+    away |= {"HF_HUB_OFFLINE": "", "TRANSFORMERS_OFFLINE": ""}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | away, capture_output=True, text=True, timeout=120, check=False
+    )
+    told = "IprError: cannot read .* someone/else; correct model.path, .* hf download someone/else"
+    assert re.search(told, ended.stderr)
+    assert "127.0.0.1:9 cannot be reached" in ended.stderr
+    assert "Retrying" not in ended.stderr
 
 
 def test_a_file_or_a_wrong_path_is_refused(base):

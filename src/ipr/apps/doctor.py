@@ -257,10 +257,7 @@ def _models(config: RunConfig) -> Iterator[Check]:
         path.startswith(EMBEDDED),
     )
     if path != "champion" and not path.startswith(EMBEDDED):
-        fix = "correct model.path"
-        if not Path(path).expanduser().exists():
-            fix += f", or fetch it where the hub can be reached: hf download {path} (a gated one with HF_TOKEN)"
-        yield _tried("model", lambda: models.check_model(path) or path, fix, needed=True)
+        yield _tried("model", lambda: models.check_model(path) or path, "correct model.path", needed=True)
     yield _tried(
         f"backend {config.rollout.backend}",
         lambda: policies.check(config, Path("runs")),

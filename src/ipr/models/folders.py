@@ -209,7 +209,14 @@ def hash_of_base(path: str) -> str | None:
 def read_config(name: str) -> Any:
     from transformers import AutoConfig
 
-    with one_line(f"cannot read the config of model {name}"):
+    from ipr.models import plug
+
+    plug.reach_hub(name)
+    told = f"cannot read the config of model {name}"
+    if not is_here(name):
+        told += f"; correct model.path, or fetch it where the hub can be reached: hf download {name} (a gated one with"
+        told += " HF_TOKEN)"
+    with one_line(told):
         config: Any = AutoConfig.from_pretrained(name, trust_remote_code=False)
         if config.get_text_config().to_dict().get("num_hidden_layers", 1) < 1:
             raise ValueError("it has no layers")

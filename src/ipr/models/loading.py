@@ -89,7 +89,10 @@ def load_tokenizer(path: str | Path, date: str = DATE) -> PreTrainedTokenizerBas
     """
     from transformers import AutoTokenizer
 
+    from ipr.models import plug
+
     name = resolve(path)
+    plug.reach_hub(name)
     if Path(name).is_dir():
         check_tokenizer(Path(name))
     with one_line(f"cannot read the tokenizer of {path}; restore it, or copy the base model's there"):
@@ -281,6 +284,7 @@ def _load_full(name: str, dtype: str, revision: str | None = None, place: str | 
     from ipr.models import plug
 
     disable_progress_bar()
+    plug.reach_hub(name)
     folder = Path(name)
     if folder.is_dir():
         check_config(folder)

@@ -6,13 +6,18 @@ that names the function, where the installed library is another one in this.
 
 from __future__ import annotations
 
+import logging
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -21,10 +26,12 @@ from transformers import AttentionInterface
 from transformers.cache_utils import Cache
 from transformers.integrations import moe
 from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
-from transformers.utils import logging
+from transformers.utils import logging as telling
 from transformers.utils.hub import resolve_revision
 
 from ipr.types import IprError
+
+log = logging.getLogger("ipr")
 
 # torch ---------------------------------------------------------------------------------------------------------------
 
@@ -267,13 +274,13 @@ def quiet() -> Iterator[None]:
 
     Relies on its own logger's levels (transformers 5.23).
     """
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
+    before = telling.get_verbosity()
+    telling.set_verbosity_error()
     try:
         with warnings.catch_warnings(action="ignore", category=FutureWarning):
             yield
     finally:
-        logging.set_verbosity(before)
+        telling.set_verbosity(before)
 
 
 def rope(config: Any) -> tuple[str, int]:
@@ -359,11 +366,30 @@ def rows_alone(model: Any, lengths: Sequence[int]) -> Iterator[None]:
             del module.forward
 
 
+@cache
+def reach_hub(name: str) -> None:
+    """Ask the hub for a model once; where it cannot be reached, this process goes on with what was fetched before.
+
+    Otherwise each file that is not here, those that few models have among them, is asked for again for half a minute.
+    Relies on `HF_HUB_OFFLINE`, which is read anew for each request (huggingface_hub 2.4).
+    """
+    if constants.is_offline_mode() or Path(name).is_dir():
+        return
+    try:
+        get_hf_file_metadata(hf_hub_url(name, "config.json"))
+    except HfHubHTTPError:  # it answers; what it refuses is told where the files are read
+        return
+    except Exception as error:  # no network, a proxy, a certificate
+        log.warning("%s cannot be reached (%s); models that were fetched before are used", constants.ENDPOINT, error)
+        constants.HF_HUB_OFFLINE = True
+
+
 def revision(name: str) -> str | None:
     """The commit that a hub name stands for now; None for a folder, or where the hub does not say.
 
     Relies on `resolve_revision` and the `resolved` of what it returns (transformers 5.23; a config no longer knows it).
     """
+    reach_hub(name)
     return getattr(resolve_revision(name), "resolved", None)
 
 
