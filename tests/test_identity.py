@@ -21,7 +21,8 @@ from ipr.envs.alfworld import games
 from ipr.envs.sql import engine
 from ipr.envs.webshop import real as shop
 from ipr.runs.run import Run
-from ipr.types import EnvSpec, IprError, Job, Message, Prefix, Sampling, Trajectory
+from ipr.types import GROUPS, EnvSpec, IprError, Job, Message, Prefix, Sampling, Trajectory
+from tests.conftest import Install
 from tests.envs.test_sql_real import spiders_own
 from tests.envs.test_webshop_real import lay
 
@@ -253,6 +254,33 @@ def test_releases_of_libraries_are_in_it_and_patches_are_not(monkeypatch: pytest
     monkeypatch.setattr(identity, "version", real)
     monkeypatch.setattr(identity, "RULES", 0)
     assert playing() != before
+
+
+def test_the_code_of_a_method_a_loss_and_a_backend_of_somebody_else_is_in_it(install: Install, tmp_path: Path) -> None:
+    ours = of_run()
+    method = (
+        "from ipr.algorithms import Training\nfrom ipr.algorithms.rft import RFT\n"
+        "class method(RFT): training = Training('mine', 'base', 'train')"
+    )
+    loss = "from ipr.training.losses import Loss, imitation\nloss = Loss('demonstrations', imitation)"
+    backend = "from ipr.policies import Backend\nbackend = Backend('mine_backend')"
+    for what, code in (("method", method), ("loss", loss), ("backend", backend)):
+        install(f"mine-{what}", {"mine": f"mine_{what}"}, group=GROUPS[what], **{f"mine_{what}": code})
+    keys = ["algorithm.name=mine", "rollout.backend=mine"]
+
+    def found() -> dict[str, Any]:
+        train = configs.load("smoke", keys, PRESETS).train
+        trained = identity.of_training([], "mine", train, 0, [])
+        return {"run": of_run(keys), "playing": playing(keys=keys[1:]), "training": trained}
+
+    for what, parts in (("method", {"run"}), ("loss", {"run", "training"}), ("backend", {"run", "playing"})):
+        before = found()
+        with (tmp_path / "site" / f"mine-{what}" / f"mine_{what}.py").open("a") as file:
+            file.write("\n# another one")
+        assert {part for part, value in found().items() if value != before[part]} == parts
+        (line,) = identity.differences(before["run"], found()["run"])
+        assert line.startswith(f"{what}.code: ")
+    assert of_run() == ours, "what is not named decides nothing"
 
 
 def test_outcomes_of_another_scorer_are_never_taken(tmp_path: Path) -> None:

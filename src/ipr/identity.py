@@ -2,9 +2,10 @@
 
 Decided here: an identity is a dictionary of named parts, so that a refusal can say what differs, and its digest. In it
 is what can change an observation, a prompt, a token or a reward: what is in the files of data and model (never where
-they are), the prompt, limits, sampling and number types, and the releases of the libraries that cut text into tokens
-and run the model. Left out: what only says how much is computed at once (workers, slots, shards, micro batches) and on
-which device, which moves nothing but roundings; and servers, trackers and caches, which move nothing.
+they are), the prompt, limits, sampling and number types, the code of a method, a loss or a backend that a package adds
+(an environment has a version), and the releases of the libraries that cut text into tokens and run the model. Left out:
+what only says how much is computed at once (workers, slots, shards, micro batches) and on which device, which moves
+nothing but roundings; and servers, trackers and caches, which move nothing.
 A file is read once: its digest is kept with its path, size and times, but not where it has changed a moment ago.
 """
 
@@ -18,11 +19,13 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ipr import algorithms
 from ipr.config import RunConfig, TrainConfig, flat
-from ipr.types import EnvSpec, IprError, Job, Sampling
+from ipr.types import EnvSpec, IprError, Job, Sampling, plugged_modules
 
 RULES = 1
 """Of rendering, drawing, scoring and training; changes whenever `ipr` itself makes something else of the same."""
@@ -221,6 +224,7 @@ def playing(spec: EnvSpec, sampling: Sampling, model: str, config: RunConfig) ->
         "date": config.model.date,
         "backend": config.rollout.backend,
         "kv_dtype": config.rollout.kv_dtype,
+        **_code("backend", config.rollout.backend),
         **_versions(),
     }
 
@@ -253,16 +257,30 @@ def run(config: RunConfig, spec: EnvSpec, model: str) -> dict[str, Any]:
     experts = None if config.env.experts is None else file(Path(config.env.experts))
     prompt = digest([m.as_dict() for m in spec.prompt])[:16]
     facts = {"prompt": prompt, "max_steps": spec.max_steps, "experts": experts, "model": model}
-    return deciding(config) | games(spec) | facts | _versions()
+    loss = algorithms.get(config.algorithm.name).training.loss
+    named = {"method": config.algorithm.name, "loss": loss, "backend": config.rollout.backend}
+    code = {key: value for what, name in named.items() for key, value in _code(what, name).items()}
+    return deciding(config) | games(spec) | facts | code | _versions()
 
 
 def of_training(rows: Iterable[bytes], loss: str, config: TrainConfig, seed: int, start: Sequence[Any]) -> str:
     """Of a training from `start`: what its examples, loss, knobs and seed make of it, however it is cut."""
     knobs = config.model_dump(exclude=_NOTHING["train"])
-    found = hashlib.sha256(digest([loss, knobs, seed, start, _versions()]).encode())
+    found = hashlib.sha256(digest([loss, knobs, seed, start, _versions() | _code("loss", loss)]).encode())
     for row in rows:
         found.update(row)
     return found.hexdigest()[:32]
+
+
+def _code(what: str, name: str) -> dict[str, str]:
+    """Of the module that an installed package names for it, or of all in it where it is a package; nothing of ours."""
+    module = plugged_modules(what).get(name)
+    with contextlib.suppress(ImportError):  # told where it is used
+        if module and (found := find_spec(module)) and found.origin:
+            place = Path(found.origin)
+            files = folder(place.parent) if found.submodule_search_locations else {place.name: place}
+            return {f"{what}.code": contents({k: v for k, v in files.items() if "__pycache__" not in k})}
+    return {}
 
 
 def _versions() -> dict[str, Any]:

@@ -31,12 +31,21 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     return f"did you mean '{near[0]}'?" if near else f"there are {', '.join(known)}"
 
 
-def plugged(what: str, name: str, group: str, ours: Iterable[str]) -> Any:
-    """What a module of an installed package calls `what`; its entry point in `group` is NAME = "module".
+GROUPS = {"method": "ipr.methods", "loss": "ipr.losses", "backend": "ipr.backends"}
+"""What installed packages may add -> the group of their entry points, NAME = "module"."""
+
+
+def plugged_modules(what: str) -> dict[str, str]:
+    """What installed packages add of a kind in `GROUPS`: names, and modules."""
+    return {point.name: point.value for point in entry_points(group=GROUPS[what])}
+
+
+def plugged(what: str, name: str, ours: Iterable[str]) -> Any:
+    """What the module of an installed package that is named so calls `what`.
 
     Raises IprError, in one line, for an unknown name (`ours` are known too) and for a module that cannot be used.
     """
-    modules = {point.name: point.value for point in entry_points(group=group)}
+    modules = plugged_modules(what)
     if name not in modules:
         raise IprError(f"unknown {what} '{name}'; {suggestion(name, [*modules, *ours])}")
     try:

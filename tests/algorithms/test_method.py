@@ -14,7 +14,7 @@ from ipr import algorithms, config, credit
 from ipr.apps import start
 from ipr.config import AlgorithmConfig
 from ipr.training import losses
-from ipr.types import IprError, Job, Message, More, Prefix, Step, StepReward, Trajectory
+from ipr.types import GROUPS, IprError, Job, Message, More, Prefix, Step, StepReward, Trajectory
 from tests.conftest import Install
 
 A, B, C, X, Y = (Step(f"do {c}", f"saw {c}") for c in "abcxy")
@@ -216,9 +216,9 @@ def test_a_method_says_all_of_itself(name: str) -> None:
 
 def test_a_package_adds_a_method_and_a_loss(install: Install) -> None:
     code = "from ipr.algorithms.eto import ETO\nclass method(ETO): pass"
-    install("plug-method", {"mine": "plug_method", "broken": "plug_nothing"}, group=algorithms.GROUP, plug_method=code)
+    install("plug-method", {"mine": "plug_method", "broken": "plug_nothing"}, group=GROUPS["method"], plug_method=code)
     code = "from ipr.training.losses import Loss, imitation\nloss = Loss('demonstrations', imitation)"
-    install("plug-loss", {"mine": "plug_loss"}, group=losses.GROUP, plug_loss=code)
+    install("plug-loss", {"mine": "plug_loss"}, group=GROUPS["loss"], plug_loss=code)
     assert algorithms.make(AlgorithmConfig(name="mine", outcome_margin=0.5)).outcome_margin == 0.5  # type: ignore[attr-defined]
     assert losses.get("mine").on == "demonstrations"
     with pytest.raises(IprError, match="method 'broken': module plug_nothing: ModuleNotFoundError"):

@@ -14,7 +14,6 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from ipr.types import Demonstration, PreferencePair, Prefix, StepReward, Trajectory, plugged
 
-GROUP = "ipr.methods"
 _BUILT_IN = {
     "best": "ipr.algorithms.best",
     "eto": "ipr.algorithms.eto",
@@ -122,7 +121,7 @@ def get(name: str) -> Any:
     """The class of a method: one of ours, else of an installed package. Raises IprError, in one line."""
     if name in _BUILT_IN:
         return import_module(_BUILT_IN[name]).method
-    return plugged("method", name, GROUP, _BUILT_IN)
+    return plugged("method", name, _BUILT_IN)
 
 
 def make(settings: Any) -> Algorithm:

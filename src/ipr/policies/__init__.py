@@ -35,12 +35,11 @@ class Backend:
     """It is a server, at `rollout.endpoint` or by `rollout.vllm`."""
 
 
-GROUP = "ipr.backends"
-"""Entry points of installed packages: a module that has the three functions and its `Backend` as `backend`."""
 BACKENDS = {
     "transformers": Backend("ipr.policies.local"),
     "vllm": Backend("ipr.policies.vllm", endpoint=True),
 }
+"""Ours; a package's is a module that has the three functions and its `Backend` as `backend`."""
 
 
 def load(path: str, name: str, config: RunConfig) -> Policy:
@@ -63,7 +62,7 @@ def rest() -> None:
 def backend(config: RunConfig) -> Backend:
     """What the config names. Raises IprError for one that is not there, or that is no server where one is named."""
     name = config.rollout.backend
-    found = BACKENDS[name] if name in BACKENDS else plugged("backend", name, GROUP, BACKENDS)
+    found = BACKENDS[name] if name in BACKENDS else plugged("backend", name, BACKENDS)
     for key in ("endpoint", "vllm"):
         if getattr(config.rollout, key) is not None and not found.endpoint:
             others = " or ".join(other for other, one in BACKENDS.items() if one.endpoint)

@@ -202,7 +202,6 @@ def _has_a_term(pair: PreferencePair, config: PreferenceConfig) -> bool:
     return bool(dpo or (config.sft and (config.sft_on == "every" or pair.level == "outcome")))
 
 
-GROUP = "ipr.losses"
 LOSSES = {
     "ipr": Loss("pairs", refinement, reference=True, takes=_has_a_term),
     "outcome_dpo": Loss(
@@ -219,4 +218,4 @@ LOSSES = {
 
 def get(name: str) -> Loss:
     """A loss: one of ours, else of an installed package. Raises IprError, in one line."""
-    return LOSSES.get(name) or plugged("loss", name, GROUP, LOSSES)
+    return LOSSES.get(name) or plugged("loss", name, LOSSES)
