@@ -267,6 +267,56 @@ def test_a_broken_game_is_named_before_a_run(official: Path, capsys: pytest.Capt
         start.check(load("smoke", keys, CONFIGS), model=False)
 
 
+def test_games_that_cannot_be_opened_are_named(
+    official: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A link that leads nowhere was left out without a word, and a folder in a game's place was a traceback."""
+    dead, folder, *_ = sorted(official.glob("train/*/*/game.tw-pddl"))
+    for file in (dead, folder):
+        file.unlink()
+    dead.symlink_to("nowhere")
+    folder.mkdir()
+    told = [f"{dead}: No such file or directory; fetch it again", f"{folder}: Is a directory; fetch it again"]
+    assert main(["env", "check", "alfworld", "--data", str(official), "--json"]) == 1
+    messages = json.loads(capsys.readouterr().out)["messages"]
+    assert all(any(message.startswith(line) for message in messages) for line in told)
+    report = Path(pack(official, tmp_path / "out")["report"]).read_text()
+    assert all(line in report for line in told)
+
+
+@pytest.mark.parametrize("listed", ["[1]", '["json_2.1.1/train/x-1/trial_1/game.tw-pddl"]'])
+def test_the_check_tells_of_an_index_file_that_a_run_refuses(
+    listed: str, official: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where there are transcripts, too, whose check was all that it said."""
+    for place in ("valid_seen", "valid_unseen"):
+        shutil.rmtree(official / place)
+    game = next(official.rglob("game.tw-pddl"))
+    game.with_name("gt_traj.json").write_text(json.dumps([{"from": "human", "value": "no first observation"}]))
+    (official / "alfworld_game_files.json").write_text(listed)
+    with pytest.raises(IprError) as refused:
+        get("alfworld", official)
+    assert "alfworld_game_files.json" in str(refused.value)
+    assert main(["env", "check", "alfworld", "--data", str(official)]) == 1
+    assert f"problem: {refused.value}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_files_in_other_encodings_are_read(encoding: str, official: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    game = next(official.rglob("valid_seen/*/*/game.tw-pddl"))
+    task_id = game.parent.relative_to(official).as_posix()
+    index = official / "alfworld_game_files.json"
+    index.write_text(json.dumps([task_id]), encoding=encoding)
+    game.write_text(game.read_text(), encoding=encoding)
+    first = get("alfworld", official).make().reset(task_id)
+    said = f"-= Welcome to TextWorld, ALFRED! =-\n\n{first}"
+    game.with_name("gt_traj.json").write_text(json.dumps([{"from": "human", "value": said}]), encoding=encoding)
+    assert get("alfworld", official).task_ids("seen") == [task_id]
+    main(["env", "check", "alfworld", "--data", str(official), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert (found["observations"], found["equal"], found["broken"]) == (1, 1, 0)
+
+
 # Wordings ------------------------------------------------------------------------------------------------------------
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from ipr import store
 from ipr.types import IprError
 
 
@@ -23,10 +23,10 @@ def numbers(file: Path, count: int, what: str, fix: str) -> list[int]:
     """The tasks that an index file names of `count`, in its order, each once. `what` they are and the `fix` are said
     where it names others."""
     try:
-        found = list(dict.fromkeys(store.read_json(file)))
+        found = list(dict.fromkeys(json.loads(file.read_bytes())))
         if not all(type(k) is int and k >= 0 for k in found):
             raise ValueError("not a list of numbers")
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise IprError(f"{file}: no index file ({error}); fetch it again, or remove it") from None
     if found and max(found) >= count:
         raise IprError(f"{file} names {what} {max(found)} and the data has {count}: {fix}")

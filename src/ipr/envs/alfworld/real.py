@@ -9,6 +9,7 @@ with movable or sliced things.
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from collections.abc import Mapping
@@ -38,16 +39,18 @@ class Folder:
             raise IprError(f"{folder}: no such folder; {fix}")
         if (folder / "json_2.1.1").is_dir():
             self.folder = folder = folder / "json_2.1.1"
-        if not any(self.task_ids(split) for split in DIRECTORIES):
+        if not _laid_out(folder):
             raise IprError(f"{folder} holds no train/*/*/game.tw-pddl nor any of the other splits; {fix}")
+        if not any(self.task_ids(split) for split in DIRECTORIES):
+            raise IprError("; ".join([f"{folder}: none of its games is one that is played", *self.absent()]))
 
     @lru_cache(maxsize=8)  # noqa: B019 - one object a run
     def task_ids(self, split: str) -> list[str]:
         if split not in DIRECTORIES:
             raise IprError(f"alfworld has no split '{split}'; there are {', '.join(DIRECTORIES)}")
         top = DIRECTORIES[split]
-        found = [p.parent for p in sorted((self.folder / top).glob("*/*/game.tw-pddl")) if _playable(p)]
-        ids = [p.relative_to(self.folder).as_posix() for p in found]
+        found = [trial for trial in _trials(self.folder / top) if _playable(trial / "game.tw-pddl")]
+        ids = [trial.relative_to(self.folder).as_posix() for trial in found]
         if self._listed and any(i.startswith(f"{top}/") for i in self._listed):
             ids = [i for i in ids if i in self._listed]
         if top != "train":
@@ -61,8 +64,9 @@ class Folder:
         """The task ids that IPR's index file names; none where there is no such file."""
         for file in self._index:
             try:
-                paths = [path.removesuffix("/game.tw-pddl").rstrip("/") for path in json.loads(file.read_text())]
-            except (ValueError, TypeError, AttributeError) as error:
+                listed = json.loads(file.read_bytes())
+                paths = [path.removesuffix("/game.tw-pddl").rstrip("/") for path in listed]
+            except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
                 raise IprError(f"{file}: no index file ({error}); fetch it again, or remove it") from None
             ids = [path.split("/")[-3:] for path in paths]
             tops = sorted({*DIRECTORIES.values()})
@@ -113,21 +117,35 @@ class Folder:
 def read(file: Path) -> Game:
     """A game file, parsed; IprError where it is missing or broken."""
     try:
-        data = json.loads(file.read_text())
+        data = json.loads(file.read_bytes())
     except OSError as error:
-        raise IprError(f"{file}: {error.strerror}; is this a task id of this data set?") from error
-    except ValueError as error:
+        raise IprError(f"{file}: {error.strerror}; fetch it again, or give a task id of this data set") from error
+    except (ValueError, RecursionError) as error:
         raise IprError(f"{file} is not JSON ({error}); fetch the file again") from error
     return Game(data, str(file))
 
 
+def _trials(top: Path) -> list[Path]:
+    """The folders of a split's games; a link that leads nowhere is a game, too, and is named when it is read."""
+    return [trial for trial in sorted(top.glob("*/*")) if os.path.lexists(trial / "game.tw-pddl")]
+
+
+def _laid_out(folder: Path) -> bool:
+    """Whether there are games in the places of the real data."""
+    return any(_trials(folder / top) for top in DIRECTORIES.values())
+
+
 def _playable(file: Path) -> bool:
-    """The real folder also holds games that the data set leaves out: unsolvable ones, and two kinds of task."""
+    """The real folder also holds games that the data set leaves out: unsolvable ones, and two kinds of task. What
+    cannot be read is none of these."""
     if "movable" in file.parts[-3] or "Sliced" in file.parts[-3]:
         return False
-    with file.open("rb") as opened:  # the flag stands at the very end of a large file
-        opened.seek(max(0, file.stat().st_size - 100))
-        return not re.search(rb'"solvable"\s*:\s*false', opened.read())
+    try:
+        with file.open("rb") as opened:  # the flag stands at the very end of a large file
+            opened.seek(max(0, file.stat().st_size - 100))
+            return not re.search(rb'"solvable"\s*:\s*false', opened.read())
+    except OSError:
+        return True
 
 
 def check_data(folder: Path) -> dict[str, Any] | None:
@@ -143,11 +161,13 @@ def check_data(folder: Path) -> dict[str, Any] | None:
 
 def _broken_games(folder: Path) -> list[str]:
     """What is wrong with the games, a line each."""
+    if not any(map(_laid_out, (folder, folder / "json_2.1.1"))):  # there may be transcripts all the same
+        return []
     try:
         source = Folder(folder)
         files, messages = source.files(), source.absent()
-    except IprError:  # of no such layout, but there may be transcripts
-        return []
+    except IprError as error:
+        return [str(error)]
     for file in files.values():
         if file.name != INDEX:
             try:
@@ -175,7 +195,7 @@ def check_recorded(folder: Path) -> dict[str, Any] | None:
     for file in found:
         try:
             game = read(file.with_name("game.tw-pddl"))
-            turns = [turn["value"] for turn in json.loads(file.read_text())]
+            turns = [turn["value"] for turn in json.loads(file.read_bytes())]
             if not turns or not all(isinstance(turn, str) for turn in turns):
                 raise ValueError("no list of texts")
         except IprError as error:
