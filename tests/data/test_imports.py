@@ -541,6 +541,31 @@ def test_recorded_price_limits_are_adopted(
     assert imports.load("parquet", saved, "webshop", data) == (played, [])
 
 
+@pytest.mark.parametrize("form", ["{}", "webshop_{}", int])
+def test_of_goals_that_begin_alike_the_one_with_the_ids_number_is_taken(
+    form: Any, file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """IPR's records have a goal's number as their id, and two people may have wished for a thing in the same words."""
+    from tests.envs import test_webshop_real as shop
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    data = shop.lay(tmp_path / "data")
+    told = json.loads((data / "items_human_ins.json").read_text())
+    for entries in told.values():
+        entries[1:] = [entries[0] | {"instruction_attributes": ["nothing that it has"]}]
+    (data / "items_human_ins.json").write_text(json.dumps(told))
+    spec = get("webshop", data)
+    given = [spec.expert(i) for split in ("train", "dev", "seen") for i in spec.task_ids(split)]
+    assert len({t.reward for t in given}) > 1
+    rows = [published(t) | {"id": (form if form is int else form.format)(t.task_id[5:])} for t in given]
+    assert imports.load("conversations", file(rows), "webshop", data) == (given, [])
+
+
+def test_a_number_that_is_no_task_is_told(file: Callable[..., Path]) -> None:
+    _, (difference,) = imports.load("conversations", file([published(experts("sql")[0]) | {"id": 8}]), "alfworld")
+    assert difference.got == "none in the record, and its id '8' is no task here"
+
+
 # Files as people have them -------------------------------------------------------------------------------------------
 
 

@@ -225,6 +225,14 @@ def test_published_index_files(tmp_path: Path, cache: Path) -> None:
         Folder(data)
 
 
+def test_index_files_in_other_encodings_are_read(tmp_path: Path, cache: Path) -> None:
+    data = index(lay(tmp_path / "data"), [1, 2], [3])
+    for name in ("train", "test"):
+        file = data / f"{name}_indices.json"
+        file.write_text(file.read_text(), encoding="utf-8-sig")
+    assert Folder(data).task_ids("train") == ["goal/000001", "goal/000002"]
+
+
 @pytest.mark.parametrize(
     ("train", "fault"),
     [([1, 11896], "names goal 11896 and the data has"), ({"a": 1}, "no index file"), (["1"], "no index file")],
@@ -512,3 +520,6 @@ def test_members_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             assert {k: json.loads(text) for k, text in members(file, raw=True)} == value
             file.write_text(json.dumps(list(value.values()), indent=indent), encoding="utf-8")
             assert [v for _, v in members(file)] == list(value.values())
+            for encoding in ("utf-8-sig", "utf-16"):
+                file.write_text(json.dumps(value, indent=indent), encoding=encoding)
+                assert dict(members(file)) == value

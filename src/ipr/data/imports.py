@@ -1,15 +1,15 @@
 """Trajectories from other people's files, each played again here before it is believed.
 
 Decided here: only what the environment gives back comes in. A record is matched to a task by its id, else by what the
-environment says first; by that, too, its episode is found behind instruction and examples: it begins at the message
-whose text, or last lines, are the first observation of a task, and goes on from there to the record's end. Compared is
-what the observations tell (see `alike`; with `strict` every letter), without the label "Observation:", blanks and the
-wording of another version (`EnvSpec.reword`); kept are the environment's own. A record may end with the last action,
-or with its wrapper's own words after the last action has won, and a turn after the end goes (not with `strict`).
-One that cannot be read or kept (no JSON, half a character, a seed beyond 63 bits) is named, and the others come in. A
-record that is not given back is tried as the published environment ran it (`EnvSpec.published`: InterCode's wrapper
-runs the first line of a block), and then holds what was run. Left out: mending what an agent wrote; only blanks and
-line breaks at a turn's ends go, as they do where tokens become text.
+environment says first, where tasks that have its id's number go first; by that, too, its episode is found behind
+instruction and examples: it begins at the message whose text, or last lines, are the first observation of a task, and
+goes on from there to the record's end. Compared is what the observations tell (see `alike`; with `strict` every
+letter), without the label "Observation:", blanks and the wording of another version (`EnvSpec.reword`); kept are the
+environment's own. A record may end with the last action, or with its wrapper's own words after the last action has won,
+and a turn after the end goes (not with `strict`). One that cannot be read or kept (no JSON, half a character, a seed
+beyond 63 bits) is named, and the others come in. A record that is not given back is tried as the published environment
+ran it (`EnvSpec.published`: InterCode's wrapper runs the first line of a block), and then holds what was run. Left out:
+mending what an agent wrote; only blanks and line breaks at a turn's ends go, as they do where tokens become text.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ _LABEL = re.compile(r"^(?:(?:The observation is|Observation|Question)\s*:|Here i
 """What stands before an observation; the first and the last are AgentInstruct's."""
 _CHOICE = re.compile(r"\n\s*AVAILABLE ACTIONS:.*", re.DOTALL | re.IGNORECASE)
 """What AgentGym writes after an observation."""
+
+_NUMBER = re.compile(r"[0-9]{1,9}$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,8 +217,8 @@ def _of_row(name: str, row: Any, kind: str) -> Record:
 
 
 def _ids(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """What a row may name its task by; half a character is in no task's name."""
-    found = (row.get(key) for key in ("task_id", "id", "game_file"))
+    """What a row may name its task by, numbers as text; half a character is in no task's name."""
+    found = (str(i) if type(i) is int else i for i in (row.get(key) for key in ("task_id", "id", "game_file")))
     return tuple(i for i in found if isinstance(i, str) and i and not store.HALF.search(i))
 
 
@@ -310,6 +312,12 @@ def _plain(text: str) -> str:
     return " ".join(_LABEL.sub("", _CHOICE.sub("", text).strip()).split())
 
 
+def _number_of(name: str) -> int | None:
+    """What an id ends with: published records of WebShop and InterCodeSQL have a task's number alone."""
+    found = _NUMBER.search(name)
+    return int(found[0]) if found else None
+
+
 class _Player:
     """An environment's tasks, found by id or by what is said first, and records played on them."""
 
@@ -319,6 +327,9 @@ class _Player:
         self._env = spec.make()
         self._ids = {split: spec.task_ids(split) for split in SPLITS}
         self._known = {task_id for ids in self._ids.values() for task_id in ids}
+        self._numbered: dict[int | None, list[str]] = {}
+        for task_id in (i for ids in self._ids.values() for i in ids if _number_of(i) is not None):
+            self._numbered.setdefault(_number_of(task_id), []).append(task_id)
         self._said: dict[str, dict[str, list[str]]] = {}
         self._used: set[str] = set()
         self.ended = 0
@@ -328,7 +339,7 @@ class _Player:
         """On the first task that gives it back; else the difference from the likeliest."""
         nearest, found = -1, Difference(record.name, "", 0, "a message that begins a task", self._none(record))
         own = next((i for name in record.ids if (i := self._named(name))), None)
-        for index in self._indices(own):
+        for index in self._indices(own, record.ids):
             places = self._places(record.messages, index)
             for text in reversed(places):  # an example's text comes before that of the record's own task
                 for place in places[text]:
@@ -379,17 +390,24 @@ class _Player:
         lines = text.splitlines()
         return (self._key("\n".join(lines[k:])) for k in range(len(lines)))
 
-    def _indices(self, own: str | None) -> Iterator[dict[str, list[str]]]:
-        """What is said first -> the tasks that begin so: of the record's own task, else of one split after another."""
+    def _indices(self, own: str | None, names: Sequence[str]) -> Iterator[dict[str, list[str]]]:
+        """What is said first -> the tasks that begin so: of the record's own task, else of those that have the number
+        of one of its `names`, then of one split after another."""
         if own is not None:
-            yield {self._key(self._env.reset(own)): [own]}
+            yield self._index([own])
             return
+        if numbered := [i for name in names for i in self._numbered.get(_number_of(name), ())]:
+            yield self._index(numbered)
         for split, ids in self._ids.items():
             if split not in self._said:
-                index = self._said.setdefault(split, {})
-                for task_id in ids:
-                    index.setdefault(self._key(self._env.reset(task_id)), []).append(task_id)
+                self._said[split] = self._index(ids)
             yield self._said[split]
+
+    def _index(self, ids: Sequence[str]) -> dict[str, list[str]]:
+        index: dict[str, list[str]] = {}
+        for task_id in ids:
+            index.setdefault(self._key(self._env.reset(task_id)), []).append(task_id)
+        return index
 
     def _named(self, name: str) -> str | None:
         """The task of an id, or of a path that ends with it or with a file in it."""

@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from ipr import identity
+from ipr import identity, store
 from ipr.envs.checker import Difference, differences
 from ipr.envs.published import both, numbers
 from ipr.envs.webshop import nouns
@@ -366,7 +366,7 @@ def members(file: Path, raw: bool = False) -> Iterator[tuple[str, Any]]:
     or the value's text. Only a part of the file is in memory."""
     decoder = json.JSONDecoder()
     try:
-        with file.open(encoding="utf-8") as opened:
+        with file.open(encoding=store.encoding_of(file)) as opened:
             buffer, at = "", 0
 
             def peek() -> str:
