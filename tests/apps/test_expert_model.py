@@ -75,7 +75,24 @@ def test_none_that_earned_it_is_one_line(tmp_path: Path, capsys: pytest.CaptureF
         code, _, said = run(capsys, "--endpoint", url, "--out", str(tmp_path), "--games", "2", "env.max_steps=2")
     assert code == 2
     assert "none of 2 episodes of m earned everything; take a better model, or --shots 1" in said
+    assert "5 requests (0 retries), 35 tokens in (0 of them cached), 15 out; cost: unknown price" in said
     assert not (tmp_path / "experts.parquet").exists()
+
+
+def test_a_full_context_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As the reason why so few are kept; it was in `endings` alone, and nowhere where none was kept."""
+    long = refusal(400, "maximum context length is 99 tokens", "context_length_exceeded")
+    asked: list[int] = []  # the first asks whether all is well
+
+    def reply(body: dict[str, Any], _: Any) -> Any:
+        asked.append(len(body["messages"]))
+        return long if len(asked) > 1 and asked[-1] > 3 else answer("Action: look")
+
+    with scripted(reply) as url:
+        code, _, said = run(capsys, "--endpoint", url, "--out", str(tmp_path), "--games", "2")
+    assert code == 2
+    assert "WARNING: 2 games ended because the context was full" in said
+    assert "(100 % of all games)" in said
 
 
 def test_a_server_that_refuses_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -165,6 +165,8 @@ def experts(options: Namespace) -> dict[str, Any]:
 
     options.split = "train"
     figures = prompted.run(options)
+    for line in prompted.notes(figures):
+        print(line, file=sys.stderr)
     played = store.load(options.out / "eval" / "train.parquet", Trajectory)
     kept = [t for t in played if t.reward > LEAST.get(options.env, 1 - 1e-9)]
     bar = f"more than {LEAST[options.env]}" if options.env in LEAST else "everything"

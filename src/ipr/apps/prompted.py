@@ -216,6 +216,12 @@ def table(name: str, figures: dict[str, Any]) -> str:
     lines.insert(1, "  ".join("-" * w for w in widths))
     endings = ", ".join(f"{kind} {n}" for kind, n in figures["endings"].items())
     lines += ["", f"mean with its 95 % interval; endings: {endings}"]
+    return "\n".join([*lines, *notes(figures)])
+
+
+def notes(figures: dict[str, Any]) -> list[str]:
+    """Where the context was full, what that did and what to set; and what was asked of a hosted model."""
+    lines = []
     if full := figures["endings"].get("overflow"):
         lines.append(
             f"WARNING: {full} games ended because the context was full: use --shots 0, raise model.max_length, or take"
@@ -228,4 +234,4 @@ def table(name: str, figures: dict[str, Any]) -> str:
             f" ({usage['cached_tokens']} of them cached), {usage['completion_tokens']} out; cost:"
             f" {'unknown price (endpoint.price_in, endpoint.price_out)' if cost is None else f'${cost:.4f}'}"
         )
-    return "\n".join(lines)
+    return lines
