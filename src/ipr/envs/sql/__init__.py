@@ -50,7 +50,7 @@ def spec(data: Path | None = None, max_steps: int | None = None, server: str | N
         task_type=source.task_type,
         lowest=-1.0,  # all rows in the reverse order
         oracle=oracle,
-        version=("generated-6" if data is None else "real-7") + ("-server" if server else ""),
+        version=("generated-6" if data is None else "real-8") + ("-server" if server else ""),
         deciding=source.deciding,
         published=as_published,
     )

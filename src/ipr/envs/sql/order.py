@@ -17,7 +17,7 @@ from ipr.envs.sql import plan
 from ipr.envs.sql.errors import MySqlError, NotExactError
 from ipr.envs.sql.filesort import Sorting
 from ipr.envs.sql.names import Field, Scope, Source
-from ipr.envs.sql.plan import Column, Index, Question, Test
+from ipr.envs.sql.plan import Checked, Column, Index, Question, Test
 from ipr.envs.sql.terms import Term, order_key, truth
 from ipr.types import IprError
 
@@ -70,6 +70,11 @@ def reading(
         question.sorts = _sorted_table(sources, keys)
     question.wanted = _wanted(node)
     question.sorted = bool(groups or order)
+    grouped = _sorted_table(sources, groups)
+    if grouped is not None:  # by an index's columns: no more is looked for
+        names = {t.field.name.lower() for t in groups if t.field is not None}
+        if any(names <= set(i.columns) for i in question.tables[grouped].indexes):
+            question.checked = [k for k in question.checked if k.table != grouped]
     steps = plan.joined(question)
     found = plan.reading(steps, question)
     first, rows = steps[0], steps[-1].total_rows
@@ -227,6 +232,7 @@ def _key(source: Source, name: str) -> str:
 
 _STRICT = (exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE, exp.Like, exp.In, exp.Between)
 """Conditions that no NULL fulfils: with one of them in WHERE a LEFT JOIN is none."""
+_COMPARED = (exp.GT, exp.GTE, exp.LT, exp.LTE)
 
 
 class _Facts:
@@ -262,8 +268,8 @@ class _Facts:
             on = join.node.args.get("on")
             for part in _parts(on) if on is not None else ():
                 self._condition(part)
-            for name in join.node.args.get("using") or ():
-                found = [self._named(s, name.name.lower()) for s in (*join.before, *join.added)]
+            for name in join.names:
+                found = [self._named(s, name.lower()) for s in (*join.before, *join.added)]
                 self._same({column for column in found if column is not None})
             self.weak = None
         self.q.equal = [frozenset(e) for e in self.equal]
@@ -336,8 +342,27 @@ class _Facts:
         constant = self._constant(part)
         test = Test(frozenset(columns), self._share(part), constant)
         self.q.tests.append(test)
+        self.q.checked += self._checked(part)
         if len(columns) == 1 and self.weak is None and _sargable(part):
             self.ranges.append((next(iter(columns)), part))
+
+    def _checked(self, part: Node) -> list[Checked]:
+        """The tables of which a condition can find rows by an index for each row of others."""
+        if isinstance(part, exp.Paren):
+            return self._checked(part.this)
+        if isinstance(part, exp.Or):
+            both = self._checked(part.this), self._checked(part.expression)
+            return [Checked(a.table, a.needs | b.needs) for a in both[0] for b in both[1] if a.table == b.table]
+        pairs = [(part.this, part.expressions)] if isinstance(part, exp.In) else []
+        if isinstance(part, (*_COMPARED, exp.EQ)):
+            pairs = [(part.this, [part.expression]), (part.expression, [part.this])]
+        found = []
+        for one, others in pairs:
+            ours, needs = self._column(one), {c and c[0] for c in map(self._column, others)}
+            if ours is not None and needs and not needs & {None, ours[0]}:
+                indexes = [i for i in self.q.tables[ours[0]].indexes if i.columns[0] == ours[1]]
+                found += [Checked(ours[0], frozenset(needs), i) for i in indexes[:1]]
+        return found
 
     def _column(self, node: Node | None) -> Column | None:
         while isinstance(node, exp.Paren):

@@ -65,6 +65,17 @@ class Test:
 
 
 @dataclass(slots=True)
+class Checked:
+    """A condition that finds a table's rows by an index for each row of others ("range checked for each record")."""
+
+    table: int
+    needs: frozenset[int]
+    """The others."""
+    index: Index | None = None
+    """None: one or another."""
+
+
+@dataclass(slots=True)
 class Question:
     """What is joined."""
 
@@ -82,6 +93,7 @@ class Question:
     """Rows up to LIMIT."""
     sorted: bool = False
     """Whether there is a GROUP BY or ORDER BY."""
+    checked: list[Checked] = field(default_factory=list)
     counts: dict[Column, int] = field(default_factory=dict)
     """Rows that fulfil the conditions on a column with an index."""
     found: dict[int, tuple[Index, int, float]] = field(default_factory=dict)
@@ -369,7 +381,13 @@ class Search:
 
 def joined(question: Question) -> list[Step]:
     """The tables in the order in which they are read."""
-    return Search(question).run()
+    steps = Search(question).run()
+    for place, step in enumerate(steps):
+        known = {s.table for s in steps[:place]}
+        found = [k for k in question.checked if k.table == step.table and k.needs <= known]
+        if step.buffered and found and not any(t == step.table for t, _ in question.counts):
+            step.buffered, step.index = False, found[0].index or question.tables[step.table].primary
+    return steps
 
 
 def reading(steps: Sequence[Step], question: Question) -> list[tuple[int, Index | None, bool]]:

@@ -49,8 +49,10 @@ class Join:
     """What it is instead of a table: a join in parentheses."""
     before: list[Source]
     added: list[Source]
+    names: list[str]
+    """The columns of USING and NATURAL."""
     tests: list[str]
-    """What USING and NATURAL say, and ON."""
+    """What these say, and ON."""
 
 
 @dataclass(slots=True)
@@ -92,8 +94,8 @@ def _tables(c: Compiler, first: Node, joins: list[Node]) -> tuple[Tables, list[F
         else:
             made = _source(c, join.this, scope)
         added = scope.sources[start + len(before) :]
-        tests, star = _merged(c, join, before, added, star, made.star)
-        found.joins.append(Join(join, made.sql, made.inner, before, added, tests))
+        names, tests, star = _merged(c, join, before, added, star, made.star)
+        found.joins.append(Join(join, made.sql, made.inner, before, added, names, tests))
     return found, star
 
 
@@ -213,8 +215,11 @@ def derived(query: Query, alias: str, sql: str, columns: list[str]) -> Source:
 
 def _merged(
     c: Compiler, join: Node, before: list[Source], added: list[Source], left: list[Field], right: list[Field]
-) -> tuple[list[str], list[Field]]:
-    """What USING and NATURAL ask for, and what `*` stands for (`store_natural_using_join_columns` of sql_base.cc)."""
+) -> tuple[list[str], list[str], list[Field]]:
+    """The columns of USING and NATURAL, what they ask for, and what `*` stands for.
+
+    It is `store_natural_using_join_columns` of sql_base.cc.
+    """
     side, kind = (join.args.get("side") or "").upper(), (join.args.get("kind") or "").upper()
     method = (join.args.get("method") or "").upper()
     if (
@@ -240,7 +245,7 @@ def _merged(
         left, right = right, left
     common = {name.lower() for name in names}
     star = [c.scope.merged[f.name.lower()] for f in left if f.name.lower() in common]
-    return tests, star + [f for f in (*left, *right) if f.name.lower() not in common]
+    return names, tests, star + [f for f in (*left, *right) if f.name.lower() not in common]
 
 
 def _joined(join: Join, left: str) -> str:
