@@ -358,10 +358,11 @@ class _Facts:
             pairs = [(part.this, [part.expression]), (part.expression, [part.this])]
         found = []
         for one, others in pairs:
-            ours, needs = self._column(one), {c and c[0] for c in map(self._column, others)}
-            if ours is not None and needs and not needs & {None, ours[0]}:
+            ours, read = self._column(one), [self._column(other) for other in others]
+            needs = frozenset(column[0] for column in read if column is not None)
+            if ours is not None and read and None not in read and ours[0] not in needs:
                 indexes = [i for i in self.q.tables[ours[0]].indexes if i.columns[0] == ours[1]]
-                found += [Checked(ours[0], frozenset(needs), i) for i in indexes[:1]]
+                found += [Checked(ours[0], needs, i) for i in indexes[:1]]
         return found
 
     def _column(self, node: Node | None) -> Column | None:
