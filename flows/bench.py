@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +146,8 @@ def _apart(folder: Path, plan: bench.Plan, name: str, seed: int, samples: int) -
     """In a process of its own, which ends with the one that began it; what is printed goes to a file beside the run."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    if (bench_process := parent_process()) is not None and not bench_process.is_alive():
+        return  # it was killed while this one started
     log = folder / name / f"{member(folder / name, seed).name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stderr.write(f"seed {seed}, {name}: {log}\n")  # whole, as others write there too

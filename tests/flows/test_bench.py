@@ -172,6 +172,24 @@ def test_runs_side_by_side_end_with_the_bench(tmp_path: Path, monkeypatch: pytes
             bench.kill()
     assert told == {f"seed {s}, best: {tmp_path / 'b' / 'best' / f'best-{s}.log'}\n" for s in (0, 1)}
     assert len(children) >= 2
+    ended(children)
+
+
+def test_a_run_that_has_only_been_started_ends_with_the_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IPR_ROOT", str(tmp_path))
+    command = [sys.executable, "-m", "flows.cli", "bench", "alfworld", "--jobs", "2", "--dir", str(tmp_path / "b")]
+    with subprocess.Popen([*command, "env.tasks=4", "track.enabled=false"], cwd=ROOT) as bench:
+        try:
+            children: list[psutil.Process] = []
+            while sum("spawn_main" in " ".join(child.cmdline()) for child in children) < 2:
+                children = psutil.Process(bench.pid).children()
+        finally:
+            bench.kill()
+    ended(children)
+    assert not [*tmp_path.glob("b/best/best-*/manifest.json")]
+
+
+def ended(children: list[psutil.Process]) -> None:
     deadline = time.monotonic() + 60
     while any(alive(child) for child in children):
         assert time.monotonic() < deadline
