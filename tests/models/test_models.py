@@ -15,9 +15,10 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from ipr import identity, models
@@ -539,6 +540,35 @@ def test_embeddings_that_are_the_output_layer_too_are_not_adapted(targets):
         config = ModelConfig(device="cpu", lora=LoraConfig(rank=4, targets=targets))
         with pytest.raises(IprError, match="in common with its output layer") if tied else nullcontext():
             loading.with_adapter(model, config)
+
+
+def test_adapters_of_others_that_could_not_be_merged_are_refused(chat, base, copy, tmp_path):
+    """What they add to embeddings would be the output layer's too, or has no place in the base."""
+
+    def adapter(place: Path, **how: Any) -> Path:
+        found = peft.get_peft_model(
+            AutoModelForCausalLM.from_pretrained(place),
+            peft.LoraConfig(task_type=peft.TaskType.CAUSAL_LM, r=4, **how),
+        )
+        return models.save_model(found, chat.tokenizer, tmp_path / "adapter")
+
+    edit(copy / "config.json", tie_word_embeddings=True)
+    weights = load_file(copy / "model.safetensors")
+    save_file({name: weights[name] for name in weights if name != "lm_head.weight"}, copy / "model.safetensors")
+    folder = adapter(copy, target_modules=["embed_tokens"])
+    with pytest.raises(IprError, match=r"adapter .* adapts embeddings .* in common with its output layer"):
+        models.check_model(folder)
+    folder = adapter(base, target_modules=["q_proj"], lora_bias=True)
+    with pytest.raises(IprError, match=r"adapter .* cannot be merged into its base: .*lora_bias"):
+        models.export(folder, tmp_path / "merged", merge=True)
+
+
+def test_quantized_weights_are_refused_also_where_the_config_does_not_say_so(copy):
+    weights = load_file(copy / "model.safetensors")
+    name = next(name for name in weights if name.endswith("q_proj.weight"))
+    save_file(weights | {name: weights[name].to(torch.float8_e4m3fn)}, copy / "model.safetensors")
+    with pytest.raises(IprError, match=r"model.safetensors are quantized \(F8_E4M3\), which cannot be trained; take"):
+        models.check_model(copy)
 
 
 @pytest.mark.parametrize("targets", ["all-linear", ".*q_proj", ["q_proj", "self_attn.v_proj"]])

@@ -26,6 +26,9 @@ ARCHITECTURES = Path(__file__).parent / "architectures"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _LONGEST = 96
 """Letters of a hub name."""
+_QUANTIZED = ("F8", "F6", "F4", "I8", "I4")
+"""How safetensors calls types in which no model computes; buffers of old ones are U8 and BOOL."""
+_UNTRAINABLE = "which cannot be trained; take the one it was made of, or import a GGUF of it (ipr model import)"
 
 
 def resolve(path: str | Path) -> str:
@@ -222,10 +225,7 @@ def read_config(name: str) -> Any:
             raise ValueError("it has no layers")
     if quantized := getattr(config, "quantization_config", None):
         method = quantized.get("quant_method") if isinstance(quantized, dict) else None
-        raise IprError(
-            f"model {name} is quantized ({method}), which cannot be trained; take the one it was made of, or import a"
-            " GGUF of it (ipr model import)"
-        )
+        raise IprError(f"model {name} is quantized ({method}), {_UNTRAINABLE}")
     return config
 
 
@@ -310,11 +310,15 @@ def check_safetensors(file: Path) -> None:
             if length > size:
                 raise ValueError("header longer than the file")
             header = json.loads(opened.read(length))
-        end = max((t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"), default=0)
+        tensors = {name: t for name, t in header.items() if name != "__metadata__"}
+        end = max((t["data_offsets"][1] for t in tensors.values()), default=0)
+        quantized = next((t["dtype"] for t in tensors.values() if t["dtype"].startswith(_QUANTIZED)), None)
     except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError):
         raise IprError(f"weights {file} are corrupt (no safetensors header); copy or train them again") from None
     if 8 + length + end != size:
         raise IprError(f"weights {file} are truncated ({size} bytes of {8 + length + end}); copy or train them again")
+    if quantized:  # read without their scales, they would be other numbers
+        raise IprError(f"weights {file} are quantized ({quantized}), {_UNTRAINABLE}")
 
 
 def first_line(error: BaseException) -> str:

@@ -132,7 +132,8 @@ def load_model(path: str | Path, config: ModelConfig, *, training: bool = False)
         if rank:
             _check_same(model, name, config)
         if training and not rank:
-            model = model.merge_and_unload().requires_grad_(True)
+            with one_line(f"adapter {folder} cannot be merged into its base"):
+                model = model.merge_and_unload().requires_grad_(True)
     if training and config.freeze_embeddings:
         freeze_embeddings(model)
     if training and model.num_parameters() > LARGE:
@@ -341,6 +342,7 @@ def _with_saved_adapter(model: Any, folder: Path, trainable: bool = False) -> An
     for told, keys in (("lacks {} tensors for", loaded.missing_keys), ("has {} others than", loaded.unexpected_keys)):
         if keys:
             raise IprError(f"adapter {folder} {told.format(len(keys))} its base (e.g. {min(keys)}); {fix}")
+    _check_ends(found, f"adapter {folder}", "train one of other modules")
     return found
 
 
@@ -366,7 +368,6 @@ def with_adapter(model: Any, config: ModelConfig, revision: str | None = None) -
     """A model with a new trainable float32 adapter, as `config.lora` has it; `revision` is the base's on the hub."""
     import torch
     from peft import LoraConfig, TaskType, get_peft_model
-    from peft.tuners.tuners_utils import BaseTunerLayer
 
     from ipr.models import plug
 
@@ -393,15 +394,23 @@ def with_adapter(model: Any, config: ModelConfig, revision: str | None = None) -
     with one_line(told), plug.quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # the same start for every process, and for a training that is resumed
         adapted = get_peft_model(model, adapter)
+    _check_ends(adapted, f"model.lora.targets={lora.targets}", "leave them out (all-linear does)")
+    return adapted
+
+
+def _check_ends(adapted: Any, what: str, fix: str) -> None:
+    """Raises IprError for embeddings that are the output layer too: merged, what one has learnt is the other's."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    model = adapted.get_base_model()
     ends = (model.get_input_embeddings(), model.get_output_embeddings())
     if getattr(model.config.get_text_config(), "tie_word_embeddings", False) and any(
         isinstance(end, BaseTunerLayer) for end in ends
-    ):  # merged, what one of them has learnt would be the other's, too
+    ):
         raise IprError(
-            f"model.lora.targets={lora.targets} adapts embeddings that this model has in common with its output layer,"
-            " which no merged model could keep; leave them out (all-linear does)"
+            f"{what} adapts embeddings that this model has in common with its output layer, which no merged model could"
+            f" keep; {fix}"
         )
-    return adapted
 
 
 def _multiplies(module: Any) -> bool:
