@@ -47,8 +47,12 @@ def model(tokenizer):
 
 
 def written(file: Path, model: Any, tokenizer: Any, architecture: str = "llama", **more: Any) -> Path:
-    """The file, and in it these tensors beside the model's; words are cut as `pre` says."""
-    pre, tensors = more.pop("pre", "llama-bpe"), more
+    """The file, and in it these tensors beside the model's; words are cut as `pre` says, as of that `kind`.
+
+    `blank`: whether one goes before a text.
+    """
+    pre, kind, blank = more.pop("pre", "llama-bpe"), more.pop("kind", "gpt2"), more.pop("blank", None)
+    tensors = more
     config, tree = model.config, json.loads(tokenizer.backend_tokenizer.to_str())
     added = {int(i): token for i, token in tokenizer.added_tokens_decoder.items()}
     writer = gguf.GGUFWriter(file, architecture)
@@ -63,8 +67,10 @@ def written(file: Path, model: Any, tokenizer: Any, architecture: str = "llama",
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
     writer.add_vocab_size(config.vocab_size)
-    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_model(kind)
     writer.add_tokenizer_pre(pre)
+    if blank is not None:
+        writer.add_add_space_prefix(blank)
     writer.add_token_list([tokenizer.convert_ids_to_tokens(i) for i in range(len(tokenizer))])
     kinds = gguf.TokenType
     writer.add_token_types([kinds.CONTROL if i in added else kinds.NORMAL for i in range(len(tokenizer))])
@@ -147,6 +153,35 @@ def test_digits_that_are_never_merged_need_no_cut_of_their_own(tokenizer, model,
     models.import_gguf(written(tmp_path / "smol.gguf", model, smol, pre="smollm"), tmp_path / "smol")
     text = "room 123, 4 boxes\n\n  (5)\tit's 6th"
     assert models.load_tokenizer(tmp_path / "smol").encode(text) == smol.encode(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "blank"),
+    [("llama-2", None), ("llama-2", True), ("mistral-7b-v0.1", None), ("mistral-7b-v0.3", False), ("gemma-2", False)],
+)
+def test_sentencepiece_has_its_blanks_where_the_file_says(name: str, blank: bool | None, tmp_path: Path) -> None:
+    """llama.cpp puts one before a text, and before one after a marker, where a file does not forbid it."""
+    tokenizer = families.RIGHT[name]()
+    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+    heads: dict[str, Any] = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=512, **sizes, **heads))
+    file = written(tmp_path / "tiny.gguf", model, tokenizer, kind="llama", pre="default", blank=blank)
+    models.import_gguf(file, tmp_path / "tiny")
+    talk = [{"role": "assistant" if i % 2 else "user", "content": f"go to  cabinet {i}"} for i in range(3)]
+    read = models.load_tokenizer(tmp_path / "tiny")
+    ids = [
+        t.apply_chat_template(talk, add_generation_prompt=True, return_dict=True)["input_ids"]
+        for t in (read, tokenizer)
+    ]
+    assert ids[0] == ids[1]
+
+
+def test_sentencepiece_with_markers_of_its_own_is_refused_where_its_blanks_are_not_known(tmp_path: Path, model) -> None:
+    tokenizer = families.RIGHT["mistral-7b-v0.3"]()
+    for blank in (None, True):
+        file = written(tmp_path / "tiny.gguf", model, tokenizer, kind="llama", pre="default", blank=blank)
+        with pytest.raises(IprError, match=r"whether a blank follows its markers \(e\.g\. \[/INST\]\); take its safe"):
+            models.import_gguf(file, tmp_path / "tiny")
 
 
 def test_a_part_of_a_model_is_refused(model, tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

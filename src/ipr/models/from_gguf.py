@@ -77,7 +77,7 @@ def _read(file: Path) -> tuple[Any, Any]:
     if lacking := info["missing_keys"]:
         raise IprError(f"{file} lacks {len(lacking)} tensors of its model; merge one that is in parts, or get it again")
     model.hf_quantizer = None  # the weights are whole
-    return model, _as_built(built, len(reader.fields["tokenizer.ggml.tokens"].data))
+    return model, _as_built(built, len(reader.fields["tokenizer.ggml.tokens"].data), _blanks(reader, built, file))
 
 
 def _said(reader: Any, key: str) -> str:
@@ -86,8 +86,27 @@ def _said(reader: Any, key: str) -> str:
     return str(field.contents()) if field else ""
 
 
-def _as_built(built: Any, size: int) -> Any:
-    """The tokenizer that cuts as `built` does, and has the file's `size` tokens.
+def _blanks(reader: Any, built: Any, file: Path) -> bool | None:
+    """Whether a blank goes before a text, and before one after a marker, of which transformers asks nothing; None where
+    it knows by the model's family.
+
+    Llama-2's kind has it, later vocabularies with markers of their own have it or do not, and no file says which.
+    """
+    family = _said(reader, "general.architecture")
+    if _said(reader, "tokenizer.ggml.model") != "llama" or family.startswith(("gemma", "phi3")):
+        return None
+    if (field := reader.fields.get("tokenizer.ggml.add_space_prefix")) and not field.contents():
+        return False
+    plain = {built.bos_token, built.eos_token, built.unk_token, built.pad_token, "<unk>"}
+    if others := sorted({token.content for token in built.added_tokens_decoder.values()} - plain):
+        raise IprError(
+            f"{file} does not say whether a blank follows its markers (e.g. {others[0]}); take its safetensors"
+        )
+    return True
+
+
+def _as_built(built: Any, size: int, blanks: bool | None) -> Any:
+    """The tokenizer that cuts as `built` does, but for `blanks` (see `_blanks`), and has the file's `size` tokens.
 
     Loaded as the family's own class it would be made anew from the vocabulary alone; and such a class may have added
     a token that the file does not have (GPT-2's end to Llama-3's vocabulary).
@@ -97,6 +116,14 @@ def _as_built(built: Any, size: int) -> Any:
 
     tree = json.loads(built.backend_tokenizer.to_str())
     tree["added_tokens"] = [token for token in tree["added_tokens"] if token["id"] < size]
+    if blanks is not None:
+        tree["pre_tokenizer"], first = None, [{"type": "Prepend", "prepend": "▁"}] if blanks else []
+        spaces = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+        tree["normalizer"] = {"type": "Sequence", "normalizers": [*first, spaces]}
+        back = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
+        last = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if blanks else []
+        whole = [back, {"type": "ByteFallback"}, {"type": "Fuse"}, *last]
+        tree["decoder"] = {"type": "Sequence", "decoders": whole}
     cut = Tokenizer.from_str(json.dumps(tree))
     named = {name: getattr(built, name) for name in ("bos_token", "eos_token", "unk_token", "pad_token")}
     named = {name: token for name, token in named.items() if token and cut.token_to_id(token) is not None}
