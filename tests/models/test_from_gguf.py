@@ -168,11 +168,8 @@ def test_sentencepiece_has_its_blanks_where_the_file_says(name: str, blank: bool
     file = written(tmp_path / "tiny.gguf", model, tokenizer, kind="llama", pre="default", blank=blank)
     models.import_gguf(file, tmp_path / "tiny")
     talk = [{"role": "assistant" if i % 2 else "user", "content": f"go to  cabinet {i}"} for i in range(3)]
-    read = models.load_tokenizer(tmp_path / "tiny")
-    ids = [
-        t.apply_chat_template(talk, add_generation_prompt=True, return_dict=True)["input_ids"]
-        for t in (read, tokenizer)
-    ]
+    tokenizers: list[Any] = [models.load_tokenizer(tmp_path / "tiny"), tokenizer]
+    ids = [t.apply_chat_template(talk, add_generation_prompt=True, return_dict=True)["input_ids"] for t in tokenizers]
     assert ids[0] == ids[1]
 
 
