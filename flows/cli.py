@@ -121,6 +121,7 @@ def quality(options: argparse.Namespace) -> Any:
 
     run = Run(options.quality)
     with run.lock():
+        run.identify()
         found = tasks.quality.quality(run, options.samples, options.tau, options.scorer)
     if not options.json:
         print(table(found["rows"]))
@@ -172,6 +173,7 @@ def best_of(options: argparse.Namespace) -> Any:
 
     run = Run(options.dir)
     with run.lock(), workers.opened(run.config.rollout):
+        run.identify()
         found = tasks.best_of.best_of(run, options.iteration, options.best_of, options.temperature)
     if not options.json:
         print(report.best_of({"stage": stage_name(options.iteration)} | found))

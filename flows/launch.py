@@ -57,11 +57,12 @@ def run(
     with run.lock(), mirror.kept(folder, config.run.store):
         if opened is not None:
             opened(run)
-        run.note(base=base_of(run))
+        base = base_of(run)
         if config.model.path == "champion" and config.rollout.endpoint:  # now it is known
             model = config.model.model_copy(update={"path": run.base})
             policies.check(config.model_copy(update={"model": model}), folder)
         run.identify()
+        run.note(base=base)
         if profile:
             run.note(profile=True)
         if not run.manifest.get("complete"):

@@ -16,6 +16,7 @@ import flows
 from flows.cli import main
 from ipr import config as configs
 from ipr import credit, envs, evaluate, identity, models
+from ipr.apps.chosen_model import base_of
 from ipr.config import RunConfig
 from ipr.envs.alfworld import games
 from ipr.envs.sql import engine
@@ -350,8 +351,9 @@ def test_a_run_goes_on_with_its_own_data_and_model_wherever_they_are(data: Path,
     def opened(data: Path, model: Path, *keys: str) -> Run:
         given = [f"env.data={data}", f"model.path={model}", *keys]
         run = Run.open(tmp_path / "run", configs.load("smoke", given, PRESETS))
-        run.note(base=run.config.model.path)
+        base = base_of(run)  # as `ipr run` does
         run.identify()
+        run.note(base=base)
         return run
 
     begun = opened(data, model).manifest["config_hash"]
@@ -366,6 +368,30 @@ def test_a_run_goes_on_with_its_own_data_and_model_wherever_they_are(data: Path,
         change()
         with pytest.raises(IprError, match=rf"what decides its results has changed since it began .*{what}: "):
             opened(data, model)
+
+
+def test_another_model_or_data_is_refused_and_the_config_stays(
+    data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run went on from its first model without a word, and a refused config was that of the next command."""
+    folder, given = tmp_path / "run", [f"env.data={data}", f"model.path={model}"]
+    run = Run.open(folder, configs.load("smoke", given, PRESETS))
+    run.note(base=base_of(run))
+    run.identify()
+    kept = (folder / "config.yaml").read_text()
+    other = shutil.copytree(model, tmp_path / "other"), shutil.copytree(data, tmp_path / "data" / "json_2.1.1")
+    MODELS["weights"](other[0])
+    DATA["a game"](other[1])
+    for key, what in ((f"model.path={other[0]}", "model"), (f"env.data={other[1]}", "data")):
+        run = Run.open(folder, configs.load("smoke", [*given, key], PRESETS))
+        base_of(run)
+        with pytest.raises(IprError, match=rf"what decides its results has changed since it began .*{what}: "):
+            run.identify()
+        assert (folder / "config.yaml").read_text() == kept
+    DATA["a game"](data)
+    for command in (["eval", "--dir", str(folder), "--best-of", "2"], ["reward", "--quality", str(folder)]):
+        assert main(command) == 2
+        assert "what decides its results has changed since it began (data: " in capsys.readouterr().err
 
 
 def test_episodes_of_other_games_with_the_same_ids_are_not_compared() -> None:

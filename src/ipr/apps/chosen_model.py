@@ -35,17 +35,15 @@ def folder_of(model: str, config: RunConfig) -> str:
 
 
 def base_of(run: Run) -> str:
-    """The model to start from, fixed when the run begins, so that a resumed run starts from the same."""
-    if run.config.model.path != "champion":
-        return run.manifest.get("base", run.config.model.path)
-    copy = run.folder / "base" / "model"
-    if copy.is_dir():  # wherever the run's folder is now
-        return str(copy)
+    """The model to start from. The champion is copied when the run begins, so that a resumed run starts from the same;
+    that another model is the same one is looked at by `Run.identify`."""
+    if run.base != "champion":
+        return run.base
     folder = _champion(run.config)
     if folder is None:
         raise IprError("model.path=champion, but there is no champion yet; train one first: ipr run quick")
     # A copy inside the run: the champion may move while this run is stopped.
-    return str(models.copy_model(folder, copy))
+    return str(models.copy_model(folder, run.folder / "base" / "model"))
 
 
 def check_room(spec: EnvSpec, split: str, path: str, config: RunConfig) -> None:

@@ -52,6 +52,8 @@ class Run:
             raise IprError(f"{self.folder} is no run folder (no config.yaml); start one: ipr run quick --dir {folder}")
         tree = read_yaml(self.folder / "config.yaml")
         self.config: RunConfig = validate(tree, str(self.folder / "config.yaml"))
+        self._kept = True
+        """Whether config.yaml is the config."""
 
     @classmethod
     def open(cls, folder: str | Path, config: RunConfig, preset: str = "", by_stage: bool = False) -> Run:
@@ -76,9 +78,11 @@ class Run:
                 with run.lock():
                     run._undo([line.partition(":")[0] for line in changed])
                     run.note(identity=None, keys=identity.of_config(config), seed=config.seed)
-            if config != run.config:  # what decides nothing, or where something lies
-                cls._keep(folder, config)
-            return cls(folder)
+                    cls._keep(folder, config)
+            elif config != run.config:  # what decides nothing, or where something lies: `identify` looks what it is
+                run._kept = False
+            run.config = config
+            return run
         if any((folder / name).exists() for name in ("config.json", "adapter_config.json")):
             raise IprError(f"{folder} is a model's folder; choose another --dir for the run")
         cls._keep(folder, config)
@@ -102,7 +106,8 @@ class Run:
         store.replace(folder / "config.yaml", write)
 
     def identify(self) -> None:
-        """Note what decides the results; IprError where that is something else than when the run began."""
+        """Note what decides the results; IprError where that is something else than when the run began. A config that
+        the run was opened with is kept only then: a refused one would be that of the next command."""
         env = self.config.env
         spec = envs.get(env.name, env.data, env.max_steps, env.shots, env.server)
         now = identity.run(self.config, spec, models.model_hash(self.base))
@@ -117,6 +122,9 @@ class Run:
         if self.config.model.path != "champion":
             self.note(first_base=first_base(self.base))
         self.note(games=identity.of_games(spec), episodes=identity.digest(greedy)[:16])
+        if self.keeper and not self._kept:
+            self._keep(self.folder, self.config)
+            self._kept = True
 
     @property
     def base(self) -> str:
@@ -124,7 +132,7 @@ class Run:
         copy = self.folder / "base" / "model"
         if self.config.model.path == "champion" and copy.is_dir():  # wherever the run's folder is now
             return str(copy)
-        return self.manifest.get("base", self.config.model.path)
+        return self.config.model.path
 
     @property
     def name(self) -> str:
