@@ -91,10 +91,10 @@ def reading(
     if groups:
         read.rows = rows**0.5 if sorts else None
         read.filed = rows if sorts else None
-    leading = len(steps) > 1 and question.sorts == first.table and not any(s.buffered for s in steps)
-    if leading and sorts and groups:
+    apart = len(steps) > 1 and not any(s.buffered for s in steps)
+    if apart and sorts and grouped == first.table:
         read.lead = _terms(sources, found[:1])
-    if leading and not groups and keys:
+    if apart and not groups and keys and question.sorts == first.table:
         read.first, read.rows = _terms(sources, found[:1]), first.total_rows
         read.outer = all(question.after[s.table] for s in steps[1:])
     return read
@@ -219,6 +219,8 @@ def _width(term: Term) -> int:
     """Bytes of a value in a row that is sorted."""
     if term.field is not None and term.field.source.table is not None:
         return term.field.source.table.stored().widths[term.field.name.lower()]
+    if "join_texts(" in term.sql:  # GROUP_CONCAT gives a TEXT
+        return 65_537
     return 400 if term.text else 9
 
 

@@ -271,7 +271,8 @@ class Compiler(Names):
                 inner = f"SELECT {shown}, {numbered} AS p_, row_number() OVER ({sorted_by(ties)[1:]}) AS n_{source}"
                 found.sql = f"SELECT {', '.join(columns)} FROM ({filesort.sql(inner, listed, name, kind)})"
             return
-        places = {t.sql + d: f"q.c{k}{d}" for k, t in enumerate(found.terms) for d in ("", " DESC")}
+        shown_alike = [(k, t) for k, t in enumerate(found.terms) if not t.exact]  # else a text is shown
+        places = {t.sql + d: f"q.c{k}{d}" for k, t in shown_alike for d in ("", " DESC")}
         if _asked(keys) and not read.first and places.keys() >= set(keys):
             inner = f"SELECT r.*, row_seen() AS n_ FROM (SELECT {shown}{source}{sorted_by(ties)} LIMIT -1) AS r"
             numbered = f"dense_rank() OVER ({sorted_by([places[k] for k in keys])[1:]})"
