@@ -355,7 +355,8 @@ class Database:
             rows, cost, problem = self._read(unsorted[0])
             if rows is not None:
                 kept = -unsorted[1].columns
-                return [rows[k][:kept] for k in arranged(rows, unsorted[1])], cost, problem
+                leads = self._read(unsorted[1].leads)[0] if unsorted[1].leads else None
+                return [rows[k][:kept] for k in arranged(rows, unsorted[1], leads)], cost, problem
             if "too large" not in problem:
                 return None, cost, problem
         return self._read(sql)

@@ -31,6 +31,8 @@ class Sorting:
     """Whether the first table's rows were sorted, whose number is one column before."""
     limited: bool = False
     """Whether LIMIT held for them too."""
+    leads: str = ""
+    """A query for all of these in the order in which they are read: numbers and places. "": they are in the result."""
 
     @property
     def columns(self) -> int:
@@ -38,18 +40,20 @@ class Sorting:
         return 2 if self.leading else 1
 
 
-def arranged(rows: Sequence[tuple[Any, ...]], sorting: Sorting) -> list[int]:
-    """The indexes of the rows that remain, in their order."""
+def arranged(
+    rows: Sequence[tuple[Any, ...]], sorting: Sorting, leads: Sequence[tuple[Any, ...]] | None = None
+) -> list[int]:
+    """The indexes of the rows that remain, in their order. `leads`: what `Sorting.leads` gives."""
     if not sorting.leading:
         return _arranged([row[-1] for row in rows], sorting)
     together: dict[int, list[int]] = {}
     for k, row in enumerate(rows):
         together.setdefault(row[-2], []).append(k)
-    parts = list(together.values())
-    places = [rows[part[0]][-1] for part in parts]
+    if leads is None:
+        leads = [(number, rows[part[0]][-1]) for number, part in together.items()]
     wanted = sorting.offset + sorting.limit if sorting.limited and sorting.limit is not None else None
-    first = _arranged(places, replace(sorting, limit=wanted, offset=0))
-    found = [k for part in first for k in parts[part]]
+    first = _arranged([place for _, place in leads], replace(sorting, limit=wanted, offset=0))
+    found = [k for lead in first for k in together.get(leads[lead][0], ())]
     return found[sorting.offset :][: sorting.limit]
 
 

@@ -40,7 +40,9 @@ class Reading:
     rows: float | None = None
     """How many the optimizer expects to sort; None where it has no guess, as for a temporary table of groups."""
     first: list[str] = field(default_factory=list)
-    """What numbers the first table's rows, where these are sorted before the others are joined."""
+    """What numbers the first table's rows, where these are sorted before the others are joined,"""
+    leads: tuple[str, str] | None = None
+    """Their number by itself, and FROM and WHERE for all of them; None where it is not known."""
     filed: float | None = None
     """How many rows it expects to sort to group them, where it does."""
     lead: list[str] = field(default_factory=list)
@@ -97,6 +99,7 @@ def reading(
     if apart and not groups and keys and question.sorts == first.table:
         read.first, read.rows = _terms(sources, found[:1]), first.total_rows
         read.outer = all(question.after[s.table] for s in steps[1:])
+        read.leads = facts.alone(first.table) if not any(question.after) else None
     return read
 
 
@@ -360,11 +363,11 @@ class _Facts:
             pairs = [(part.this, [part.expression]), (part.expression, [part.this])]
         found = []
         for one, others in pairs:
-            ours, read = self._column(one), [self._column(other) for other in others]
-            needs = frozenset(column[0] for column in read if column is not None)
-            if ours is not None and read and None not in read and ours[0] not in needs:
+            ours, theirs = self._column(one), [c for c in map(self._column, others) if c is not None]
+            if ours is not None and others and len(theirs) == len(others):
+                needs = frozenset(t for t, _ in theirs)
                 indexes = [i for i in self.q.tables[ours[0]].indexes if i.columns[0] == ours[1]]
-                found += [Checked(ours[0], needs, i) for i in indexes[:1]]
+                found += [Checked(ours[0], needs, i) for i in indexes[:1] if ours[0] not in needs]
         return found
 
     def _column(self, node: Node | None) -> Column | None:
@@ -472,17 +475,36 @@ class _Facts:
         return alone
 
     def _count(self, source: Source, part: Node) -> int | None:
+        try:
+            return self.c.schema.counted(f"SELECT count(*){self._from(source, [part])}")
+        except (MySqlError, IprError):  # the statement will say it
+            return None
+
+    def _from(self, source: Source, parts: list[Node]) -> str:
+        """FROM and WHERE of a table by itself."""
         c, scope = self.c, self.c.frame.scope
         c.frame.scope = Scope(None, [self._alone(source)])
         clause, c.frame.clause = c.frame.clause, "where clause"
+        assert source.table is not None
         try:
-            test = truth(c.single(part))
-            assert source.table is not None
-            return c.schema.counted(f"SELECT count(*) FROM {source.table.sql} AS {source.sql} WHERE {test}")
-        except (MySqlError, IprError):  # the statement will say it
-            return None
+            tests = " AND ".join(f"({truth(c.single(part))})" for part in parts)
+            return f" FROM {source.table.sql} AS {source.sql} WHERE {tests or 1}"
         finally:
             c.frame.scope, c.frame.clause = scope, clause
+
+    def alone(self, t: int) -> tuple[str, str] | None:
+        """A table's rows before others are joined to it (see `Reading.leads`)."""
+        where, source, own = self.node.args.get("where"), self.sources[t], []
+        conditions = [where.this if where is not None else None, *(j.node.args.get("on") for j in self.joins)]
+        for part in (p for condition in conditions if condition is not None for p in _parts(condition)):
+            if part.find(exp.Query):
+                return None
+            columns = [self._column(n) for n in part.find_all(exp.Column)]
+            if columns and all(c is not None and c[0] == t for c in columns):
+                own.append(part)
+        names = {name for equal in self.equal for place, name in equal if place == t and len(equal) > 1}
+        own += [exp.Not(this=exp.Is(this=exp.column(n, source.alias), expression=exp.Null())) for n in sorted(names)]
+        return f"{source.sql}.rowid", self._from(source, own)
 
 
 def _parts(node: Node) -> Iterator[Node]:

@@ -279,6 +279,11 @@ class Compiler(Names):
             listed = ", ".join(f"q.{column}" for column in columns)
             found.unsorted = f"SELECT {listed}, {numbered} FROM ({inner} LIMIT -1) AS q ORDER BY q.n_", kind
         else:
+            if read.leads is not None and not _asked(keys):
+                rowid, lead = read.leads
+                places = f"dense_rank() OVER ({sorted_by(keys)[1:]})"
+                kind = replace(kind, leads=f"SELECT {rowid}, {places}{lead}{sorted_by(read.first)}")
+                numbered = f"{rowid} AS a_, {places}"
             found.unsorted = f"SELECT {shown}, {numbered}{source}{sorted_by(ties)}", kind
 
     def _distinct(self, node: Node, found: Query, source: str, order: list[tuple[Term, str]], ties: list[str]) -> Query:
