@@ -103,7 +103,7 @@ def _side_by_side(folder: Path, plan: bench.Plan, seeds: Sequence[int], samples:
     plan = bench.Plan(plan.env, plan.preset, shared)
     os.environ["OMP_NUM_THREADS"] = str(share)  # read when a process imports torch
     # A process for each run: it leaves all memory, and all that it printed is in one file.
-    pool = ProcessPoolExecutor(jobs, get_context("spawn"), max_tasks_per_child=1)
+    pool = ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_end_with_bench, max_tasks_per_child=1)
 
     def begin(name: str, seed: int) -> Future[None]:
         return pool.submit(_apart, folder, plan, name, seed, samples)
@@ -142,12 +142,16 @@ def _ended(future: Future[None], name: str, seed: int) -> None:
     print(f"seed {seed}, {name}: played", file=sys.stderr)
 
 
-def _apart(folder: Path, plan: bench.Plan, name: str, seed: int, samples: int) -> None:
-    """In a process of its own, which ends with the one that began it; what is printed goes to a file beside the run."""
+def _end_with_bench() -> None:
+    """Of a process: ends with the one that began it, also where that was killed while this one started."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-    if (bench_process := parent_process()) is not None and not bench_process.is_alive():
-        return  # it was killed while this one started
+    if (begun_by := parent_process()) is not None and not begun_by.is_alive():
+        os._exit(1)
+
+
+def _apart(folder: Path, plan: bench.Plan, name: str, seed: int, samples: int) -> None:
+    """In a process of its own; what is printed goes to a file beside the run."""
     log = folder / name / f"{member(folder / name, seed).name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stderr.write(f"seed {seed}, {name}: {log}\n")  # whole, as others write there too

@@ -145,8 +145,9 @@ def test_a_failure_is_told_and_the_next_request_answered(
 
     with monkeypatch.context() as patch:
         patch.setattr(policy.engine, "stream", fail)
-        with pytest.raises(openai.InternalServerError, match="RuntimeError"):
+        with pytest.raises(openai.InternalServerError, match="RuntimeError") as failed:
             ask(client)
+    assert failed.value.response.headers["connection"] == "close"  # as the server does, soon after
     assert ask(client, temperature=0).choices
 
 

@@ -420,7 +420,9 @@ def app(
 
     @served.exception_handler(Exception)
     async def failed(_: HttpRequest, problem: Exception) -> JSONResponse:
-        return error(f"{type(problem).__name__}; see the server's output", 500, _FAILED)
+        told = error(f"{type(problem).__name__}; see the server's output", 500, _FAILED)
+        told.headers["Connection"] = "close"  # uvicorn closes it, and a client's next request would be lost with it
+        return told
 
     return served
 
