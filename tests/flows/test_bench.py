@@ -162,8 +162,7 @@ def test_methods_share_the_sft_agent(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_runs_side_by_side_end_with_the_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else what it had begun would hold its runs' locks against the same command."""
     monkeypatch.setenv("IPR_ROOT", str(tmp_path))
-    command = [sys.executable, "-m", "flows.cli", "bench", "alfworld", "--jobs", "2", "--dir", str(tmp_path / "b")]
-    with subprocess.Popen([*command, "env.tasks=4", "track.enabled=false"], cwd=ROOT, stderr=subprocess.PIPE) as bench:
+    with subprocess.Popen(side_by_side(tmp_path / "b"), cwd=ROOT, stderr=subprocess.PIPE) as bench:
         assert bench.stderr is not None
         try:
             told = {bench.stderr.readline().decode() for _ in range(2)}
@@ -177,8 +176,7 @@ def test_runs_side_by_side_end_with_the_bench(tmp_path: Path, monkeypatch: pytes
 
 def test_a_run_that_has_only_been_started_ends_with_the_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IPR_ROOT", str(tmp_path))
-    command = [sys.executable, "-m", "flows.cli", "bench", "alfworld", "--jobs", "2", "--dir", str(tmp_path / "b")]
-    with subprocess.Popen([*command, "--seeds", "1", "env.tasks=4", "track.enabled=false"], cwd=ROOT) as bench:
+    with subprocess.Popen([*side_by_side(tmp_path / "b"), "--seeds", "1"], cwd=ROOT) as bench:
         try:
             children: list[psutil.Process] = []
             while not any("spawn_main" in " ".join(child.cmdline()) for child in children):
@@ -187,6 +185,11 @@ def test_a_run_that_has_only_been_started_ends_with_the_bench(tmp_path: Path, mo
             bench.kill()
     ended(children, 300)  # it imports what it needs first
     assert not [*tmp_path.glob("b/best/best-*/manifest.json")]
+
+
+def side_by_side(folder: Path) -> list[str]:
+    bench = [sys.executable, "-m", "flows.cli", "bench", "alfworld", "--jobs", "2", "--dir", str(folder)]
+    return [*bench, "env.tasks=4", "track.enabled=false"]
 
 
 def ended(children: list[psutil.Process], seconds: float = 60) -> None:

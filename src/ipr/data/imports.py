@@ -328,8 +328,9 @@ class _Player:
         self._ids = {split: spec.task_ids(split) for split in SPLITS}
         self._known = {task_id for ids in self._ids.values() for task_id in ids}
         self._numbered: dict[int | None, list[str]] = {}
-        for task_id in (i for ids in self._ids.values() for i in ids if _number_of(i) is not None):
-            self._numbered.setdefault(_number_of(task_id), []).append(task_id)
+        for task_id in (i for ids in self._ids.values() for i in ids):
+            if (number := _number_of(task_id)) is not None:
+                self._numbered.setdefault(number, []).append(task_id)
         self._said: dict[str, dict[str, list[str]]] = {}
         self._used: set[str] = set()
         self.ended = 0

@@ -40,9 +40,9 @@ class Reading:
     rows: float | None = None
     """How many the optimizer expects to sort; None where it has no guess, as for a temporary table of groups."""
     first: list[str] = field(default_factory=list)
-    """What numbers the first table's rows, where these are sorted before the others are joined,"""
+    """What numbers the first table's rows, where these are sorted before the others are joined."""
     leads: tuple[str, str] | None = None
-    """Their number by itself, and FROM and WHERE for all of them; None where it is not known."""
+    """Of these rows the number alone, and FROM and WHERE for all of them; None where it is not known."""
     filed: float | None = None
     """How many rows it expects to sort to group them, where it does."""
     lead: list[str] = field(default_factory=list)
