@@ -456,8 +456,29 @@ def test_transcripts_of_real_games_as_they_are(as_it_is: str, tmp_path: Path) ->
 
 
 def test_a_folder_without_transcripts_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(IprError, match=r"no gt_traj\.json in this folder"):
+    with pytest.raises(IprError, match=r"no gt_traj\.json and no \.json or \.jsonl in this folder"):
         imports.load("conversations", tmp_path, "alfworld")
+
+
+def test_a_folder_of_an_evaluation_has_a_file_for_each_episode(tmp_path: Path) -> None:
+    """As the published agents' evaluations are written: named by the task's number, without an id of their own."""
+    given = experts("sql", 3)
+    for t in given:
+        row = {"meta": {"steps": len(t.steps)}} | published(t)
+        del row["id"]
+        (tmp_path / f"{t.task_id.rpartition('/')[2]}.json").write_text(json.dumps(row, indent=2))
+    (tmp_path / "config.json").write_text('{"model_name": "agent"}')
+    (tmp_path / "cut.json").write_text('{"conversations": [')
+    (tmp_path / "log.txt").write_text("begun")
+    (tmp_path / "rest").mkdir()
+    more = experts("sql", 5)[3:]
+    (tmp_path / "rest" / "more.jsonl").write_text("".join(json.dumps(published(t)) + "\n" for t in more))
+    played, differences = imports.load("conversations", tmp_path, "sql")
+    assert played == [*given, *more]
+    assert sorted((d.record, d.expected) for d in differences) == [
+        (str(tmp_path / "config.json"), "conversations: a list of messages"),
+        (str(tmp_path / "cut.json"), "a JSON object"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -92,8 +92,8 @@ def load(
 ) -> tuple[list[Trajectory], list[Difference]]:
     """The trajectories of a file that `env` gives back, and the first difference of each of the others.
 
-    `kind` is one of FORMATS; `file` may be a folder with ALFWorld's transcripts (gt_traj.json). `strict` leaves out
-    what differs by an article or a comma, too. Raises IprError for a file that cannot be read.
+    `kind` is one of FORMATS; `file` may be a folder of files, or one with ALFWorld's transcripts (gt_traj.json).
+    `strict` leaves out what differs by an article or a comma, too. Raises IprError for a file that cannot be read.
     """
     records, differences = read(kind, file)
     spec = envs.get(env, data)
@@ -115,10 +115,9 @@ def read(kind: str, file: Path) -> tuple[list[Record], list[Difference]]:
         rows = enumerate(store.cells(file, Trajectory), 1)
         return _records("messages", [(f"row {k}", row | {"messages": _chat(row)}, "") for k, row in rows])
     if file.is_dir():
-        found = sorted(file.rglob(_TRANSCRIPT))
-        if not found:
-            raise IprError(f"{file}: no {_TRANSCRIPT} in this folder; give a file of trajectories")
-        return _records(kind, [(str(one), _transcript(one), str(one)) for one in found])
+        if found := sorted(file.rglob(_TRANSCRIPT)):
+            return _records(kind, [(str(one), _transcript(one), str(one)) for one in found])
+        return _records(kind, [(name, row, "") for one in _files(file) for name, row in _rows_of(one)])
     try:
         rows = _rows(file)
     except _Bad as bad:
@@ -184,6 +183,28 @@ def _parsed(text: str) -> Any:
         raise _Bad("a JSON object", f"{error.msg.removesuffix(' at')} at character {error.pos + 1}") from None
     except RecursionError:
         raise _Bad("a JSON object", "it is nested too deep") from None
+
+
+def _files(folder: Path) -> list[Path]:
+    """A folder's files of trajectories, 2.json before 10.json."""
+    found = [path for path in folder.rglob("*") if path.suffix in (".json", ".jsonl") and path.is_file()]
+    if not found:
+        raise IprError(f"{folder}: no {_TRANSCRIPT} and no .json or .jsonl in this folder; give a file of trajectories")
+    return sorted(found, key=lambda path: (path.parent, _number_of(path.stem) or 0, path.name))
+
+
+def _rows_of(file: Path) -> list[tuple[str, Any]]:
+    """The rows of one of a folder's files, or what is wrong with it. One row alone goes by the file's name (agents'
+    evaluations are written so) where it has no id."""
+    try:
+        rows = _rows(file)
+    except _Bad as bad:
+        return [(str(file), bad)]
+    except OSError as error:
+        return [(str(file), _Bad("a file that can be read", str(error.strerror)))]
+    if len(rows) > 1:
+        return [(f"{file}, {name}", row) for name, row in rows]
+    return [(str(file), {"id": file.stem} | row if isinstance(row, dict) else row) for _, row in rows]
 
 
 def _transcript(file: Path) -> Any:
