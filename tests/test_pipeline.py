@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from ipr import config as configs
+from ipr import yaml12
 from ipr.data import datasets
 from ipr.runs import DECIDED_BY
 from ipr.runs.run import Run
 from ipr.types import IprError
 
 ROOT = Path(__file__).parents[1]
-PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+PIPELINE = yaml12.loads((ROOT / "dvc.yaml").read_text())
 OF_COMMAND = {"eval": "evaluate"}
 
 
@@ -47,7 +47,7 @@ def test_every_key_that_decides_results_decides_a_stage() -> None:
 
 
 def test_params_hold_every_part_that_a_stage_names() -> None:
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params = yaml12.loads((ROOT / "params.yaml").read_text())
     config = configs.load(ROOT / "params.yaml")
     assert config.algorithm.iterations == len(PIPELINE["vars"][0]["iterations"])
     assert not config.data.publish

@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from ipr import algorithms
+from ipr import algorithms, yaml12
 from ipr.types import IprError
 
 EMBEDDED = "embedded"
@@ -137,11 +136,6 @@ class TrainConfig(_Section):
     temperature: float = Field(default=1.0, gt=0)
     """SFT only: by what logits are divided in the loss and in its figures. 1 is the paper. Above 1 the agent has to be
     sure at this temperature, so what it samples at 1 is close to its greedy play."""
-
-    @field_validator("mixed_precision", mode="before")
-    @classmethod
-    def _as_written(cls, value: Any) -> Any:
-        return "no" if value is False else value  # which YAML 1.1 reads a bare no as
 
 
 class PreferenceConfig(TrainConfig):
@@ -443,7 +437,7 @@ class RunConfig(_Section):
     machine: MachineConfig = MachineConfig()
 
     def to_yaml(self) -> str:
-        return yaml.safe_dump(self.model_dump(), sort_keys=False)
+        return yaml12.dumps(self.model_dump())
 
 
 def load(source: str | Path | None = None, overrides: Iterable[str] = (), presets: Path | None = None) -> RunConfig:
@@ -536,9 +530,9 @@ def flat(config: RunConfig, exclude: Any = None) -> dict[str, Any]:
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file that holds a mapping. Raises IprError naming the file."""
     try:
-        tree = yaml.safe_load(path.read_text()) or {}
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise IprError(f"config {path}: {' '.join(str(error).split())}; fix the file") from None
+        tree = yaml12.loads(path.read_text()) or {}
+    except (OSError, *yaml12.UNREADABLE) as error:
+        raise IprError(f"config {path}: {yaml12.words(error)}; fix the file") from None
     if not isinstance(tree, dict):
         raise IprError(f"config {path}: holds {type(tree).__name__}, not sections such as 'train:'; fix the file")
     return tree
@@ -561,17 +555,10 @@ def _find(source: str, presets: Path | None) -> Path:
 
 
 def _parse(value: str) -> Any:
-    # YAML 1.1 reads 1e-4 as a string; Python's float reads it as everyone means it.
     try:
-        parsed = yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError):  # the latter for a date that does not exist
+        return yaml12.loads(value)
+    except yaml12.UNREADABLE:
         return value
-    if isinstance(parsed, str):
-        try:
-            return float(parsed)
-        except ValueError:
-            return parsed
-    return parsed
 
 
 def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:

@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from ipr import config as configs
-from ipr import store
+from ipr import store, yaml12
 from ipr.config import AlertsConfig
 from ipr.runs import alerts
 from ipr.runs.alerts import tell
@@ -121,5 +120,5 @@ def test_a_password_does_not_go_to_another_machine_without_encryption(monkeypatc
 def test_the_alerts_of_the_documentation_are_a_config() -> None:
     page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
     block = page.partition("```yaml\nalerts:")[2].partition("```")[0]
-    config = configs.validate(yaml.safe_load("alerts:" + block), "the page").alerts
+    config = configs.validate(yaml12.loads("alerts:" + block), "the page").alerts
     assert list(alerts.channels(config)) == ["webhook", "email", "command"]

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import yaml
 
 from ipr import config as configs
-from ipr import identity, store
+from ipr import identity, store, yaml12
 from ipr.runs.run import Run, check_space, cut, shard_size
 from ipr.types import (
     Demonstration,
@@ -64,10 +63,27 @@ def test_overrides_and_their_numbers() -> None:
     assert config.env.data is None
 
 
+def test_a_file_and_an_override_are_read_alike(tmp_path: Path) -> None:
+    """As YAML 1.2, which DVC reads params.yaml by: no octal numbers, no minutes, and no is a word."""
+    file, keys = tmp_path / "mine.yaml", {"env.tasks": 10, "train.learning_rate": 3e-4, "train.mixed_precision": "no"}
+    file.write_text("env: {tasks: 010}\ntrain: {learning_rate: 3e-4, mixed_precision: no}\ntrack: {enabled: no}\n")
+    typed = ["env.tasks=010", "train.learning_rate=3e-4", "train.mixed_precision=no", "track.enabled=no"]
+    config = configs.load(file)
+    assert config == configs.load(None, typed) == configs.validate(yaml12.loads(config.to_yaml()), "here")
+    assert keys.items() <= configs.flat(config).items()
+    assert not config.track.enabled
+    for wrong, told in (("env.tasks=1:30", "env.tasks"), ("env.tasks=0x", "env.tasks")):
+        with pytest.raises(IprError, match=told):
+            configs.load(None, [wrong])
+    file.write_text("env: {tasks: 10}\nenv: {tasks: 20}\n")
+    with pytest.raises(IprError, match=r"mine\.yaml: line 2: found duplicate key .env."):
+        configs.load(file)
+
+
 def test_the_date_that_templates_show_is_part_of_the_config() -> None:
     config = configs.load("quick", ["model.date=2026-01-02"], PRESETS)  # a date to YAML
     assert config.model.date == "2026-01-02"
-    assert configs.validate(yaml.safe_load(config.to_yaml()), "here") == config
+    assert configs.validate(yaml12.loads(config.to_yaml()), "here") == config
     assert identity.deciding(config) != identity.deciding(configs.load("quick", [], PRESETS))
 
 

@@ -25,9 +25,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ipr import store
+from ipr import store, yaml12
 from ipr.data import objects, versions
 from ipr.data.objects import Tree, alone, check_remote, md5_of, reach_remote
 from ipr.data.versions import Change, Version
@@ -448,8 +446,8 @@ def recorded(root: Path) -> str | None:
     if not path.is_file():
         return None
     try:
-        return yaml.safe_load(path.read_text())["outs"][0]["md5"]
-    except (OSError, yaml.YAMLError, LookupError, TypeError):
+        return yaml12.loads(path.read_text())["outs"][0]["md5"]
+    except (OSError, *yaml12.UNREADABLE, LookupError, TypeError):
         raise IprError(
             f"{path} is not a DVC file (merge conflict?); take the committed one: {CONFLICT}, then: ipr data pull,"
             " ipr data commit"
@@ -492,7 +490,7 @@ def commit(root: Path, message: str | None = None) -> dict[str, Any]:
         "path": "data",
     }
     if _named(root) != md5:
-        store.write_text(root / "data.dvc", yaml.safe_dump({"outs": [out]}, sort_keys=False))
+        store.write_text(root / "data.dvc", yaml12.dumps({"outs": [out]}))
     told: dict[str, Any] = {"data.dvc": md5, "commit": None}
     try:
         if not _git(root, "status", "--porcelain", "--", "data.dvc"):

@@ -20,9 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
-from ipr import store
+from ipr import store, yaml12
 from ipr.config import public
 from ipr.runs import bucket
 from ipr.runs.project import answers
@@ -236,7 +234,7 @@ def named(root: Path, md5s: list[str]) -> Iterator[list[str]]:
         files = []
         for md5 in md5s:
             path = Path(folder) / f"{md5.removesuffix('.dir')}.dvc"
-            path.write_text(yaml.safe_dump({"outs": [{"md5": md5, "hash": "md5", "path": path.stem}]}))
+            path.write_text(yaml12.dumps({"outs": [{"md5": md5, "hash": "md5", "path": path.stem}]}))
             files.append(str(path))
         yield files
 
