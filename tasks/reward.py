@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from ipr.runs.project import project_root
 from ipr.runs.run import Run
 from ipr.tokens import ChatTokens
 from ipr.training.reward_model import RewardModel
-from ipr.types import Prefix, Sampling, StepReward, Trajectory, derive_seed
+from ipr.types import Job, More, Prefix, Sampling, StepReward, Trajectory, derive_seed
 from tasks.common import SCORER, experts, play, stage_task
 
 SMALLER = models.smaller_passes("sft")
@@ -41,9 +42,16 @@ def reward(run_dir: str, iteration: int) -> str:
             counts = {"played": 0, "model": settings.samples * len(rewards.keys() - known.keys())}
             return {"rollouts": counts} | {"step_reward": contrast(rewards, expert, explored)}
         earlier = [run.stage(k) / "step_rewards.parquet" for k in range(1, iteration)] if settings.reuse else []
+        playing, endings = play(run, iteration, "reward", SCORER, settings.temperature), Counter[str]()
+
+        def counted(jobs: list[Job], more: More | None) -> list[Trajectory]:
+            played = playing(jobs, more)
+            endings.update(t.ending for t in played)
+            return played
+
         rewards, counts = credit.estimate(
             wanted.prefixes,
-            play(run, iteration, "reward", SCORER, settings.temperature),
+            counted,
             samples=settings.samples,
             seed=run.config.seed,
             known=credit.known_outcomes([*expert, *explored]),
@@ -57,7 +65,8 @@ def reward(run_dir: str, iteration: int) -> str:
         store.save(target, rewards.values(), StepReward)
         saved = {reason: 2 * settings.samples * n for reason, n in wanted.saved.items()}
         fitted = {"reward_model": fit(run, list(rewards.values()), firsts)} if by_model else {}
-        return {"rollouts": dict(counts) | saved} | {"step_reward": contrast(rewards, expert, explored)} | fitted
+        facts = {"rollouts": dict(counts) | saved, "endings": dict(endings)}
+        return facts | {"step_reward": contrast(rewards, expert, explored)} | fitted
 
     run.once(iteration, "reward", work)
     run.drop_shards(iteration)

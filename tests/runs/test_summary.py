@@ -59,12 +59,15 @@ def test_episodes_that_the_context_cut_off_are_told(run: Run) -> None:
         store.write_json(run.stage(0) / "evaluate.json", figures)
     explored = store.read_json(run.stage(1) / "explore.json")
     store.write_json(run.stage(1) / "explore.json", explored | {"endings": {"overflow": 5, "truncated": 45}})
+    scored = store.read_json(run.stage(1) / "reward.json")
+    store.write_json(run.stage(1) / "reward.json", scored | {"endings": {"overflow": 3, "terminated": 57}})
     summary = summarise(run, "running")
     context = run.config.model.max_length
     raised = f"because the context was full; raise model.max_length ({context}), or use a model with a longer context"
     assert summary["warnings"] == [
         f"sft: 19 of 36 evaluation episodes (53 %) ended {raised}",
         f"iteration-1: 5 of 50 explored episodes (10 %) ended {raised}",
+        f"iteration-1: 3 of 60 scoring rollouts (5 %) ended {raised}",
     ]
     for text in (reports.table(summary), reports.markdown(summary)):
         assert all(f"WARNING: {line}" in text for line in summary["warnings"])

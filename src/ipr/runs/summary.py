@@ -91,12 +91,16 @@ def _champion(run: Run) -> dict[str, Any] | None:
 
 def _full(run: Run, k: int) -> list[str]:
     """A line where episodes of a stage ended because the context was full: how many, and what to raise."""
-    evaluation, explored = (run.record(k, task) or {} for task in ("evaluate", "explore"))
+    evaluation, explored, scored = (run.record(k, task) or {} for task in ("evaluate", "explore", "reward"))
     endings = Counter[str]()
     for split in ("dev", *run.config.eval.splits):
         endings.update((evaluation.get(split) or {}).get("endings", {}))
     found = []
-    for what, counts in (("evaluation episodes", endings), ("explored episodes", explored.get("endings", {}))):
+    for what, counts in (
+        ("evaluation episodes", endings),
+        ("explored episodes", explored.get("endings", {})),
+        ("scoring rollouts", scored.get("endings", {})),
+    ):
         if full := counts.get("overflow", 0):
             total = sum(counts.values())
             found.append(
