@@ -92,10 +92,12 @@ def test_numbers_out_of_their_range(typed: str, told: str, tmp_path: Path, capsy
     assert not (tmp_path / "out").exists()
 
 
-def test_games_need_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_games_and_restored_data_need_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
     assert main(["data", "games", "--count", "1", "--out", str(tmp_path / "file")]) == 2
     assert "file: Not a directory; choose another folder" in capsys.readouterr().err
+    assert main(["data", "restore", "champion", "--out", str(tmp_path / "file" / "out")]) == 2
+    assert f"{tmp_path / 'file'} is a file; choose another folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["[]", '[{"value": 5}, {"value": 6}]', "[" * 100_000, "{"])

@@ -150,6 +150,7 @@ def lineage(options: Namespace) -> dict[str, Any]:
 def restore(options: Namespace) -> dict[str, Any]:
     from ipr import tracking
 
+    check_space(options.out, SPACE)
     defaults(project_root())
     return tracking.restore_data(options.ref, options.out, named(options).track, project_root())
 
