@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from ipr import config as configs
 from ipr import identity, store, yaml12
@@ -72,11 +73,13 @@ def test_a_file_and_an_override_are_read_alike(tmp_path: Path) -> None:
     assert config == configs.load(None, typed) == configs.validate(yaml12.loads(config.to_yaml()), "here")
     assert keys.items() <= configs.flat(config).items()
     assert not config.track.enabled
+    texts = ["3e-4", "010", "no", "1:30", "2026-01-02", "null", "<<", "a: b", "é\n", ""]
+    assert yaml12.loads(yaml12.dumps(texts)) == yaml.safe_load(yaml12.dumps(texts)) == texts
     for wrong, told in (("env.tasks=1:30", "env.tasks"), ("env.tasks=0x", "env.tasks")):
         with pytest.raises(IprError, match=told):
             configs.load(None, [wrong])
     file.write_text("env: {tasks: 10}\nenv: {tasks: 20}\n")
-    with pytest.raises(IprError, match=r"mine\.yaml: line 2: found duplicate key .env."):
+    with pytest.raises(IprError, match=r"mine\.yaml: line 2: 'env' stands twice"):
         configs.load(file)
 
 
