@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,13 @@ def test_pages(page: Path) -> None:
 def test_a_wrong_command_is_found() -> None:
     text = "`ipr run quick`, `ipr evil`, `ipr data import`\n\n    ipr status RUN --no-such  # but\n"
     assert [parses(words) for words in commands(text)] == [False, True, False, True]
+
+
+def test_a_package_has_every_file_that_is_read() -> None:
+    """What is no code comes along by pyproject.toml's patterns alone: presets, bench plans, base models, pages."""
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    places = {"ipr": ROOT / "src/ipr", "flows": ROOT / "flows", "tasks": ROOT / "tasks"}
+    for name, folder in places.items():
+        files = {path for path in folder.rglob("*.*") if path.is_file() and path.suffix not in (".py", ".pyc", ".md")}
+        taken = {path for pattern in tools["package-data"].get(name, []) for path in folder.glob(pattern)}
+        assert files - taken == set()
