@@ -54,6 +54,11 @@ def decided(run: Run, iteration: int) -> dict[str, Any]:
         present = champion_info(track, project_root())
     except IprError as error:  # the run does not fail for a tracker that is down: `settle` asks again
         return decision | {"promote": False, "outcome": "waits", "why": str(error)}
+    tracker = Tracker(run.folder, track, project_root())
+    made = tracker.decision(reported)
+    if present and made and made["promote"] and present["run_id"] == tracker.run_id(reported):
+        # By a process that was killed before it kept this; the agent is not compared with itself.
+        return {key: value for key, value in made.items() if key != "by"}
     try:
         theirs = theirs_on(run, iteration, present, mine) if present else None
     except IprError as error:
@@ -61,7 +66,6 @@ def decided(run: Run, iteration: int) -> dict[str, Any]:
     decision |= judge(track, mine, theirs, present["version"] if present else None, run.config.eval.bootstrap)
     if present:
         decision["champion"] = present["version"]
-    tracker = Tracker(run.folder, track, project_root())
     tracker.champion(decision | {"by": f"run {run.name}"})
     return decision | came_of(tracker, decision)
 

@@ -87,6 +87,7 @@ def test_a_package_has_every_file_that_is_read() -> None:
     tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     places = {"ipr": ROOT / "src/ipr", "flows": ROOT / "flows", "tasks": ROOT / "tasks"}
     for name, folder in places.items():
-        files = {path for path in folder.rglob("*.*") if path.is_file() and path.suffix not in (".py", ".pyc", ".md")}
+        files = {p for p in folder.rglob("*.*") if p.is_file() and p.suffix not in (".py", ".md")}
+        files = {p for p in files if p.parent.name != "__pycache__"}
         taken = {path for pattern in tools["package-data"].get(name, []) for path in folder.glob(pattern)}
         assert files - taken == set()

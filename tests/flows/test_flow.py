@@ -70,6 +70,8 @@ def test_the_loop_makes_what_it_promises(root: Path, whole: dict) -> None:
         store.load(stage / "step_rewards.parquet", StepReward)
         store.load(stage / "pairs.parquet", PreferencePair)
         assert (stage / "model" / "model.safetensors").is_file()
+        scored = store.read_json(stage / "reward.json")
+        assert sum(scored["endings"].values()) == scored["rollouts"]["played"]
     counts_hold(run, 1)
     for name in ("config.yaml", "manifest.json", "summary.json", "report.html", "metrics.json", "plots/learning.png"):
         assert (run / name).is_file()
@@ -164,8 +166,22 @@ def test_a_promotion_that_waited_for_mlflow_is_told_when_it_comes(
     assert settle(Run(folder)) is None
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{copy}")
     launch._deliver_others(tmp_path / "runs" / "next")
-    assert store.read_json(stage)["outcome"] == "kept"
-    assert store.read_json(stage)["comparison"]["games"] == 3
+    assert store.read_json(stage)["outcome"] == "promoted"  # the champion there is this agent
+    assert store.read_json(stage)["why"].startswith("first champion")
+
+
+def test_a_run_killed_after_the_alias_moved_says_that_it_was_promoted(
+    root: Path, whole: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ipr.runs.run import Run
+    from tasks.champion import decided
+
+    monkeypatch.setenv("IPR_ROOT", str(root))
+    (record,) = (root / "runs" / "whole").glob("*/champion.json")
+    kept = store.read_json(record)
+    assert kept["outcome"] == "promoted"
+    again = decided(Run(shutil.copytree(root / "runs" / "whole", tmp_path / "whole")), 2)
+    assert again == {key: value for key, value in kept.items() if key not in ("profile", "seconds")}
 
 
 def test_mlflow_and_dvc_have_it(root: Path, whole: dict, monkeypatch: pytest.MonkeyPatch) -> None:

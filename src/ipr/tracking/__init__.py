@@ -47,9 +47,9 @@ class Tracker(Events):
     def uri(self) -> str:
         return tracking_uri(self.config, self.root)
 
-    def run_id(self) -> str | None:
-        """MLflow's run; None where it has none yet."""
-        return self._sent().runs.get(None) if self.config.enabled else None
+    def run_id(self, iteration: int | None = None) -> str | None:
+        """MLflow's run, or that of an iteration; None where it has none yet."""
+        return self._sent().runs.get(iteration) if self.config.enabled else None
 
     def refused(self, event: str) -> str | None:
         """Why MLflow will never take an event; None where it took it, or was not asked yet."""

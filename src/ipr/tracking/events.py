@@ -159,6 +159,11 @@ class Events:
         k = decision["iteration"]
         self._append("champion", f"champion/{k}/{decision.get('champion')}", {"decision": dict(decision)}, k)
 
+    def decision(self, iteration: int) -> dict[str, Any] | None:
+        """The last decision on an iteration's agent."""
+        made = (e.data["decision"] for e in reversed(self.events) if e.kind == "champion" and e.iteration == iteration)
+        return next(made, None)
+
     def traces(self, path: Path, iteration: int | None = None) -> None:
         """The episodes of a file that `traces.write_sample` wrote, once."""
         data = {"path": self._inside(path)}
